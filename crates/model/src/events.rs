@@ -1,0 +1,208 @@
+//! What stands beside a manifest: the repository's marker, intents, leases, and the results of checks.
+//!
+//! All of these are created once and never edited. A check is an event beside the manifest, never a change of it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{BackupId, SourceName, Timestamp};
+
+/// `dozo-repository.json`, created once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RepositoryMarker {
+    /// Layout version.
+    pub format: u32,
+    /// Oldest format version a reader must understand.
+    pub min_reader: u32,
+    /// Random id.
+    pub id: String,
+    /// When it was created.
+    pub created: Timestamp,
+    /// Program that created it.
+    pub tool: Tool,
+    /// Whether the store refused the second of two create-only puts of one key when it was first used.
+    pub create_only: bool,
+}
+
+/// The program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tool {
+    /// `dozo`.
+    pub name: String,
+    /// Version.
+    pub version: String,
+}
+
+/// Who ran it: never with a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Operator {
+    /// OS user.
+    pub user: String,
+    /// Host.
+    pub host: String,
+    /// Arguments, secrets masked.
+    pub arguments: Vec<String>,
+}
+
+/// `intent.json`: a backup is being made. Put before its first object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Intent {
+    /// Layout version.
+    pub format: u32,
+    /// Id of the backup.
+    pub id: BackupId,
+    /// Source.
+    pub source: SourceName,
+    /// Backup whose objects it means to share.
+    pub parent: Option<BackupId>,
+    /// Start, by this machine's clock.
+    pub started: Timestamp,
+    /// Process that makes it.
+    pub holder: LeaseHolder,
+}
+
+/// A process on a host, told apart from its namesakes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LeaseHolder {
+    /// Host name.
+    pub host: String,
+    /// Boot id of the kernel: after a reboot the same pid is somebody else.
+    pub boot_id: String,
+    /// PID namespace: in another container the same pid is somebody else.
+    pub pid_namespace: String,
+    /// Process id.
+    pub pid: u32,
+    /// Start time of the process in clock ticks since boot: a pid is used again.
+    pub pid_start: u64,
+}
+
+/// State of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LeaseState {
+    /// Held; the counter grows while the holder lives.
+    Held,
+    /// Given back.
+    Released,
+}
+
+/// `leases/<source>/<n>.json`: the record with the greatest `n` counts. Courtesy only: fates are decided by
+/// create-only puts of manifests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LeaseRecord {
+    /// Layout version.
+    pub format: u32,
+    /// Backup that holds it.
+    pub backup: BackupId,
+    /// State.
+    pub state: LeaseState,
+    /// Heartbeat counter.
+    pub counter: u64,
+    /// Process that holds it.
+    pub holder: LeaseHolder,
+    /// When it was written, by the holder's clock: for people only.
+    pub written: Timestamp,
+}
+
+/// How deep a verification looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerifyLevel {
+    /// Every object is there with its size.
+    Exists,
+    /// Every object was read again; sizes and digests are equal.
+    Digest,
+    /// Every row was decoded and encoded again as a restore would; counts and fingerprints are equal.
+    Content,
+}
+
+impl VerifyLevel {
+    /// Returns the word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exists => "exists",
+            Self::Digest => "digest",
+            Self::Content => "content",
+        }
+    }
+}
+
+/// Outcome of a check. A check that could not run is never green.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Everything that was looked at is as it must be.
+    Passed,
+    /// There is a finding.
+    Failed,
+    /// It could not be looked at.
+    NotRun,
+}
+
+/// What is wrong with an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FindingKind {
+    /// Not there.
+    Missing,
+    /// Another size.
+    Size,
+    /// Other bytes.
+    Digest,
+    /// Cannot be decoded.
+    Decode,
+    /// Decodes to another number of rows.
+    Rows,
+    /// Decodes to other rows.
+    Content,
+    /// The manifest contradicts itself.
+    Manifest,
+}
+
+/// One finding of a verification.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Kind.
+    pub kind: FindingKind,
+    /// Object.
+    pub object: String,
+    /// Tables that need it.
+    pub tables: Vec<String>,
+    /// What was found.
+    pub detail: String,
+}
+
+/// `checks/<n>.json`: the result of a verification.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CheckEvent {
+    /// Layout version.
+    pub format: u32,
+    /// Backup.
+    pub backup: BackupId,
+    /// Level.
+    pub level: VerifyLevel,
+    /// Outcome.
+    pub verdict: Verdict,
+    /// When it ended, by this machine's clock.
+    pub at: Timestamp,
+    /// Objects looked at.
+    pub objects: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Rows decoded.
+    pub rows: u64,
+    /// All findings.
+    pub findings: Vec<Finding>,
+    /// What could not be looked at, and why.
+    pub not_run: Vec<String>,
+    /// Program.
+    pub tool: Tool,
+    /// Who ran it.
+    pub operator: Operator,
+}

@@ -1,0 +1,34 @@
+//! The vocabulary that all of dozo shares: ids, fingerprints, manifests, units, errors.
+//!
+//! Place in the flow: below everything. *Invariants*: no I/O, no clock of its own (see [`clock`]),
+//! no async runtime; every type that reaches the repository is versioned and documented in `docs/format.md`.
+
+mod clock;
+mod digest;
+mod error;
+mod events;
+mod fingerprint;
+mod ids;
+mod manifest;
+mod names;
+mod pgtype;
+mod progress;
+mod units;
+
+pub use clock::{Clock, FixedClock, SystemClock, Timestamp};
+pub use digest::{Sha256Digest, Sha256Hasher};
+pub use error::{ErrorClass, Explain};
+pub use events::{
+    CheckEvent, Finding, FindingKind, Intent, LeaseHolder, LeaseRecord, LeaseState, Operator, RepositoryMarker,
+    Tool, Verdict, VerifyLevel,
+};
+pub use fingerprint::{ALGORITHM, Fingerprint, FingerprintError, Md5Digester, RowDigester};
+pub use ids::{BackupId, IdError, SourceName, random_suffix};
+pub use manifest::{
+    BlockRange, Column, Dataset, DatasetKind, FORMAT_VERSION, Files, LeftOut, Manifest, ManifestError,
+    MaterializedView, ObjectRef, Part, SequenceValue, ServerIdentity, Settings, SnapshotInfo, KeyRange,
+};
+pub use names::{QualifiedName, quote_ident, quote_literal};
+pub use pgtype::{NumericMod, PgType};
+pub use progress::{NoProgress, Progress, Stage};
+pub use units::{ByteSize, Span, UnitError, human_bytes, human_duration, human_count};

@@ -1,0 +1,377 @@
+//! The manifest: what a backup is. A backup exists only when its manifest does.
+//!
+//! The file is JSON, and its last line is `sha256:` with the SHA-256 of every byte before that line; nothing in it is
+//! believed before that digest was checked. *Versioning*: `format` names the layout; readers ignore unknown fields
+//! and refuse unknown versions (`min-reader`); whoever deletes obeys `min-deleter`. Every key that the backup needs
+//! stands in the flat list `objects`, in every version, for ever.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{BackupId, Fingerprint, Operator, PgType, QualifiedName, Sha256Digest, SourceName, Timestamp, Tool};
+
+/// The format version that this code writes, and the newest that it reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// A manifest that cannot be believed or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// The trailing digest is missing or does not match.
+    #[error("its bytes do not match its own sha256 line")]
+    Digest,
+    /// The bytes are intact but are not a manifest.
+    #[error("it is not a manifest: {0}")]
+    Syntax(#[source] serde_json::Error),
+    /// Written by a newer dozo.
+    #[error("it has format version {found}, this dozo reads up to {FORMAT_VERSION}")]
+    TooNew {
+        /// The version that a reader must know.
+        found: u32,
+    },
+    /// It is a mark left by the garbage collector: the backup was aborted before it was committed.
+    #[error("the backup was aborted before it was committed")]
+    Aborted,
+}
+
+/// Everything about one backup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Manifest {
+    /// Layout version of this file.
+    pub format: u32,
+    /// Oldest format version a reader must understand.
+    pub min_reader: u32,
+    /// Oldest format version a program must understand to delete what this names.
+    pub min_deleter: u32,
+    /// Id of the repository it was written to.
+    pub repository: String,
+    /// Id.
+    pub id: BackupId,
+    /// Source.
+    pub source: SourceName,
+    /// Backup whose objects it shares; none for a backup that copied everything.
+    pub parent: Option<BackupId>,
+    /// Kind of source: `postgres`.
+    pub kind: String,
+    /// Program that wrote it.
+    pub tool: Tool,
+    /// Who ran it.
+    pub operator: Operator,
+    /// Whether everything that was asked for is in it. `false` = partial, never good.
+    pub complete: bool,
+    /// The server it came from.
+    pub server: ServerIdentity,
+    /// The snapshot it shows.
+    pub snapshot: SnapshotInfo,
+    /// Start, by the server's clock.
+    pub started: Timestamp,
+    /// End of the data, by the server's clock.
+    pub finished: Timestamp,
+    /// Settings that shaped it.
+    pub settings: Settings,
+    /// Algorithm of all fingerprints in it.
+    pub fingerprint: String,
+    /// Tables and partitions.
+    pub datasets: Vec<Dataset>,
+    /// Partitioned tables and inheritance parents without rows of their own.
+    pub partitioned: Vec<QualifiedName>,
+    /// Sequences and their values.
+    pub sequences: Vec<SequenceValue>,
+    /// Materialized views in dependency order.
+    pub materialized_views: Vec<MaterializedView>,
+    /// Roles that own or are granted something in it.
+    pub roles: Vec<String>,
+    /// What was asked for but is not in it, or was excluded.
+    pub left_out: Vec<LeftOut>,
+    /// Seconds per stage of the run.
+    pub seconds: BTreeMap<String, f64>,
+    /// The files beside the manifest.
+    pub files: Files,
+    /// Every object that the backup needs, in key order: data, schema files, `RESTORE.md`.
+    pub objects: Vec<ObjectRef>,
+}
+
+impl Manifest {
+    /// Serializes the manifest with its digest line.
+    ///
+    /// # Errors
+    /// Only when a float is not finite; dozo writes none.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut bytes = serde_json::to_vec_pretty(self)?;
+        bytes.push(b'\n');
+        let digest = Sha256Digest::of(&bytes);
+        bytes.extend_from_slice(format!("sha256:{digest}\n").as_bytes());
+        Ok(bytes)
+    }
+
+    /// Checks the digest line, then the version, then reads the rest.
+    ///
+    /// # Errors
+    /// See [`ManifestError`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let body = checked_body(bytes)?;
+        #[derive(Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        struct Head {
+            aborted: Option<serde_json::Value>,
+            min_reader: Option<u32>,
+        }
+        let head: Head = serde_json::from_slice(body).map_err(ManifestError::Syntax)?;
+        if head.aborted.is_some() {
+            return Err(ManifestError::Aborted);
+        }
+        match head.min_reader {
+            Some(found) if found > FORMAT_VERSION => Err(ManifestError::TooNew { found }),
+            _ => serde_json::from_slice(body).map_err(ManifestError::Syntax),
+        }
+    }
+
+    /// Returns rows over all datasets.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.datasets.iter().map(|d| d.fingerprint.rows).sum()
+    }
+
+    /// Returns stored bytes over all objects.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.objects.iter().map(|o| o.bytes).sum()
+    }
+}
+
+/// Returns the bytes that the last line vouches for.
+fn checked_body(bytes: &[u8]) -> Result<&[u8], ManifestError> {
+    let line_len = "sha256:".len() + 64 + 1;
+    let split = bytes.len().checked_sub(line_len).ok_or(ManifestError::Digest)?;
+    let (body, line) = bytes.split_at(split);
+    let expected = format!("sha256:{}\n", Sha256Digest::of(body));
+    if line == expected.as_bytes() { Ok(body) } else { Err(ManifestError::Digest) }
+}
+
+/// The server that a backup came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ServerIdentity {
+    /// `pg_control_system().system_identifier`; none where the server hides it.
+    pub system_identifier: Option<String>,
+    /// Timeline; none where a standby does not tell.
+    pub timeline: Option<u32>,
+    /// Database.
+    pub database: String,
+    /// `server_version_num`.
+    pub version_num: u32,
+    /// `server_version`.
+    pub version: String,
+    /// Whether it was a standby.
+    pub standby: bool,
+    /// `pg_postmaster_start_time()`.
+    pub postmaster_start: Timestamp,
+    /// Encoding of the database.
+    pub encoding: String,
+    /// `datcollate`.
+    pub collate: String,
+    /// `datctype`.
+    pub ctype: String,
+    /// `lc_monetary`.
+    pub lc_monetary: String,
+}
+
+/// The exported snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SnapshotInfo {
+    /// `pg_current_snapshot()`.
+    pub snapshot: String,
+    /// WAL position before the snapshot was taken; approximate.
+    pub lsn_from: Option<String>,
+    /// WAL position after it was taken; approximate.
+    pub lsn_to: Option<String>,
+}
+
+/// Settings that shaped a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Settings {
+    /// `parquet`.
+    pub format: String,
+    /// Include patterns.
+    pub include: Vec<String>,
+    /// Exclude patterns.
+    pub exclude: Vec<String>,
+    /// Connections on the snapshot.
+    pub workers: usize,
+    /// zstd level.
+    pub zstd_level: i32,
+    /// Time zone of the policy.
+    pub time_zone: String,
+}
+
+/// Ordinary table or leaf partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DatasetKind {
+    /// A table of its own.
+    Table,
+    /// A leaf of a partition tree.
+    Partition,
+}
+
+/// One table or leaf partition in a backup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Dataset {
+    /// Name.
+    #[serde(flatten)]
+    pub name: QualifiedName,
+    /// Kind.
+    pub kind: DatasetKind,
+    /// Root of its partition tree.
+    pub root: Option<QualifiedName>,
+    /// Partition bound, as `pg_get_expr` prints it.
+    pub bound: Option<String>,
+    /// Columns in the root table's order, generated ones last.
+    pub columns: Vec<Column>,
+    /// Rows and their digests.
+    pub fingerprint: Fingerprint,
+    /// Digest of names, types, labels and encodings: fingerprints are compared only where it is equal.
+    pub shape: Sha256Digest,
+    /// Least and greatest partition key.
+    pub key_range: Option<KeyRange>,
+    /// Where the rows are.
+    pub parts: Vec<Part>,
+    /// COPY bytes read.
+    pub bytes_read: u64,
+    /// Values per column that went to the exact column.
+    pub escaped: BTreeMap<String, u64>,
+}
+
+/// Least and greatest value of a column, as ISO text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRange {
+    /// Column.
+    pub column: String,
+    /// Least.
+    pub min: String,
+    /// Greatest.
+    pub max: String,
+}
+
+/// A column of a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Column {
+    /// Name in Postgres.
+    pub name: String,
+    /// Name in Parquet: differs where names collide without case.
+    pub parquet_name: String,
+    /// Type as `format_type` prints it.
+    pub type_name: String,
+    /// How dozo carries it.
+    pub wire: PgType,
+    /// The Parquet type that holds it.
+    pub parquet: String,
+    /// `attnum` in the root table; the Parquet field id.
+    pub attnum: i16,
+    /// NOT NULL.
+    pub not_null: bool,
+    /// Generated: exported for readers, not part of the fingerprint, not loaded.
+    pub generated: bool,
+    /// Labels of an enum in their order (also of the elements of an array).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+}
+
+/// Rows of a dataset in one object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Part {
+    /// Key of the object, one of `objects`.
+    pub object: String,
+    /// First row group and their number: an object may hold several small partitions of one tree.
+    pub row_groups: (u32, u32),
+    /// Rows and their digests.
+    pub fingerprint: Fingerprint,
+    /// Heap blocks that were read.
+    pub blocks: BlockRange,
+}
+
+/// A range of heap blocks; without `to` it is open-ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockRange {
+    /// First block.
+    pub from: u64,
+    /// Block after the last; none for the end of the table.
+    pub to: Option<u64>,
+}
+
+/// A sequence and its value, read after the snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SequenceValue {
+    /// Name.
+    #[serde(flatten)]
+    pub name: QualifiedName,
+    /// `last_value`.
+    pub last_value: i64,
+    /// `is_called`.
+    pub is_called: bool,
+    /// Table that owns it.
+    pub owned_by: Option<QualifiedName>,
+}
+
+/// A materialized view: its definition is in the schema, its rows are computed at restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MaterializedView {
+    /// Name.
+    #[serde(flatten)]
+    pub name: QualifiedName,
+    /// Whether it held rows; `WITH NO DATA` stays so.
+    pub populated: bool,
+    /// Its rows at the snapshot.
+    pub rows: Option<u64>,
+}
+
+/// Something that is not in the backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LeftOut {
+    /// What.
+    #[serde(flatten)]
+    pub name: QualifiedName,
+    /// Why.
+    pub reason: String,
+    /// `true` when it was asked for: then the backup is partial.
+    pub error: bool,
+    /// Foreign keys and views that need it.
+    pub needed_by: Vec<String>,
+}
+
+/// Keys of the files beside the manifest; all of them are in `objects` too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Files {
+    /// How to restore without dozo.
+    pub restore_md: String,
+    /// Schema in pg_dump's custom format.
+    pub schema_dump: String,
+    /// Schema as SQL.
+    pub schema_sql: String,
+    /// Roles, where they could be read.
+    pub globals_sql: Option<String>,
+}
+
+/// One stored object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectRef {
+    /// Key under the repository's URL.
+    pub key: String,
+    /// Size.
+    pub bytes: u64,
+    /// Digest of the stored bytes.
+    pub sha256: Sha256Digest,
+}
+
+#[cfg(test)]
+mod tests;

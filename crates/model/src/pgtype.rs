@@ -1,0 +1,193 @@
+//! The Postgres types that dozo carries, by the form their values have on the wire.
+//!
+//! One value of this enum decides everything about a column: how its COPY BINARY bytes are read and written,
+//! which Parquet type holds it (`docs/format.md`), which *send* function computes its fingerprint in SQL.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A Postgres type as dozo carries it. A domain is its base type.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PgType {
+    /// `boolean`
+    Bool,
+    /// `smallint`
+    Int2,
+    /// `integer`
+    Int4,
+    /// `bigint`
+    Int8,
+    /// `real`
+    Float4,
+    /// `double precision`
+    Float8,
+    /// `numeric`; `None` = without precision.
+    Numeric(Option<NumericMod>),
+    /// `money` with the decimals of the server's `lc_monetary`.
+    Money {
+        /// Decimals.
+        scale: u8,
+    },
+    /// `text`
+    Text,
+    /// `character varying`
+    Varchar,
+    /// `character`, blanks kept.
+    Bpchar,
+    /// `name`
+    Name,
+    /// `"char"`
+    Char,
+    /// `bytea`
+    Bytea,
+    /// `date`
+    Date,
+    /// `time without time zone`
+    Time,
+    /// `time with time zone`
+    Timetz,
+    /// `timestamp without time zone`
+    Timestamp,
+    /// `timestamp with time zone`
+    Timestamptz,
+    /// `interval`
+    Interval,
+    /// `uuid`
+    Uuid,
+    /// `json`, kept to the letter.
+    Json,
+    /// `jsonb`
+    Jsonb,
+    /// `oid`
+    Oid,
+    /// An enum, by its label.
+    Enum,
+    /// An array of one of these; one dimension from 1 is a LIST, all others go to `_dozo_exact`.
+    Array(Box<PgType>),
+}
+
+/// Precision and scale of a constrained `numeric`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NumericMod {
+    /// Decimal digits in all, 1 to 1000.
+    pub precision: u16,
+    /// Digits after the point, -1000 to 1000.
+    pub scale: i16,
+}
+
+impl NumericMod {
+    /// Reads the type modifier (`make_numeric_typmod` in `numeric.c`); `None` for `-1`.
+    #[must_use]
+    pub fn from_typmod(typmod: i32) -> Option<Self> {
+        if typmod < 4 {
+            return None;
+        }
+        let packed = typmod - 4;
+        let precision = u16::try_from((packed >> 16) & 0xffff).ok()?;
+        let scale = i16::try_from(((packed & 0x7ff) ^ 1024) - 1024).ok()?;
+        Some(Self { precision, scale })
+    }
+
+    /// Returns the precision and scale of the Parquet DECIMAL that holds every finite value exactly, if one does.
+    #[must_use]
+    pub fn decimal(self) -> Option<(u8, i8)> {
+        let (p, s) = (i32::from(self.precision), i32::from(self.scale));
+        let (p, s) = if s < 0 {
+            (p - s, 0)
+        } else if s > p {
+            (s, s)
+        } else {
+            (p, s)
+        };
+        (p <= 38).then(|| (u8::try_from(p).expect("1 to 38"), i8::try_from(s).expect("0 to 38")))
+    }
+}
+
+impl PgType {
+    /// Returns the fixed width of a value on the wire, where it has one.
+    #[must_use]
+    pub fn fixed_width(&self) -> Option<usize> {
+        match self {
+            Self::Bool | Self::Char => Some(1),
+            Self::Int2 => Some(2),
+            Self::Int4 | Self::Float4 | Self::Date | Self::Oid => Some(4),
+            Self::Int8 | Self::Float8 | Self::Money { .. } | Self::Time | Self::Timestamp | Self::Timestamptz => Some(8),
+            Self::Timetz => Some(12),
+            Self::Interval | Self::Uuid => Some(16),
+            _ => None,
+        }
+    }
+
+    /// Tells whether the column travels as `::text`, in COPY and in the fingerprint: its own binary form embeds OIDs
+    /// that differ between databases.
+    #[must_use]
+    pub fn travels_as_text(&self) -> bool {
+        matches!(self, Self::Array(inner) if **inner == Self::Enum)
+    }
+
+    /// Returns the name of the Parquet type that holds it.
+    #[must_use]
+    pub fn parquet(&self) -> String {
+        match self {
+            Self::Bool => "BOOLEAN".into(),
+            Self::Int2 => "INT32 (INT16)".into(),
+            Self::Int4 => "INT32".into(),
+            Self::Int8 | Self::Oid => "INT64".into(),
+            Self::Float4 => "FLOAT".into(),
+            Self::Float8 => "DOUBLE".into(),
+            Self::Numeric(m) => m
+                .and_then(NumericMod::decimal)
+                .map_or_else(|| "STRING".into(), |(p, s)| format!("DECIMAL({p},{s})")),
+            Self::Money { scale } => format!("DECIMAL(19,{scale})"),
+            Self::Bytea => "BINARY".into(),
+            Self::Date => "DATE".into(),
+            Self::Timestamp => "TIMESTAMP(MICROS)".into(),
+            Self::Timestamptz => "TIMESTAMP(MICROS, UTC)".into(),
+            Self::Interval => "STRUCT<months,days,micros>".into(),
+            Self::Array(inner) => format!("LIST<{}>", inner.parquet()),
+            Self::Text | Self::Varchar | Self::Bpchar | Self::Name | Self::Char | Self::Time | Self::Timetz
+            | Self::Uuid | Self::Json | Self::Jsonb | Self::Enum => "STRING".into(),
+        }
+    }
+}
+
+impl fmt::Display for PgType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Numeric(Some(m)) => write!(f, "numeric({},{})", m.precision, m.scale),
+            Self::Numeric(None) => f.write_str("numeric"),
+            Self::Money { scale } => write!(f, "money({scale})"),
+            Self::Array(inner) => write!(f, "{inner}[]"),
+            other => write!(f, "{}", format!("{other:?}").to_lowercase()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typmod(p: i32, s: i32) -> i32 {
+        ((p << 16) | (s & 0x7ff)) + 4
+    }
+
+    #[test]
+    fn typmods_and_decimals() {
+        for (p, s, decimal) in [
+            (15, 2, Some((15, 2))),
+            (38, 38, Some((38, 38))),
+            (5, -2, Some((7, 0))),
+            (2, 5, Some((5, 5))),
+            (39, 0, None),
+            (38, -1, None),
+            (1000, 1000, None),
+        ] {
+            let m = NumericMod::from_typmod(typmod(p, s)).unwrap();
+            assert_eq!((i32::from(m.precision), i32::from(m.scale)), (p, s));
+            assert_eq!(m.decimal(), decimal, "numeric({p},{s})");
+        }
+        assert_eq!(NumericMod::from_typmod(-1), None);
+    }
+}
