@@ -1,0 +1,163 @@
+//! Store errors, by what the caller can do.
+
+use dozo_model::{ErrorClass, Explain};
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The URL or its settings are wrong.
+    #[error("repository `{url}` cannot be opened: {reason}")]
+    Config {
+        /// URL.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The object is missing.
+    #[error("`{key}` is not in {url}")]
+    NotFound {
+        /// Key.
+        key: String,
+        /// Store.
+        url: String,
+    },
+    /// No permission, or a read-only store.
+    #[error("cannot {action} `{key}` in {url}: permission denied")]
+    Denied {
+        /// What was tried.
+        action: &'static str,
+        /// Key.
+        key: String,
+        /// Store.
+        url: String,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+    /// No space left.
+    #[error("cannot {action} `{key}` in {url}: no space left")]
+    Full {
+        /// What was tried.
+        action: &'static str,
+        /// Key.
+        key: String,
+        /// Store.
+        url: String,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+    /// The key exists with other bytes.
+    #[error("`{key}` in {url} was written by somebody else")]
+    Conflict {
+        /// Key.
+        key: String,
+        /// Store.
+        url: String,
+    },
+    /// The key is not one that dozo writes.
+    #[error("`{key}` is not a key of this layout")]
+    BadKey {
+        /// Key.
+        key: String,
+    },
+    /// The work was stopped.
+    #[error("the upload of `{key}` was stopped")]
+    Cancelled {
+        /// Key.
+        key: String,
+    },
+    /// Anything else: network, server, disk.
+    #[error("cannot {action} `{key}` in {url}")]
+    Failed {
+        /// What was tried.
+        action: &'static str,
+        /// Key.
+        key: String,
+        /// Store.
+        url: String,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+}
+
+/// A boxed cause.
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl StoreError {
+    pub(crate) fn from_source(action: &'static str, key: &str, url: &str, source: object_store::Error) -> Self {
+        let (key, url) = (key.to_owned(), url.to_owned());
+        match source {
+            object_store::Error::NotFound { .. } => Self::NotFound { key, url },
+            object_store::Error::AlreadyExists { .. } => Self::Conflict { key, url },
+            e @ (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) => {
+                Self::Denied { action, key, url, source: e.into() }
+            }
+            e => match io_kind(&e) {
+                Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => {
+                    Self::Full { action, key, url, source: e.into() }
+                }
+                Some(std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem) => {
+                    Self::Denied { action, key, url, source: e.into() }
+                }
+                _ => Self::Failed { action, key, url, source: e.into() },
+            },
+        }
+    }
+
+    pub(crate) fn io(action: &'static str, key: &str, url: &str, source: std::io::Error) -> Self {
+        Self::from_source(action, key, url, object_store::Error::Generic { store: "local", source: source.into() })
+    }
+}
+
+fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKind> {
+    let mut current = Some(error);
+    while let Some(e) = current {
+        if let Some(io) = e.downcast_ref::<std::io::Error>() {
+            return Some(io.kind());
+        }
+        current = e.source();
+    }
+    None
+}
+
+impl Explain for StoreError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Config { .. } => ErrorClass::Input,
+            Self::NotFound { .. } | Self::Denied { .. } | Self::Full { .. } => ErrorClass::Failed,
+            Self::BadKey { .. } => ErrorClass::Integrity,
+            Self::Conflict { .. } => ErrorClass::Conflict,
+            Self::Cancelled { .. } => ErrorClass::Cancelled,
+            Self::Failed { .. } => ErrorClass::Transient,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Config { .. } => "DOZO-E3001",
+            Self::NotFound { .. } => "DOZO-E3002",
+            Self::Denied { .. } => "DOZO-E3003",
+            Self::Full { .. } => "DOZO-E3004",
+            Self::Conflict { .. } => "DOZO-E3005",
+            Self::BadKey { .. } => "DOZO-E3006",
+            Self::Cancelled { .. } => "DOZO-E3007",
+            Self::Failed { .. } => "DOZO-E3008",
+        }
+    }
+
+    fn next(&self) -> Option<String> {
+        Some(match self {
+            Self::Config { .. } => "correct [repository] in the configuration file".into(),
+            Self::NotFound { .. } => "dozo list".into(),
+            Self::Denied { url, .. } => format!("give this user or key permission on {url}, then run `dozo check`"),
+            Self::Full { url, .. } => format!("free space in {url}, or see what can go with `dozo gc plan`"),
+            Self::Conflict { .. } => "run the command again: it will use a new key".into(),
+            Self::BadKey { .. } => "dozo verify --level exists".into(),
+            Self::Cancelled { .. } => return None,
+            Self::Failed { .. } => "dozo check".into(),
+        })
+    }
+}

@@ -1,0 +1,148 @@
+//! The keys of a repository (format version 1, `docs/format.md`), made in one place and checked in one place.
+//!
+//! *Invariants*: a key of a user's name is encoded so that no part starts with `_` or `.`, two names that differ
+//! stay different also where the file system ignores case, and no key read from a manifest leads anywhere else.
+
+use dozo_model::{BackupId, QualifiedName, SourceName};
+
+/// Makes and checks keys.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout;
+
+impl Layout {
+    /// The marker that makes a folder a repository.
+    pub const MARKER: &'static str = "dozo-repository.json";
+    /// Folder of all backups.
+    pub const BACKUPS: &'static str = "backups";
+    /// Folder of all data.
+    pub const DATA: &'static str = "data";
+    /// Folder of all leases.
+    pub const LEASES: &'static str = "leases";
+
+    /// Folder of a source's backups.
+    #[must_use]
+    pub fn source(source: &SourceName) -> String {
+        format!("{}/{source}", Self::BACKUPS)
+    }
+
+    /// Folder of a backup.
+    #[must_use]
+    pub fn backup(source: &SourceName, id: &BackupId) -> String {
+        format!("{}/{source}/{id}", Self::BACKUPS)
+    }
+
+    /// A file of a backup: `manifest.json`, `intent.json`, `RESTORE.md`, …
+    #[must_use]
+    pub fn file(source: &SourceName, id: &BackupId, name: &str) -> String {
+        format!("{}/{name}", Self::backup(source, id))
+    }
+
+    /// Folder of the checks of a backup.
+    #[must_use]
+    pub fn checks(source: &SourceName, id: &BackupId) -> String {
+        Self::file(source, id, "checks")
+    }
+
+    /// Folder of a source's lease.
+    #[must_use]
+    pub fn lease(source: &SourceName) -> String {
+        format!("{}/{source}", Self::LEASES)
+    }
+
+    /// Key of a data object of `table` (the root of a tree), of one `partition` of it or of several.
+    #[must_use]
+    pub fn data(
+        source: &SourceName,
+        table: &QualifiedName,
+        partition: Option<&str>,
+        chunk: usize,
+        id: &BackupId,
+        random: &str,
+    ) -> String {
+        let mut key = format!("{}/{source}/{}/{}", Self::DATA, encode_name(&table.schema), encode_name(&table.name));
+        if let Some(partition) = partition {
+            key.push('/');
+            key.push_str(&encode_name(partition));
+        }
+        format!("{key}/{chunk:05}-{id}-{random}.parquet")
+    }
+
+    /// Tells whether `key` is one that a manifest of `source` may name.
+    #[must_use]
+    pub fn may_name(source: &SourceName, id: &BackupId, key: &str) -> bool {
+        let clean = key.split('/').all(|part| {
+            !part.is_empty()
+                && !part.starts_with(['.', '_'])
+                && part.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.'))
+        });
+        let data = key.strip_prefix(&format!("{}/{source}/", Self::DATA)).is_some_and(|rest| {
+            (3..=4).contains(&rest.split('/').count()) && rest.ends_with(".parquet")
+        });
+        let beside = key.strip_prefix(&format!("{}/", Self::backup(source, id))).is_some_and(|name| {
+            ["RESTORE.md", "schema.dump", "schema.sql", "globals.sql"].contains(&name)
+        });
+        clean && (data || beside)
+    }
+}
+
+/// Encodes a user's name as one part of a key: `a-z`, `0-9`, `_` and `.` stand for themselves (the last two not in
+/// front), every other byte is `-` and two hex digits.
+#[must_use]
+pub fn encode_name(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for (i, byte) in name.bytes().enumerate() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' => out.push(char::from(byte)),
+            b'_' | b'.' if i > 0 => out.push(char::from(byte)),
+            _ => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                out.push('-');
+                out.push(char::from(HEX[usize::from(byte >> 4)]));
+                out.push(char::from(HEX[usize::from(byte & 15)]));
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_never_hide_and_never_collide() {
+        let names = ["orders", "Orders", "ORDERS", "_dozo", ".git", "a.b_c", "a_b.c", "a/b", "a b", "注文", "-", "a-2d", "..", "a\n"];
+        let encoded: HashSet<String> = names.iter().map(|n| encode_name(n).to_lowercase()).collect();
+        assert_eq!(encoded.len(), names.len());
+        assert!(encoded.iter().all(|e| !e.starts_with(['_', '.']) && !e.contains('/')));
+        assert_eq!(encode_name("Orders"), "-4frders");
+    }
+
+    #[test]
+    fn only_own_keys_may_be_named() {
+        let source = SourceName::parse("shop").unwrap();
+        let id = BackupId::parse("20261121T020000Z-k3x9qa").unwrap();
+        let table = QualifiedName::new("public", "Orders_é");
+        for key in [
+            Layout::data(&source, &table, None, 0, &id, "abcdefgh"),
+            Layout::data(&source, &table, Some("注文"), 12, &id, "abcdefgh"),
+            Layout::file(&source, &id, "RESTORE.md"),
+        ] {
+            assert!(Layout::may_name(&source, &id, &key), "{key}");
+        }
+        for key in [
+            "data/shop/../../etc/passwd.parquet",
+            "data/crm/public/orders/0.parquet",
+            "data/shop/public/_x/0.parquet",
+            "/data/shop/public/x/0.parquet",
+            "data/shop/public/x/0.csv",
+            "backups/shop/20261121T020000Z-k3x9qa/manifest.json",
+            "backups/shop/20261122T020000Z-k3x9qa/schema.dump",
+            "",
+        ] {
+            assert!(!Layout::may_name(&source, &id, key), "{key}");
+        }
+    }
+}

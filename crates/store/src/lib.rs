@@ -1,0 +1,233 @@
+//! Object stores: a URL becomes a [`Store`] that puts, gets and lists objects by key.
+//!
+//! Place in the flow: encode → **store** → catalog. It is the only crate that names `object_store`.
+//! *Invariants*: no key is ever overwritten ([`Store::put_new`] is create-only, uploads go to keys that carry a
+//! random part); local files are written to a staging name, synced together with their folder, then renamed.
+//! *Crash behaviour*: a killed upload leaves a staging file (`…#1`, listed by [`Store::staged`]) or an unfinished
+//! multipart upload, never an object. *Memory*: an upload holds at most [`PART_BYTES`] × [`PARTS_IN_FLIGHT`].
+
+mod error;
+mod fetch;
+mod layout;
+mod open;
+mod upload;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+
+pub use error::StoreError;
+pub use fetch::{Fetched, ObjectData};
+pub use layout::{Layout, encode_name};
+pub use open::StoreOptions;
+pub use upload::{PART_BYTES, PARTS_IN_FLIGHT, UploadPart};
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// What a create-only put did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutOutcome {
+    /// The key did not exist and now holds these bytes.
+    Created,
+    /// The key exists; nothing was written.
+    Exists,
+}
+
+/// Key and size of a stored object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ObjectInfo {
+    /// Key under the repository's URL.
+    pub key: String,
+    /// Size.
+    pub bytes: u64,
+}
+
+/// A place for objects. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<dyn ObjectStore>,
+    prefix: Path,
+    url: String,
+    local: Option<PathBuf>,
+}
+
+impl Store {
+    /// Returns an empty store in memory.
+    #[must_use]
+    pub fn memory() -> Self {
+        Self::new(Arc::new(object_store::memory::InMemory::new()), Path::default(), "memory://".into(), None)
+    }
+
+    fn new(inner: Arc<dyn ObjectStore>, prefix: Path, url: String, local: Option<PathBuf>) -> Self {
+        Self { inner, prefix, url, local }
+    }
+
+    /// Returns the URL, without secrets.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Returns the folder of a local store.
+    #[must_use]
+    pub fn local_folder(&self) -> Option<&std::path::Path> {
+        self.local.as_deref()
+    }
+
+    fn path(&self, key: &str) -> Result<Path> {
+        let relative = Path::parse(key).map_err(|_| StoreError::BadKey { key: key.to_owned() })?;
+        Ok(self.prefix.parts().chain(relative.parts()).collect())
+    }
+
+    fn key(&self, path: &Path) -> String {
+        let skip = self.prefix.parts().count();
+        path.parts().skip(skip).map(|p| p.as_ref().to_owned()).collect::<Vec<_>>().join("/")
+    }
+
+    fn error(&self, action: &'static str, key: &str, source: object_store::Error) -> StoreError {
+        StoreError::from_source(action, key, &self.url, source)
+    }
+
+    /// Puts `bytes` under a key that must not exist.
+    ///
+    /// # Errors
+    /// When the store cannot be reached or refuses the write. An existing key is not an error but
+    /// [`PutOutcome::Exists`].
+    pub async fn put_new(&self, key: &str, bytes: Bytes) -> Result<PutOutcome> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.inner.put_opts(&self.path(key)?, PutPayload::from_bytes(bytes), options).await {
+            Ok(_) => Ok(PutOutcome::Created),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Ok(PutOutcome::Exists)
+            }
+            Err(e) => Err(self.error("write", key, e)),
+        }
+    }
+
+    /// Puts `bytes` under a key that only this run can have written. A retry after a lost answer finds its own
+    /// bytes and is content; anything else is a conflict.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when the key holds other bytes, else as [`Store::put_new`].
+    pub async fn put_own(&self, key: &str, bytes: Bytes) -> Result<()> {
+        if self.put_new(key, bytes.clone()).await? == PutOutcome::Created || self.get(key).await? == bytes {
+            return Ok(());
+        }
+        Err(StoreError::Conflict { key: key.to_owned(), url: self.url.clone() })
+    }
+
+    /// Returns a whole (small) object.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when it is missing.
+    pub async fn get(&self, key: &str) -> Result<Bytes> {
+        let got = self.inner.get(&self.path(key)?).await.map_err(|e| self.error("read", key, e))?;
+        got.bytes().await.map_err(|e| self.error("read", key, e))
+    }
+
+    /// Returns a whole object, or `None` when it is missing.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn get_opt(&self, key: &str) -> Result<Option<Bytes>> {
+        match self.get(key).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Returns the size of an object, or `None` when it is missing.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn size(&self, key: &str) -> Result<Option<u64>> {
+        match self.inner.head(&self.path(key)?).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(self.error("look at", key, e)),
+        }
+    }
+
+    /// Lists all objects below `folder`, sorted by key.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
+    pub async fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>> {
+        let prefix = self.path(folder)?;
+        let mut found: Vec<ObjectInfo> = self
+            .inner
+            .list(Some(&prefix))
+            .map_ok(|meta| ObjectInfo { key: self.key(&meta.location), bytes: meta.size })
+            .try_collect()
+            .await
+            .map_err(|e| self.error("list", folder, e))?;
+        found.sort();
+        Ok(found)
+    }
+
+    /// Lists the names of the folders directly below `folder`, sorted.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
+    pub async fn folders(&self, folder: &str) -> Result<Vec<String>> {
+        let prefix = self.path(folder)?;
+        let listing =
+            self.inner.list_with_delimiter(Some(&prefix)).await.map_err(|e| self.error("list", folder, e))?;
+        let mut names: Vec<String> =
+            listing.common_prefixes.iter().filter_map(|p| p.filename().map(str::to_owned)).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Deletes an object. Only leases use this: nothing else is deleted without a won doom.
+    ///
+    /// # Errors
+    /// When the store refuses; a missing object is not an error.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        match self.inner.delete(&self.path(key)?).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(self.error("delete", key, e)),
+        }
+    }
+
+    /// Lists staging files of killed uploads (local stores only), with their sizes.
+    ///
+    /// # Errors
+    /// When a folder cannot be read.
+    pub fn staged(&self) -> Result<Vec<ObjectInfo>> {
+        let Some(root) = &self.local else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        let mut open = vec![root.clone()];
+        while let Some(folder) = open.pop() {
+            let entries = match std::fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(StoreError::io("list", &folder.display().to_string(), &self.url, e)),
+            };
+            for entry in entries.flatten() {
+                let path = entry.path();
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if path.is_dir() {
+                    open.push(path);
+                } else if name.rsplit_once('#').is_some_and(|(_, n)| !n.is_empty() && n.bytes().all(|c| c.is_ascii_digit())) {
+                    let key = path.strip_prefix(root).unwrap_or(&path).display().to_string();
+                    found.push(ObjectInfo { key, bytes: entry.metadata().map_or(0, |m| m.len()) });
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Returns free and total bytes of the file system of a local store.
+    #[must_use]
+    pub fn space(&self) -> Option<(u64, u64)> {
+        let stat = rustix::fs::statvfs(self.local.as_ref()?).ok()?;
+        Some((stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
+    }
+}

@@ -1,0 +1,141 @@
+//! From a URL and settings to a store: `file://` and `s3://`.
+
+use std::path::{Path as FsPath, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::AmazonS3Builder;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{BackoffConfig, ClientOptions, RetryConfig};
+
+use crate::{Result, Store, StoreError};
+
+/// Settings of a store, from `[repository]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// S3 endpoint; without it AWS.
+    pub endpoint: Option<String>,
+    /// S3 region; else `AWS_REGION`, else `us-east-1`.
+    pub region: Option<String>,
+    /// `true` = `https://endpoint/bucket/key`, as most S3 servers other than AWS want it.
+    pub path_style: Option<bool>,
+    /// Profile in `~/.aws/credentials`; else `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.
+    pub profile: Option<String>,
+}
+
+impl Store {
+    /// Opens a store. Nothing is read or written; a missing local folder is not an error here.
+    ///
+    /// # Errors
+    /// [`StoreError::Config`] when the URL or a setting is wrong.
+    pub fn open(url: &str, options: &StoreOptions, base: &FsPath) -> Result<Self> {
+        let config = |reason: String| StoreError::Config { url: without_secret(url), reason };
+        match url.split_once("://") {
+            Some(("file", path)) => {
+                let path = if path.starts_with('/') { PathBuf::from(path) } else { base.join(path) };
+                Self::local(&path)
+            }
+            Some(("s3", rest)) => Self::s3(rest, options).map_err(config),
+            Some((scheme, _)) => Err(config(format!("scheme `{scheme}` is not supported (file:// or s3://)"))),
+            None => Err(config("it is not a URL (file:///folder or s3://bucket/prefix)".into())),
+        }
+    }
+
+    fn local(path: &FsPath) -> Result<Self> {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let url = format!("file://{}", path.display());
+        let config = |reason: String| StoreError::Config { url: url.clone(), reason };
+        let text = path.to_str().ok_or_else(|| config("the path is not UTF-8".into()))?;
+        let prefix = Path::from_absolute_path(&path).or_else(|_| Path::parse(text.trim_start_matches('/')));
+        let prefix = prefix.map_err(|e| config(e.to_string()))?;
+        let inner = LocalFileSystem::new().with_fsync(true);
+        Ok(Self::new(Arc::new(inner), prefix, url.clone(), Some(path)))
+    }
+
+    fn s3(rest: &str, options: &StoreOptions) -> std::result::Result<Self, String> {
+        let (bucket, prefix) = rest.trim_end_matches('/').split_once('/').unwrap_or((rest.trim_end_matches('/'), ""));
+        if bucket.is_empty() || bucket.contains('@') {
+            return Err("it must be s3://bucket/prefix; credentials come from the environment or a profile".into());
+        }
+        let retry = RetryConfig {
+            backoff: BackoffConfig::default(),
+            max_retries: 5,
+            retry_timeout: Duration::from_secs(60),
+        };
+        let client = ClientOptions::new().with_connect_timeout(Duration::from_secs(10)).with_timeout(Duration::from_secs(300));
+        let mut builder =
+            AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry).with_client_options(client);
+        if let Some(endpoint) = &options.endpoint {
+            builder = builder.with_allow_http(endpoint.starts_with("http://")).with_endpoint(endpoint);
+        }
+        if let Some(region) = &options.region {
+            builder = builder.with_region(region);
+        }
+        let path_style = options.path_style.unwrap_or(options.endpoint.is_some());
+        builder = builder.with_virtual_hosted_style_request(!path_style);
+        let profile = options.profile.clone().or_else(|| {
+            std::env::var("AWS_ACCESS_KEY_ID").is_err().then(|| std::env::var("AWS_PROFILE").ok()).flatten()
+        });
+        if let Some(profile) = profile {
+            let (id, secret, token) = credentials_of_profile(&profile)?;
+            builder = builder.with_access_key_id(id).with_secret_access_key(secret);
+            if let Some(token) = token {
+                builder = builder.with_token(token);
+            }
+        }
+        let inner = builder.build().map_err(|e| e.to_string())?;
+        let prefix = Path::parse(prefix).map_err(|e| e.to_string())?;
+        Ok(Self::new(Arc::new(inner), prefix, format!("s3://{rest}"), None))
+    }
+}
+
+/// Reads key id, secret and session token of a profile from `$AWS_SHARED_CREDENTIALS_FILE` or `~/.aws/credentials`.
+///
+/// # Errors
+/// A text that names the file and what is missing in it.
+fn credentials_of_profile(profile: &str) -> std::result::Result<(String, String, Option<String>), String> {
+    let path = std::env::var_os("AWS_SHARED_CREDENTIALS_FILE").map(PathBuf::from).or_else(|| {
+        std::env::var_os("HOME").map(|home| FsPath::new(&home).join(".aws/credentials"))
+    });
+    let path = path.ok_or("no HOME, so no ~/.aws/credentials")?;
+    let file = ini::Ini::load_from_file(&path).map_err(|e| format!("profile `{profile}`: {}: {e}", path.display()))?;
+    let section = file
+        .section(Some(profile))
+        .ok_or_else(|| format!("profile `{profile}` is not in {}", path.display()))?;
+    let key = |name: &str| {
+        section.get(name).map(str::to_owned).ok_or_else(|| format!("profile `{profile}` in {} has no {name}", path.display()))
+    };
+    Ok((key("aws_access_key_id")?, key("aws_secret_access_key")?, section.get("aws_session_token").map(str::to_owned)))
+}
+
+/// Masks whatever stands before an `@` in the authority of a URL.
+fn without_secret(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => match rest.split_once('@') {
+            Some((_, host)) => format!("{scheme}://***@{host}"),
+            None => url.to_owned(),
+        },
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(url: &str) -> String {
+        Store::open(url, &StoreOptions::default(), FsPath::new("/base")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn urls() {
+        let open = |url: &str| Store::open(url, &StoreOptions::default(), FsPath::new("/base")).unwrap().url().to_owned();
+        assert_eq!(open("file:///var/lib/dozo"), "file:///var/lib/dozo");
+        assert_eq!(open("file://repo"), "file:///base/repo");
+        assert!(reason("/var/lib/dozo").contains("not a URL"));
+        assert!(reason("ftp://x/y").contains("`ftp` is not supported"));
+        let secret = reason("s3://AKIA:hunter2@bucket/x");
+        assert!(!secret.contains("hunter2"), "{secret}");
+    }
+}
