@@ -1,0 +1,186 @@
+//! Writes Parquet: zstd, data page v1, encodings by the kind of column.
+//!
+//! Pages are version 1 because some engines read no other; timestamps are microseconds, never nanoseconds. A
+//! dictionary is tried for every column; where it grows too large, integers and dates fall back to
+//! DELTA_BINARY_PACKED and byte strings to DELTA_LENGTH_BYTE_ARRAY (Parquet format, Encodings.md).
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::{Schema, SchemaRef};
+use dozo_model::{Column, NumericMod, PgType, Sha256Digest};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{KeyValue, ParquetMetaData};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use parquet::file::statistics::Statistics;
+use parquet::schema::types::ColumnPath;
+
+use crate::sink::{DigestingWriter, PartSink};
+use crate::{EncodeError, Result};
+
+/// How a file is written.
+#[derive(Debug, Clone)]
+pub struct EncodeOptions {
+    /// zstd level.
+    pub zstd_level: i32,
+    /// A row group ends at this many rows…
+    pub row_group_rows: usize,
+    /// … or at this many encoded bytes, whichever comes first.
+    pub row_group_bytes: usize,
+    /// Size of the parts that go to the sink.
+    pub part_bytes: usize,
+    /// Key-value metadata of the file.
+    pub metadata: Vec<(String, String)>,
+}
+
+/// The row groups that hold one run of rows: first and number.
+pub type RowGroups = (u32, u32);
+
+/// What was written.
+#[derive(Debug)]
+pub struct Encoded {
+    /// Size.
+    pub bytes: u64,
+    /// Digest of the bytes.
+    pub sha256: Sha256Digest,
+    footer: ParquetMetaData,
+}
+
+impl Encoded {
+    /// Returns least and greatest value of an integer-like column (also dates and timestamps) over some row groups;
+    /// `None` where a statistic is missing or every value is NULL.
+    #[must_use]
+    pub fn int_range(&self, column: &str, groups: RowGroups) -> Option<(i64, i64)> {
+        let mut range: Option<(i64, i64)> = None;
+        for group in self.footer.row_groups().iter().skip(groups.0 as usize).take(groups.1 as usize) {
+            let chunk = group.columns().iter().find(|c| c.column_path().parts() == [column.to_owned()])?;
+            let (min, max) = match chunk.statistics()? {
+                Statistics::Int32(s) => (i64::from(*s.min_opt()?), i64::from(*s.max_opt()?)),
+                Statistics::Int64(s) => (*s.min_opt()?, *s.max_opt()?),
+                _ => return None,
+            };
+            range = Some(range.map_or((min, max), |(a, b)| (a.min(min), b.max(max))));
+        }
+        range
+    }
+}
+
+/// Encodes the rows of one object. The seam behind which faster page encoders take their place.
+pub trait TableEncoder<S>: Send {
+    /// Adds rows.
+    ///
+    /// # Errors
+    /// [`EncodeError::Closed`] when the sink is gone.
+    fn write(&mut self, batch: &RecordBatch) -> Result<()>;
+
+    /// Ends a run of rows (a chunk of one table): the next rows begin a new row group. Returns where the run lies.
+    ///
+    /// # Errors
+    /// As [`TableEncoder::write`].
+    fn end_run(&mut self) -> Result<RowGroups>;
+
+    /// Writes the footer and returns the sink and what was written.
+    ///
+    /// # Errors
+    /// As [`TableEncoder::write`].
+    fn finish(self: Box<Self>) -> Result<(S, Encoded)>;
+}
+
+/// The general encoder: arrow-rs' column writers.
+pub struct ParquetEncoder<S: PartSink> {
+    writer: ArrowWriter<DigestingWriter<S>>,
+    row_group_bytes: usize,
+    run_start: u32,
+}
+
+impl<S: PartSink> ParquetEncoder<S> {
+    /// Begins a file.
+    ///
+    /// # Errors
+    /// When the schema or the zstd level is not valid.
+    pub fn new(schema: &SchemaRef, columns: &[Column], options: &EncodeOptions, sink: S) -> Result<Self> {
+        let level = ZstdLevel::try_new(options.zstd_level).map_err(EncodeError::Write)?;
+        let metadata = options.metadata.iter().map(|(k, v)| KeyValue::new(k.clone(), v.clone())).collect();
+        let mut properties = WriterProperties::builder()
+            .set_writer_version(WriterVersion::PARQUET_1_0)
+            .set_compression(Compression::ZSTD(level))
+            .set_statistics_enabled(EnabledStatistics::Page)
+            .set_statistics_truncate_length(Some(64))
+            .set_max_row_group_row_count(Some(options.row_group_rows))
+            .set_created_by(concat!("dozo version ", env!("CARGO_PKG_VERSION")).to_owned())
+            .set_key_value_metadata(Some(metadata));
+        for column in columns {
+            if let Some(encoding) = fallback_encoding(&column.wire) {
+                properties = properties.set_column_encoding(ColumnPath::from(column.parquet_name.clone()), encoding);
+            }
+        }
+        let out = DigestingWriter::new(sink, options.part_bytes);
+        let writer =
+            ArrowWriter::try_new(out, Arc::clone(schema), Some(properties.build())).map_err(EncodeError::Write)?;
+        Ok(Self { writer, row_group_bytes: options.row_group_bytes, run_start: 0 })
+    }
+
+    fn flushed(&self) -> u32 {
+        u32::try_from(self.writer.flushed_row_groups().len()).unwrap_or(u32::MAX)
+    }
+}
+
+impl<S: PartSink> TableEncoder<S> for ParquetEncoder<S> {
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.writer.write(batch).map_err(write_error)?;
+        if self.writer.in_progress_size() >= self.row_group_bytes {
+            self.writer.flush().map_err(write_error)?;
+        }
+        Ok(())
+    }
+
+    fn end_run(&mut self) -> Result<RowGroups> {
+        self.writer.flush().map_err(write_error)?;
+        let (first, end) = (self.run_start, self.flushed());
+        self.run_start = end;
+        Ok((first, end - first))
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<(S, Encoded)> {
+        let footer = self.writer.finish().map_err(write_error)?;
+        let out = self.writer.inner_mut();
+        let (sink, hasher, bytes) = out.close().map_err(|_| EncodeError::Closed)?;
+        Ok((sink, Encoded { bytes, sha256: hasher.finish(), footer }))
+    }
+}
+
+fn write_error(error: ParquetError) -> EncodeError {
+    if let ParquetError::External(source) = &error
+        && source.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    {
+        return EncodeError::Closed;
+    }
+    EncodeError::Write(error)
+}
+
+/// The encoding used once a dictionary does not pay; `None` = PLAIN.
+fn fallback_encoding(wire: &PgType) -> Option<Encoding> {
+    match wire {
+        PgType::Int2 | PgType::Int4 | PgType::Int8 | PgType::Oid | PgType::Date | PgType::Timestamp | PgType::Timestamptz => {
+            Some(Encoding::DELTA_BINARY_PACKED)
+        }
+        PgType::Numeric(Some(m)) => match NumericMod::decimal(*m) {
+            Some((p, _)) if p <= 18 => Some(Encoding::DELTA_BINARY_PACKED),
+            Some(_) => None,
+            None => Some(Encoding::DELTA_LENGTH_BYTE_ARRAY),
+        },
+        PgType::Numeric(None) | PgType::Text | PgType::Varchar | PgType::Bpchar | PgType::Name | PgType::Char
+        | PgType::Bytea | PgType::Time | PgType::Timetz | PgType::Uuid | PgType::Json | PgType::Jsonb | PgType::Enum => {
+            Some(Encoding::DELTA_LENGTH_BYTE_ARRAY)
+        }
+        PgType::Bool | PgType::Float4 | PgType::Float8 | PgType::Money { .. } | PgType::Interval | PgType::Array(_) => None,
+    }
+}
+
+/// Tells whether two schemas have the same columns, whatever their metadata.
+pub(crate) fn same_columns(a: &Schema, b: &Schema) -> bool {
+    a.fields().len() == b.fields().len()
+        && a.fields().iter().zip(b.fields()).all(|(a, b)| a.name() == b.name() && a.data_type().equals_datatype(b.data_type()))
+}
