@@ -1,0 +1,179 @@
+//! Courtesy leases: one backup of a source at a time, so that work is not done twice.
+//!
+//! A lease is a row of create-only records `leases/<source>/<n>.json`; the greatest `n` counts, and whoever creates
+//! `n + 1` has it. A holder lets its counter grow every [`HEARTBEAT`]. *Crash behaviour*: a holder that ran on this
+//! host and is dead is replaced at once; any other only when its counter stood still for [`LEASE_DEAD_AFTER`] by the
+//! reader's own monotonic clock. Safety does not rest on it: fates are decided by the manifest's key.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dozo_model::{BackupId, Clock, FORMAT_VERSION, LeaseRecord, LeaseState, SourceName};
+use dozo_store::{Layout, PutOutcome, Store};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::holder::{surely_dead, this_process};
+use crate::repository::{Repository, from_json, to_json};
+use crate::{CatalogError, Result};
+
+/// How often a holder lets its counter grow.
+pub const HEARTBEAT: Duration = Duration::from_secs(30);
+
+/// A counter that stood still for this long belongs to a dead holder.
+pub const LEASE_DEAD_AFTER: Duration = Duration::from_secs(600);
+
+/// A lease that was taken from a dead holder: to be reported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokenLease {
+    /// Host of the dead process.
+    pub host: String,
+    /// Its pid.
+    pub pid: u32,
+    /// Its backup, never committed.
+    pub backup: BackupId,
+}
+
+/// A held lease. Dropped without [`Lease::release`], it stays until it is found dead.
+#[derive(Debug)]
+pub struct Lease {
+    store: Store,
+    folder: String,
+    current: Arc<Mutex<(u64, LeaseRecord)>>,
+    stop: CancellationToken,
+    /// The dead holder it was taken from.
+    pub broken: Option<BrokenLease>,
+}
+
+impl Repository {
+    /// Takes the lease of a source for a backup, waiting up to `wait` for another holder.
+    ///
+    /// # Errors
+    /// [`CatalogError::LeaseHeld`], or what the store says.
+    pub async fn lease(&self, source: &SourceName, backup: &BackupId, clock: Arc<dyn Clock>, wait: Duration) -> Result<Lease> {
+        let started = Instant::now();
+        let mut seen: Option<(u64, u64, Instant)> = None;
+        loop {
+            let (n, held) = self.newest_lease(source).await?;
+            let dead = match &held {
+                None => None,
+                Some(r) if surely_dead(&r.holder) => Some(r),
+                Some(r) => {
+                    let since = match seen {
+                        Some((n_then, counter, since)) if (n_then, counter) == (n, r.counter) => since,
+                        _ => Instant::now(),
+                    };
+                    seen = Some((n, r.counter, since));
+                    if since.elapsed() < LEASE_DEAD_AFTER {
+                        if started.elapsed() >= wait {
+                            return Err(CatalogError::LeaseHeld {
+                                source_name: source.clone(),
+                                host: r.holder.host.clone(),
+                                pid: r.holder.pid,
+                                backup: r.backup.clone(),
+                            });
+                        }
+                        tokio::time::sleep(Duration::from_secs(1).min(wait)).await;
+                        continue;
+                    }
+                    Some(r)
+                }
+            };
+            let broken =
+                dead.map(|r| BrokenLease { host: r.holder.host.clone(), pid: r.holder.pid, backup: r.backup.clone() });
+            let record = LeaseRecord {
+                format: FORMAT_VERSION,
+                backup: backup.clone(),
+                state: LeaseState::Held,
+                counter: 0,
+                holder: this_process(),
+                written: clock.now(),
+            };
+            let folder = Layout::lease(source);
+            if put(self.store(), &folder, n + 1, &record).await? {
+                let lease = Lease {
+                    store: self.store().clone(),
+                    folder,
+                    current: Arc::new(Mutex::new((n + 1, record))),
+                    stop: CancellationToken::new(),
+                    broken,
+                };
+                lease.forget_before(n + 1).await;
+                lease.start_heartbeat(clock);
+                return Ok(lease);
+            }
+        }
+    }
+
+    /// Returns the number of the newest lease record of a source, and the record if it is held.
+    pub(crate) async fn newest_lease(&self, source: &SourceName) -> Result<(u64, Option<LeaseRecord>)> {
+        loop {
+            let newest = self.store().list(&Layout::lease(source)).await?.into_iter().filter_map(|o| Some((number(&o.key)?, o.key))).max();
+            let Some((n, key)) = newest else { return Ok((0, None)) };
+            // It may have been replaced and removed since the listing: look again.
+            if let Some(bytes) = self.store().get_opt(&key).await? {
+                let record: LeaseRecord = from_json(&key, &bytes)?;
+                return Ok((n, (record.state == LeaseState::Held).then_some(record)));
+            }
+        }
+    }
+}
+
+impl Lease {
+    fn start_heartbeat(&self, clock: Arc<dyn Clock>) {
+        let (store, folder, current, stop) =
+            (self.store.clone(), self.folder.clone(), Arc::clone(&self.current), self.stop.clone());
+        tokio::spawn(async move {
+            while tokio::time::timeout(HEARTBEAT, stop.cancelled()).await.is_err() {
+                let mut slot = current.lock().await;
+                let mut next = slot.1.clone();
+                next.counter += 1;
+                next.written = clock.now();
+                // A beat that fails is tried again by the next one; a lost lease costs work, never safety.
+                if let Ok(true) = put(&store, &folder, slot.0 + 1, &next).await {
+                    let old = slot.0;
+                    *slot = (old + 1, next);
+                    let _ = store.delete(&format!("{folder}/{old:012}.json")).await;
+                }
+            }
+        });
+    }
+
+    async fn forget_before(&self, n: u64) {
+        if let Ok(all) = self.store.list(&self.folder).await {
+            for object in all.iter().filter(|o| number(&o.key).is_some_and(|k| k < n)) {
+                let _ = self.store.delete(&object.key).await;
+            }
+        }
+    }
+
+    /// Gives the lease back.
+    ///
+    /// # Errors
+    /// What the store says; then the lease ends when it is found dead.
+    pub async fn release(self) -> Result<()> {
+        self.stop.cancel();
+        let (n, mut record) = self.current.lock().await.clone();
+        record.state = LeaseState::Released;
+        if put(&self.store, &self.folder, n + 1, &record).await? {
+            self.forget_before(n + 1).await;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn put(store: &Store, folder: &str, n: u64, record: &LeaseRecord) -> Result<bool> {
+    let key = format!("{folder}/{n:012}.json");
+    Ok(store.put_new(&key, to_json(&key, record)?).await? == PutOutcome::Created)
+}
+
+fn number(key: &str) -> Option<u64> {
+    key.rsplit('/').next()?.strip_suffix(".json")?.parse().ok()
+}

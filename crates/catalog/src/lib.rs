@@ -1,0 +1,22 @@
+//! The repository: open or make it, begin and commit backups, load them, leases, checks, garbage.
+//!
+//! Place in the flow: store → **catalog** → engine. *Layout*: `docs/format.md`. *Ordering*: an intent before the first
+//! object, the manifest after the last one; what no manifest names does not exist. *Invariants*: every put is
+//! create-only; whoever creates a manifest's key decides the backup's fate. *Crash behaviour*: a killed backup leaves an
+//! intent and objects that `gc plan` lists; its lease is broken at once on the same host.
+
+mod error;
+mod gc;
+mod holder;
+mod lease;
+mod repository;
+mod resolve;
+
+pub use error::CatalogError;
+pub use gc::{GcPlan, UncommittedBackup};
+pub use holder::this_process;
+pub use lease::{BrokenLease, HEARTBEAT, LEASE_DEAD_AFTER, Lease};
+pub use repository::{BackupEntry, BackupState, Repository, tool};
+pub use resolve::BackupSelector;
+
+type Result<T> = std::result::Result<T, CatalogError>;

@@ -1,0 +1,280 @@
+//! Opening, beginning, committing, loading.
+
+use bytes::Bytes;
+use dozo_model::{
+    BackupId, CheckEvent, Clock, FORMAT_VERSION, Finding, Intent, Manifest, ManifestError, RepositoryMarker, SourceName, Tool,
+    Verdict, VerifyLevel, random_suffix,
+};
+use dozo_store::{Layout, PutOutcome, Store};
+use futures::{StreamExt, TryStreamExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{CatalogError, Result};
+
+/// Manifests fetched at the same time.
+const FETCHES: usize = 16;
+
+/// An opened repository. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    store: Store,
+    marker: RepositoryMarker,
+}
+
+/// What stands under one backup's folder.
+#[derive(Debug, Clone)]
+pub struct BackupEntry {
+    /// Source.
+    pub source: SourceName,
+    /// Id.
+    pub id: BackupId,
+    /// State.
+    pub state: BackupState,
+}
+
+/// State of a backup.
+#[derive(Debug, Clone)]
+pub enum BackupState {
+    /// Its manifest stands.
+    Committed(Box<Manifest>),
+    /// It has an intent and no manifest: running, or killed.
+    Uncommitted(Option<Box<Intent>>),
+    /// Somebody took its manifest key to abort it.
+    Aborted,
+    /// Its manifest cannot be believed or read.
+    Unreadable(String),
+}
+
+/// Returns this program's name and version.
+#[must_use]
+pub fn tool() -> Tool {
+    Tool { name: "dozo".into(), version: env!("CARGO_PKG_VERSION").into() }
+}
+
+pub(crate) fn to_json<T: Serialize>(key: &str, value: &T) -> Result<Bytes> {
+    let mut bytes = serde_json::to_vec_pretty(value)
+        .map_err(|e| CatalogError::Record { key: key.to_owned(), reason: e.to_string() })?;
+    bytes.push(b'\n');
+    Ok(bytes.into())
+}
+
+pub(crate) fn from_json<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|e| CatalogError::Record { key: key.to_owned(), reason: e.to_string() })
+}
+
+impl Repository {
+    /// Opens an existing repository.
+    ///
+    /// # Errors
+    /// [`CatalogError::NoRepository`], [`CatalogError::TooNew`], or what the store says.
+    pub async fn open(store: Store) -> Result<Self> {
+        let url = store.url().to_owned();
+        let Some(bytes) = store.get_opt(Layout::MARKER).await? else {
+            return Err(CatalogError::NoRepository { url });
+        };
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        struct Head {
+            min_reader: u32,
+        }
+        let bad = |e: serde_json::Error| CatalogError::BadMarker { url: url.clone(), reason: e.to_string() };
+        let head: Head = serde_json::from_slice(&bytes).map_err(bad)?;
+        if head.min_reader > FORMAT_VERSION {
+            return Err(CatalogError::TooNew { url, found: head.min_reader, known: FORMAT_VERSION });
+        }
+        let marker = serde_json::from_slice(&bytes).map_err(bad)?;
+        Ok(Self { store, marker })
+    }
+
+    /// Opens a repository, or makes one where there is none.
+    ///
+    /// # Errors
+    /// As [`Repository::open`], and when the store cannot be written.
+    pub async fn open_or_init(store: Store, clock: &dyn Clock) -> Result<Self> {
+        match Self::open(store.clone()).await {
+            Err(CatalogError::NoRepository { .. }) => {}
+            other => return other,
+        }
+        let (probe, id) = {
+            let mut rng = rand::rng();
+            (format!("probe-{}", random_suffix(&mut rng, 12)), random_suffix(&mut rng, 16))
+        };
+        store.put_new(&probe, Bytes::from_static(b"first")).await?;
+        let second = store.put_new(&probe, Bytes::from_static(b"second")).await?;
+        store.delete(&probe).await?;
+        let marker = RepositoryMarker {
+            format: FORMAT_VERSION,
+            min_reader: FORMAT_VERSION,
+            id,
+            created: clock.now(),
+            tool: tool(),
+            create_only: second == PutOutcome::Exists,
+        };
+        // Whoever comes second opens what the first one made.
+        store.put_new(Layout::MARKER, to_json(Layout::MARKER, &marker)?).await?;
+        Self::open(store).await
+    }
+
+    /// Returns the store.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Returns the marker.
+    #[must_use]
+    pub fn marker(&self) -> &RepositoryMarker {
+        &self.marker
+    }
+
+    /// Announces a backup. Comes before its first object.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn begin(&self, intent: &Intent) -> Result<()> {
+        let key = Layout::file(&intent.source, &intent.id, "intent.json");
+        Ok(self.store.put_own(&key, to_json(&key, intent)?).await?)
+    }
+
+    /// Commits a backup: its manifest is put, create-only. Everything it names must be there.
+    ///
+    /// # Errors
+    /// [`CatalogError::Fate`] when the key is taken: the backup was aborted by somebody else.
+    pub async fn commit(&self, manifest: &Manifest) -> Result<Bytes> {
+        let key = Layout::file(&manifest.source, &manifest.id, "manifest.json");
+        let bytes = manifest
+            .to_bytes()
+            .map_err(|e| CatalogError::Record { key: key.clone(), reason: e.to_string() })?;
+        let bytes = Bytes::from(bytes);
+        // A retry after a lost answer finds its own bytes.
+        if self.store.put_new(&key, bytes.clone()).await? == PutOutcome::Exists && self.store.get(&key).await? != bytes {
+            return Err(CatalogError::Fate { source_name: manifest.source.clone(), id: manifest.id.clone() });
+        }
+        Ok(bytes)
+    }
+
+    /// Returns the names of all sources that have a backup.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn sources(&self) -> Result<Vec<SourceName>> {
+        let names = self.store.folders(Layout::BACKUPS).await?;
+        Ok(names.iter().filter_map(|n| SourceName::parse(n).ok()).collect())
+    }
+
+    /// Returns the ids of a source's backups, committed or not, oldest first.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn ids(&self, source: &SourceName) -> Result<Vec<BackupId>> {
+        let names = self.store.folders(&Layout::source(source)).await?;
+        Ok(names.iter().filter_map(|n| BackupId::parse(n).ok()).collect())
+    }
+
+    /// Loads the backups of one source or of all, oldest first. One that cannot be read is an entry, not an error.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn backups(&self, source: Option<&SourceName>) -> Result<Vec<BackupEntry>> {
+        let sources = match source {
+            Some(one) => vec![one.clone()],
+            None => self.sources().await?,
+        };
+        let mut wanted = Vec::new();
+        for source in sources {
+            wanted.extend(self.ids(&source).await?.into_iter().map(|id| (source.clone(), id)));
+        }
+        futures::stream::iter(wanted)
+            .map(|(source, id)| async move {
+                let state = self.state(&source, &id).await?;
+                Ok::<_, CatalogError>(BackupEntry { source, id, state })
+            })
+            .buffered(FETCHES)
+            .try_collect()
+            .await
+    }
+
+    async fn state(&self, source: &SourceName, id: &BackupId) -> Result<BackupState> {
+        match self.manifest(source, id).await {
+            Ok(manifest) => Ok(BackupState::Committed(Box::new(manifest))),
+            Err(CatalogError::NoBackup { .. }) => {
+                let key = Layout::file(source, id, "intent.json");
+                let intent = self.store.get_opt(&key).await?;
+                Ok(BackupState::Uncommitted(intent.and_then(|b| from_json(&key, &b).ok()).map(Box::new)))
+            }
+            Err(CatalogError::Manifest { source: ManifestError::Aborted, .. }) => Ok(BackupState::Aborted),
+            Err(e @ (CatalogError::Manifest { .. } | CatalogError::Misplaced { .. })) => {
+                let cause = std::error::Error::source(&e).map(|s| format!(": {s}")).unwrap_or_default();
+                Ok(BackupState::Unreadable(format!("{e}{cause}")))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Loads one manifest, checking its digest, its version, its place and every key that it names.
+    ///
+    /// # Errors
+    /// [`CatalogError::NoBackup`] when it is missing, [`CatalogError::Manifest`] when it cannot be believed.
+    pub async fn manifest(&self, source: &SourceName, id: &BackupId) -> Result<Manifest> {
+        let key = Layout::file(source, id, "manifest.json");
+        let Some(bytes) = self.store.get_opt(&key).await? else {
+            return Err(CatalogError::NoBackup { selector: format!("{source}@{id}") });
+        };
+        let manifest = Manifest::from_bytes(&bytes).map_err(|e| CatalogError::Manifest {
+            source_name: source.clone(),
+            id: id.clone(),
+            source: e,
+        })?;
+        let misplaced = |found: String| CatalogError::Misplaced { source_name: source.clone(), id: id.clone(), found };
+        if &manifest.id != id || &manifest.source != source {
+            return Err(misplaced(format!("{}@{}", manifest.source, manifest.id)));
+        }
+        if let Some(foreign) = manifest.objects.iter().find(|o| !Layout::may_name(source, id, &o.key)) {
+            return Err(misplaced(format!("a backup that names `{}`", foreign.key)));
+        }
+        Ok(manifest)
+    }
+
+    /// Returns all checks of a backup, oldest first.
+    ///
+    /// # Errors
+    /// What the store says, or a damaged record.
+    pub async fn checks(&self, source: &SourceName, id: &BackupId) -> Result<Vec<CheckEvent>> {
+        let mut checks: Vec<CheckEvent> = Vec::new();
+        for object in self.store.list(&Layout::checks(source, id)).await? {
+            let bytes = self.store.get(&object.key).await?;
+            checks.push(from_json(&object.key, &bytes)?);
+        }
+        checks.sort_by_key(|c| c.at);
+        Ok(checks)
+    }
+
+    /// Adds the result of a check beside the manifest.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn record_check(&self, source: &SourceName, check: &CheckEvent) -> Result<()> {
+        let folder = Layout::checks(source, &check.backup);
+        let mut n = self.store.list(&folder).await?.len();
+        loop {
+            let key = format!("{folder}/{n:06}.json");
+            if self.store.put_new(&key, to_json(&key, check)?).await? == PutOutcome::Created {
+                return Ok(());
+            }
+            n += 1;
+        }
+    }
+
+    /// Returns the newest check of each backup at or above a level that ran to its end, and its open findings.
+    #[must_use]
+    pub fn verified(checks: &[CheckEvent], level: VerifyLevel) -> Option<&CheckEvent> {
+        checks.iter().rev().find(|c| c.level >= level && c.verdict != Verdict::NotRun)
+    }
+
+    /// Returns the findings of the newest check that had a verdict.
+    #[must_use]
+    pub fn open_findings(checks: &[CheckEvent]) -> &[Finding] {
+        checks.iter().rev().find(|c| c.verdict != Verdict::NotRun).map_or(&[], |c| c.findings.as_slice())
+    }
+}
