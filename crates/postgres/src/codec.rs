@@ -1,0 +1,148 @@
+//! COPY BINARY values to Arrow and back: one file per type family, both directions mirrored.
+//!
+//! A [`Family`] knows one wire type: the Arrow type that holds its readable values, which values that type cannot hold
+//! (they *escape*, as Postgres text, to the exact column), and the way back. Everything is integer arithmetic on the
+//! bytes of the *send* functions (`src/backend/utils/adt/*.c`); nothing goes through a lossy type. *Invariant*:
+//! `write(push(wire)) == wire` and `parse_text(to_text(wire)) == wire`; the second is checked at run time whenever a
+//! value escapes.
+
+mod array;
+mod bytes;
+mod calendar;
+mod datetime;
+mod floats;
+mod ints;
+mod interval;
+mod numeric;
+mod rows;
+mod text;
+#[cfg(test)]
+mod tests;
+
+use arrow_array::ArrayRef;
+use arrow_schema::DataType;
+use dozo_model::{NumericMod, PgType};
+
+pub(crate) use array::clear_idle_null_flag;
+pub(crate) use calendar::{date_text, timestamp_text, EPOCH_MICROS};
+pub use rows::{EXACT_COLUMN, LoadTarget, RowDecoder, RowEncoder, arrow_schema};
+
+/// Bytes that are not what the server sends for this type, or a file that does not hold what it should.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct WireError(pub(crate) String);
+
+pub(crate) type Result<T> = std::result::Result<T, WireError>;
+
+pub(crate) fn bad<T>(what: impl Into<String>) -> Result<T> {
+    Err(WireError(what.into()))
+}
+
+/// One wire type.
+pub(crate) trait Family: Send + Sync {
+    /// The Arrow type of the readable column.
+    fn arrow(&self) -> DataType;
+    /// Tells whether the readable column holds this value exactly.
+    fn fits(&self, wire: &[u8]) -> Result<bool>;
+    /// Starts a column.
+    fn builder(&self) -> Box<dyn ColumnBuilder>;
+    /// Reads a column.
+    fn values(&self, array: &ArrayRef) -> Result<Box<dyn Values>>;
+    /// Writes a value as text that Postgres reads as the same value.
+    fn to_text(&self, wire: &[u8]) -> Result<String>;
+    /// Reads what [`Family::to_text`] wrote.
+    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<()>;
+}
+
+/// Collects a column.
+pub(crate) trait ColumnBuilder: Send {
+    /// Adds a value; one that does not fit is added as NULL, and `false` is returned.
+    fn push(&mut self, wire: Option<&[u8]>) -> Result<bool>;
+    /// Returns what was collected and starts over.
+    fn finish(&mut self) -> ArrayRef;
+}
+
+/// Reads a column's values as wire bytes.
+pub(crate) trait Values {
+    /// Tells whether the value is NULL.
+    fn is_null(&self, row: usize) -> bool;
+    /// Appends the value's wire bytes, without a length.
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> Result<()>;
+}
+
+/// Returns the family of a wire type.
+pub(crate) fn family(wire: &PgType) -> Box<dyn Family> {
+    match wire {
+        PgType::Bool => Box::new(ints::Bool),
+        PgType::Int2 => Box::new(ints::Int2),
+        PgType::Int4 => Box::new(ints::Int4),
+        PgType::Int8 => Box::new(ints::Int8),
+        PgType::Oid => Box::new(ints::Oid),
+        PgType::Float4 => Box::new(floats::Float4),
+        PgType::Float8 => Box::new(floats::Float8),
+        PgType::Numeric(m) => match m.and_then(NumericMod::decimal) {
+            Some((precision, scale)) => Box::new(numeric::Decimal { precision, scale }),
+            None => Box::new(numeric::NumericText),
+        },
+        PgType::Money { scale } => Box::new(numeric::Money { scale: *scale }),
+        PgType::Text | PgType::Varchar | PgType::Bpchar | PgType::Name | PgType::Json | PgType::Enum => {
+            Box::new(text::Text)
+        }
+        PgType::Jsonb => Box::new(text::Jsonb),
+        PgType::Char => Box::new(text::Char),
+        PgType::Bytea => Box::new(bytes::Bytea),
+        PgType::Uuid => Box::new(bytes::Uuid),
+        PgType::Date => Box::new(datetime::Date),
+        PgType::Time => Box::new(datetime::Time),
+        PgType::Timetz => Box::new(datetime::Timetz),
+        PgType::Timestamp => Box::new(datetime::Timestamp { utc: false }),
+        PgType::Timestamptz => Box::new(datetime::Timestamp { utc: true }),
+        PgType::Interval => Box::new(interval::Interval),
+        PgType::Array(element) if wire.travels_as_text() => Box::new(array::TextArray { element: family(element).into() }),
+        PgType::Array(element) => Box::new(array::Array { element: family(element).into(), oid: element_oid(element) }),
+    }
+}
+
+/// Returns the OID that arrays of this built-in type carry; 0 where databases differ (enums).
+fn element_oid(element: &PgType) -> u32 {
+    match element {
+        PgType::Bool => 16,
+        PgType::Bytea => 17,
+        PgType::Char => 18,
+        PgType::Name => 19,
+        PgType::Int8 => 20,
+        PgType::Int2 => 21,
+        PgType::Int4 => 23,
+        PgType::Text => 25,
+        PgType::Oid => 26,
+        PgType::Json => 114,
+        PgType::Float4 => 700,
+        PgType::Float8 => 701,
+        PgType::Money { .. } => 790,
+        PgType::Bpchar => 1042,
+        PgType::Varchar => 1043,
+        PgType::Date => 1082,
+        PgType::Time => 1083,
+        PgType::Timestamp => 1114,
+        PgType::Timestamptz => 1184,
+        PgType::Interval => 1186,
+        PgType::Timetz => 1266,
+        PgType::Numeric(_) => 1700,
+        PgType::Uuid => 2950,
+        PgType::Jsonb => 3802,
+        PgType::Enum | PgType::Array(_) => 0,
+    }
+}
+
+/// Returns the first `N` bytes of a value that must have exactly `N`.
+pub(crate) fn exactly<const N: usize>(wire: &[u8]) -> Result<[u8; N]> {
+    wire.try_into().map_err(|_| WireError(format!("{} bytes instead of {N}", wire.len())))
+}
+
+/// Downcasts a column that was read from a file.
+pub(crate) fn downcast<T: Clone + 'static>(array: &ArrayRef) -> Result<T> {
+    match array.as_any().downcast_ref::<T>() {
+        Some(array) => Ok(array.clone()),
+        None => bad(format!("a column of {} is not of the expected type", array.data_type())),
+    }
+}

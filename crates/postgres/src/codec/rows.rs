@@ -1,0 +1,272 @@
+//! Rows: a block of COPY tuples to a record batch, and a record batch to COPY tuples.
+//!
+//! The readable columns come first, in the root table's order, generated ones last; then `_dozo_exact`, a JSON object
+//! from column to Postgres text for the values that the readable columns cannot hold, NULL for ordinary rows. A table
+//! without columns gets `_dozo_row`, so that its row count survives.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow_array::builder::{BooleanBuilder, StringBuilder};
+use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use dozo_model::{Column, Fingerprint, PgType, RowDigester};
+
+use super::array::Array as ArrayFamily;
+use super::{ColumnBuilder, Family, Result, Values, WireError, clear_idle_null_flag, downcast, family};
+use crate::copy::RowBlock;
+
+/// Name of the exact column, unless a column of the table has it.
+pub const EXACT_COLUMN: &str = "_dozo_exact";
+/// Name of the column of a table without columns.
+const ROW_COLUMN: &str = "_dozo_row";
+
+fn exact_name(columns: &[Column]) -> String {
+    let mut name = EXACT_COLUMN.to_owned();
+    while columns.iter().any(|c| c.parquet_name.eq_ignore_ascii_case(&name)) {
+        name.push('_');
+    }
+    name
+}
+
+/// Returns the Arrow schema of the files of a table. `attnum` becomes the Parquet field id.
+#[must_use]
+pub fn arrow_schema(columns: &[Column]) -> SchemaRef {
+    let mut fields: Vec<Field> = columns
+        .iter()
+        .map(|c| {
+            let id = HashMap::from([("PARQUET:field_id".to_owned(), c.attnum.to_string())]);
+            Field::new(&c.parquet_name, family(&c.wire).arrow(), true).with_metadata(id)
+        })
+        .collect();
+    if fields.is_empty() {
+        fields.push(Field::new(ROW_COLUMN, DataType::Boolean, true));
+    }
+    fields.push(Field::new(exact_name(columns), DataType::Utf8, true));
+    Arc::new(Schema::new(fields))
+}
+
+struct DecodedColumn {
+    name: String,
+    parquet_name: String,
+    family: Box<dyn Family>,
+    builder: Box<dyn ColumnBuilder>,
+    clear_flag: bool,
+    escaped: u64,
+}
+
+/// Turns blocks of COPY tuples into record batches.
+pub struct RowDecoder {
+    schema: SchemaRef,
+    columns: Vec<DecodedColumn>,
+    digested: usize,
+    exact: StringBuilder,
+}
+
+impl RowDecoder {
+    /// Makes a decoder for a table's columns.
+    #[must_use]
+    pub fn new(columns: &[Column]) -> Self {
+        let digested = columns.iter().filter(|c| !c.generated).count();
+        let decoded = columns.iter().map(|c| {
+            let family = family(&c.wire);
+            DecodedColumn {
+                name: c.name.clone(),
+                parquet_name: c.parquet_name.clone(),
+                builder: family.builder(),
+                family,
+                clear_flag: matches!(c.wire, PgType::Array(_)) && !c.wire.travels_as_text(),
+                escaped: 0,
+            }
+        });
+        Self { schema: arrow_schema(columns), columns: decoded.collect(), digested, exact: StringBuilder::new() }
+    }
+
+    /// Returns the schema of the batches.
+    #[must_use]
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Takes a block's tuples apart, digests every row, and returns them as a batch.
+    ///
+    /// # Errors
+    /// When a tuple is not what the server sends for these columns: never a silent cast.
+    pub fn decode(&mut self, block: &mut RowBlock, digester: &mut dyn RowDigester) -> Result<RecordBatch> {
+        block.scan(self.columns.len())?;
+        for (i, column) in self.columns.iter().enumerate().filter(|(_, c)| c.clear_flag) {
+            for row in 0..block.rows() {
+                if let Some(wire) = block.field_mut(row, i) {
+                    clear_idle_null_flag(wire).map_err(|e| located(&column.name, &e))?;
+                }
+            }
+        }
+        for row in 0..block.rows() {
+            digester.add(block.tuple_prefix(row, self.digested));
+        }
+        let mut escapes: BTreeMap<usize, BTreeMap<String, String>> = BTreeMap::new();
+        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.columns.len() + 1);
+        for (i, column) in self.columns.iter_mut().enumerate() {
+            for row in 0..block.rows() {
+                let wire = block.field(row, i);
+                if !column.builder.push(wire).map_err(|e| located(&column.name, &e))? {
+                    let wire = wire.unwrap_or_default();
+                    let text = column.family.to_text(wire).map_err(|e| located(&column.name, &e))?;
+                    let mut again = Vec::with_capacity(wire.len());
+                    column.family.parse_text(&text, &mut again).map_err(|e| located(&column.name, &e))?;
+                    if again != wire {
+                        return Err(WireError(format!(
+                            "column `{}` has a value that cannot be kept exactly: {text}",
+                            column.name
+                        )));
+                    }
+                    column.escaped += 1;
+                    escapes.entry(row).or_default().insert(column.parquet_name.clone(), text);
+                }
+            }
+            arrays.push(column.builder.finish());
+        }
+        if self.columns.is_empty() {
+            let mut nulls = BooleanBuilder::new();
+            nulls.append_nulls(block.rows());
+            arrays.push(Arc::new(nulls.finish()));
+        }
+        for row in 0..block.rows() {
+            match escapes.get(&row) {
+                None => self.exact.append_null(),
+                Some(values) => self
+                    .exact
+                    .append_value(serde_json::to_string(values).map_err(|e| WireError(e.to_string()))?),
+            }
+        }
+        arrays.push(Arc::new(self.exact.finish()));
+        RecordBatch::try_new(Arc::clone(&self.schema), arrays).map_err(|e| WireError(e.to_string()))
+    }
+
+    /// Returns how many values of each column escaped since the last call.
+    pub fn take_escaped(&mut self) -> BTreeMap<String, u64> {
+        let counted = self.columns.iter_mut().filter(|c| c.escaped > 0);
+        counted.map(|c| (c.name.clone(), std::mem::take(&mut c.escaped))).collect()
+    }
+}
+
+fn located(column: &str, error: &WireError) -> WireError {
+    WireError(format!("column `{column}`: {error}"))
+}
+
+/// What a column's bytes are meant for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadTarget {
+    /// The row digest: bytes as they travelled.
+    Digest,
+    /// COPY into a column; an array of a user's enum carries this element OID.
+    Load {
+        /// OID of the enum in the target database; 0 for all other columns.
+        element_oid: u32,
+    },
+}
+
+struct EncodedColumn {
+    name: String,
+    parquet_name: String,
+    index: usize,
+    family: Box<dyn Family>,
+    /// For an array of enums that is loaded: the binary form instead of text.
+    load_family: Option<Box<dyn Family>>,
+}
+
+/// Turns record batches back into COPY tuples. Generated columns are left out.
+pub struct RowEncoder {
+    columns: Vec<EncodedColumn>,
+    exact_index: usize,
+    counted: bool,
+    row: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl RowEncoder {
+    /// Makes an encoder that computes the fingerprint of what a file holds.
+    #[must_use]
+    pub fn for_digest(columns: &[Column]) -> Self {
+        Self::new(columns, false, |_| LoadTarget::Digest)
+    }
+
+    /// Makes an encoder for COPY BINARY; `target` tells the OID of each column.
+    pub fn for_load(columns: &[Column], target: impl Fn(&Column) -> LoadTarget) -> Self {
+        Self::new(columns, true, target)
+    }
+
+    fn new(columns: &[Column], counted: bool, target: impl Fn(&Column) -> LoadTarget) -> Self {
+        let encoded = columns.iter().enumerate().filter(|(_, c)| !c.generated).map(|(index, c)| EncodedColumn {
+            name: c.name.clone(),
+            parquet_name: c.parquet_name.clone(),
+            index,
+            family: family(&c.wire),
+            load_family: match (target(c), &c.wire) {
+                (LoadTarget::Load { element_oid }, PgType::Array(element)) if c.wire.travels_as_text() => {
+                    Some(Box::new(ArrayFamily { element: family(element).into(), oid: element_oid }))
+                }
+                _ => None,
+            },
+        });
+        Self { columns: encoded.collect(), exact_index: columns.len().max(1), counted, row: Vec::new(), value: Vec::new() }
+    }
+
+    /// Calls `each` with every row's tuple: with its field count for COPY, without for the digest.
+    ///
+    /// # Errors
+    /// When the batch holds something that is no value of its column, or what `each` returns.
+    pub fn encode<E: From<WireError>>(
+        &mut self,
+        batch: &RecordBatch,
+        mut each: impl FnMut(&[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let mut readers: Vec<Box<dyn Values>> = Vec::with_capacity(self.columns.len());
+        for column in &self.columns {
+            let family = column.load_family.as_ref().unwrap_or(&column.family);
+            readers.push(family.values(batch.column(column.index)).map_err(|e| located(&column.name, &e))?);
+        }
+        let exact: StringArray = downcast(batch.column(self.exact_index)).map_err(|e| located(EXACT_COLUMN, &e))?;
+        let count = i16::try_from(self.columns.len()).map_err(|_| WireError("more than 32,767 columns".into()))?;
+        for row in 0..batch.num_rows() {
+            let escaped: HashMap<String, String> = if Array::is_null(&exact, row) {
+                HashMap::new()
+            } else {
+                serde_json::from_str(exact.value(row)).map_err(|e| WireError(format!("`{EXACT_COLUMN}`: {e}")))?
+            };
+            self.row.clear();
+            if self.counted {
+                self.row.extend_from_slice(&count.to_be_bytes());
+            }
+            for (column, reader) in self.columns.iter().zip(&readers) {
+                self.value.clear();
+                if !reader.is_null(row) {
+                    reader.write(row, &mut self.value).map_err(|e| located(&column.name, &e))?;
+                } else if let Some(text) = escaped.get(&column.parquet_name) {
+                    let family = column.load_family.as_ref().unwrap_or(&column.family);
+                    family.parse_text(text, &mut self.value).map_err(|e| located(&column.name, &e))?;
+                } else {
+                    self.row.extend_from_slice(&(-1i32).to_be_bytes());
+                    continue;
+                }
+                let length = i32::try_from(self.value.len()).map_err(|_| WireError("a value above 2 GB".into()))?;
+                self.row.extend_from_slice(&length.to_be_bytes());
+                self.row.extend_from_slice(&self.value);
+            }
+            each(&self.row)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the fingerprint of the rows of some batches.
+    ///
+    /// # Errors
+    /// As [`RowEncoder::encode`].
+    pub fn fingerprint(&mut self, batch: &RecordBatch, digester: &mut dyn RowDigester) -> Result<Fingerprint> {
+        self.encode(batch, |row| {
+            digester.add(row);
+            Ok::<_, WireError>(())
+        })?;
+        Ok(digester.take())
+    }
+}

@@ -1,0 +1,277 @@
+//! Postgres errors, by what the caller can do. No text ever holds a password.
+
+use dozo_model::{ErrorClass, Explain, IdError, QualifiedName};
+
+use crate::codec::WireError;
+
+/// A table's columns of types that dozo does not carry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnsupportedColumn {
+    /// Table.
+    pub table: QualifiedName,
+    /// Column.
+    pub column: String,
+    /// Type.
+    pub type_name: String,
+}
+
+/// Why Postgres, or one of its tools, did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PgError {
+    /// The connection text is wrong.
+    #[error("the connection text of {origin} cannot be used: {reason}")]
+    Conninfo {
+        /// Where it came from.
+        origin: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A URL on the command line or in the configuration holds a password.
+    #[error("the URL of {origin} holds a password")]
+    PasswordInUrl {
+        /// Where it came from.
+        origin: String,
+    },
+    /// `env:NAME` or `file:PATH` cannot be read.
+    #[error("{origin}: {reason}")]
+    Secret {
+        /// Where it should come from.
+        origin: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Nobody answers.
+    #[error("cannot connect to {target}")]
+    Unreachable {
+        /// Host, port, database.
+        target: String,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+    /// Wrong password, unknown role, no `pg_hba.conf` line.
+    #[error("{target} refuses the login: {reason}")]
+    Auth {
+        /// User, host, port, database.
+        target: String,
+        /// What the server says.
+        reason: String,
+    },
+    /// The database does not exist.
+    #[error("{target}: {reason}")]
+    NoDatabase {
+        /// Host, port, database.
+        target: String,
+        /// What the server says.
+        reason: String,
+    },
+    /// TLS cannot be set up.
+    #[error("TLS to {target} cannot be set up: {reason}")]
+    Tls {
+        /// Host, port, database.
+        target: String,
+        /// Why.
+        reason: String,
+    },
+    /// PgBouncer, or its like, in transaction mode.
+    #[error("{target} is a pooler in transaction mode: a snapshot cannot be shared through it")]
+    Pooler {
+        /// Host, port, database.
+        target: String,
+    },
+    /// The server is too old, or of an encoding that dozo does not carry.
+    #[error("{target}: {reason}")]
+    Server {
+        /// Host, port, database.
+        target: String,
+        /// Why.
+        reason: String,
+    },
+    /// A statement failed.
+    #[error("{what}: {reason}")]
+    Query {
+        /// What was being done.
+        what: String,
+        /// What the server says.
+        reason: String,
+        /// SQLSTATE.
+        sqlstate: String,
+    },
+    /// The connection broke.
+    #[error("the connection was lost while {what}")]
+    Lost {
+        /// What was being done.
+        what: String,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+    /// The lock of a table was not free in time.
+    #[error("{what}: a lock was not free within {timeout}")]
+    LockTimeout {
+        /// What was being done.
+        what: String,
+        /// The limit.
+        timeout: String,
+    },
+    /// The transaction that holds the locks and the snapshot is gone.
+    #[error("the transaction that holds the snapshot is gone: {reason}")]
+    CoordinatorLost {
+        /// How that was seen.
+        reason: String,
+    },
+    /// Tables kept changing while they were being locked.
+    #[error("tables changed while they were being locked, three times in a row: {tables}")]
+    Unstable {
+        /// Which.
+        tables: String,
+    },
+    /// A table was rewritten or dropped under a worker although its lock was held.
+    #[error("table {table} is not the one that was locked: {reason}")]
+    Replaced {
+        /// Which.
+        table: QualifiedName,
+        /// What differs.
+        reason: String,
+    },
+    /// Columns of types that dozo does not carry.
+    #[error("{} of a type that dozo does not carry: {}", plural(columns.len()), listed(columns))]
+    Unsupported {
+        /// All of them.
+        columns: Vec<UnsupportedColumn>,
+    },
+    /// Bytes that are not what the server sends for a type, or rows of a file that are none.
+    #[error("table {table}: {source}")]
+    Wire {
+        /// Table.
+        table: String,
+        /// What.
+        #[source]
+        source: WireError,
+    },
+    /// A client program is missing or too old.
+    #[error("{program} cannot be used: {reason}")]
+    Tool {
+        /// Program.
+        program: String,
+        /// Why.
+        reason: String,
+    },
+    /// A client program failed.
+    #[error("{program} failed ({status}): {stderr}")]
+    ToolFailed {
+        /// Program.
+        program: String,
+        /// Exit status.
+        status: String,
+        /// Last lines of its error output.
+        stderr: String,
+    },
+    /// A name is not valid.
+    #[error(transparent)]
+    Name(#[from] IdError),
+    /// The work was stopped.
+    #[error("stopped")]
+    Cancelled,
+}
+
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+fn plural(n: usize) -> String {
+    if n == 1 { "1 column".into() } else { format!("{n} columns") }
+}
+
+fn listed(columns: &[UnsupportedColumn]) -> String {
+    columns.iter().map(|c| format!("{}.{} ({})", c.table, c.column, c.type_name)).collect::<Vec<_>>().join(", ")
+}
+
+impl Explain for PgError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Conninfo { .. } | Self::PasswordInUrl { .. } | Self::Secret { .. } | Self::Name(_) => ErrorClass::Input,
+            Self::Wire { .. } => ErrorClass::Integrity,
+            Self::Unreachable { .. } | Self::Lost { .. } | Self::LockTimeout { .. } | Self::Unstable { .. } => {
+                ErrorClass::Transient
+            }
+            Self::Cancelled => ErrorClass::Cancelled,
+            _ => ErrorClass::Failed,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Conninfo { .. } => "DOZO-E2101",
+            Self::PasswordInUrl { .. } => "DOZO-E2102",
+            Self::Secret { .. } => "DOZO-E2103",
+            Self::Unreachable { .. } => "DOZO-E2104",
+            Self::Auth { .. } => "DOZO-E2105",
+            Self::NoDatabase { .. } => "DOZO-E2106",
+            Self::Tls { .. } => "DOZO-E2107",
+            Self::Pooler { .. } => "DOZO-E2108",
+            Self::Server { .. } => "DOZO-E2109",
+            Self::Query { .. } => "DOZO-E2110",
+            Self::Lost { .. } => "DOZO-E2111",
+            Self::LockTimeout { .. } => "DOZO-E2112",
+            Self::CoordinatorLost { .. } => "DOZO-E2113",
+            Self::Unstable { .. } => "DOZO-E2114",
+            Self::Replaced { .. } => "DOZO-E2115",
+            Self::Unsupported { .. } => "DOZO-E2116",
+            Self::Wire { .. } => "DOZO-E2117",
+            Self::Tool { .. } => "DOZO-E2118",
+            Self::ToolFailed { .. } => "DOZO-E2119",
+            Self::Name(_) => "DOZO-E2120",
+            Self::Cancelled => "DOZO-E2121",
+        }
+    }
+
+    fn next(&self) -> Option<String> {
+        Some(match self {
+            Self::Conninfo { .. } => "write it as postgres://user@host:5432/database?sslmode=verify-full".into(),
+            Self::PasswordInUrl { .. } => "put the URL into an environment variable or a file of mode 0600 and name it as env:NAME or file:PATH".into(),
+            Self::Secret { .. } => "set the variable or write the file, then run `dozo check`".into(),
+            Self::Unreachable { .. } | Self::Lost { .. } | Self::ToolFailed { .. } => "dozo check".into(),
+            Self::Auth { .. } => "correct user and password (env:, file: or PGPASSFILE), then run `dozo check`".into(),
+            Self::NoDatabase { .. } => "correct the database name in the URL; `psql -l` lists them".into(),
+            Self::Tls { .. } => "check sslmode and sslrootcert in the URL".into(),
+            Self::Pooler { .. } => "name the server itself in the URL, or a session-mode pool".into(),
+            Self::Server { .. } => "see Supported servers in README.md".into(),
+            Self::Query { sqlstate, .. } if sqlstate == "42501" => "dozo check prints the missing GRANT statements".into(),
+            Self::Query { .. } | Self::CoordinatorLost { .. } => "run the command again; the server's log tells more".into(),
+            Self::LockTimeout { .. } => "see who holds it (pg_locks), or raise lock-timeout".into(),
+            Self::Unstable { .. } => "run it again when no migration runs".into(),
+            Self::Replaced { .. } => "run the backup again".into(),
+            Self::Unsupported { .. } => "leave the tables out with exclude = [\"schema.table\"]".into(),
+            Self::Wire { .. } => "dozo verify".into(),
+            Self::Tool { .. } => "install the client package of the server's version, or set pg-tools".into(),
+            Self::Name(_) | Self::Cancelled => return None,
+        })
+    }
+}
+
+/// Says what a driver error means for whoever was doing `what`.
+pub(crate) fn query_error(what: impl Into<String>, error: tokio_postgres::Error) -> PgError {
+    let what = what.into();
+    match error.as_db_error() {
+        Some(db) => {
+            let sqlstate = db.code().code().to_owned();
+            match sqlstate.as_str() {
+                "55P03" => PgError::LockTimeout { what, timeout: "lock-timeout".into() },
+                "57P01" | "57P02" | "57P03" => PgError::Lost { what, source: db.message().to_owned().into() },
+                _ => {
+                    let detail = db.detail().map(|d| format!(" ({d})")).unwrap_or_default();
+                    PgError::Query { what, reason: format!("{}{detail}", db.message()), sqlstate }
+                }
+            }
+        }
+        None if error.is_closed() => PgError::Lost { what, source: error.into() },
+        None => {
+            use std::error::Error as _;
+            if error.source().is_some_and(<dyn std::error::Error>::is::<std::io::Error>) {
+                PgError::Lost { what, source: error.into() }
+            } else {
+                PgError::Query { what, reason: error.to_string(), sqlstate: String::new() }
+            }
+        }
+    }
+}

@@ -1,0 +1,486 @@
+//! Reads the catalogs: tables, columns and their types, sequences, materialized views, roles, dependents.
+//!
+//! Every statement here runs with an empty `search_path`, so that `regclass` and `format_type` print full names.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use dozo_model::{Column, MaterializedView, NumericMod, PgType, QualifiedName, SequenceValue};
+
+use crate::error::{PgError, UnsupportedColumn};
+use crate::session::Session;
+
+/// A table, partition or partitioned table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TableInfo {
+    /// OID.
+    pub oid: u32,
+    /// Name.
+    pub name: QualifiedName,
+    /// `r` table, `p` partitioned table, `f` foreign table.
+    pub kind: char,
+    /// `p` permanent, `u` unlogged, `t` temporary.
+    pub persistence: char,
+    /// Root of its partition tree.
+    pub root: Option<(u32, QualifiedName)>,
+    /// Partition bound.
+    pub bound: Option<String>,
+    /// `relfilenode`
+    pub filenode: u32,
+    /// `heap`
+    pub access_method: String,
+    /// `reltuples`; negative = never analyzed.
+    pub rows_estimate: f64,
+    /// `relpages` × block size.
+    pub bytes_estimate: u64,
+    /// SELECT on it and USAGE on its schema.
+    pub select_granted: bool,
+    /// USAGE on its schema.
+    pub usage_granted: bool,
+    /// Row-level security would filter rows for this role.
+    pub row_security: bool,
+    /// Owner.
+    pub owner: String,
+    /// Extension that it belongs to.
+    pub extension: Option<String>,
+}
+
+impl TableInfo {
+    /// Tells whether it has rows of its own.
+    #[must_use]
+    pub fn has_rows(&self) -> bool {
+        self.kind == 'r'
+    }
+}
+
+/// Lists tables, partitions, partitioned and foreign tables of the user's schemas, by name.
+///
+/// # Errors
+/// What the server says.
+pub async fn tables(session: &Session) -> Result<Vec<TableInfo>, PgError> {
+    let rows = session
+        .query(
+            "listing the tables",
+            "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
+                    r.oid, rn.nspname::text, r.relname::text, pg_get_expr(c.relpartbound, c.oid), c.relfilenode,
+                    coalesce(am.amname::text, ''), c.reltuples::float8,
+                    c.relpages::int8 * current_setting('block_size')::int8,
+                    has_table_privilege(c.oid, 'SELECT'), has_schema_privilege(n.oid, 'USAGE'),
+                    c.relrowsecurity AND row_security_active(c.oid), pg_get_userbyid(c.relowner)::text,
+                    (SELECT e.extname::text FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+                     WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e' LIMIT 1)
+             FROM pg_class c
+             JOIN pg_namespace n ON n.oid = c.relnamespace
+             LEFT JOIN pg_am am ON am.oid = c.relam
+             LEFT JOIN pg_class r ON c.relispartition AND r.oid = pg_partition_root(c.oid)
+             LEFT JOIN pg_namespace rn ON rn.oid = r.relnamespace
+             WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't'
+               AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_'
+             ORDER BY 2, 3",
+            &[],
+        )
+        .await?;
+    let letter = |text: String| text.chars().next().unwrap_or(' ');
+    Ok(rows
+        .iter()
+        .map(|row| {
+            let usage: bool = row.get(14);
+            let root: Option<u32> = row.get(5);
+            TableInfo {
+                oid: row.get(0),
+                name: QualifiedName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
+                kind: letter(row.get(3)),
+                persistence: letter(row.get(4)),
+                root: root.map(|oid| (oid, QualifiedName::new(row.get::<_, String>(6), row.get::<_, String>(7)))),
+                bound: row.get(8),
+                filenode: row.get(9),
+                access_method: row.get(10),
+                rows_estimate: row.get(11),
+                bytes_estimate: u64::try_from(row.get::<_, i64>(12)).unwrap_or(0),
+                select_granted: row.get::<_, bool>(13) && usage,
+                usage_granted: usage,
+                row_security: row.get::<_, Option<bool>>(15).unwrap_or(false),
+                owner: row.get(16),
+                extension: row.get(17),
+            }
+        })
+        .collect())
+}
+
+struct TypeRow {
+    schema: String,
+    kind: String,
+    base: u32,
+    base_typmod: i32,
+    element: u32,
+    is_array: bool,
+}
+
+/// What is known about all types: how columns are carried.
+pub struct TypeCatalog {
+    types: HashMap<u32, TypeRow>,
+    labels: HashMap<u32, Vec<String>>,
+    money_scale: u8,
+}
+
+impl TypeCatalog {
+    /// Loads types and enum labels.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn load(session: &Session, money_scale: u8) -> Result<Self, PgError> {
+        let rows = session
+            .query(
+                "listing the types",
+                "SELECT t.oid, n.nspname::text, t.typtype::text, t.typbasetype, t.typtypmod, t.typelem,
+                        t.typcategory = 'A' AND t.typlen = -1 AND t.typelem <> 0
+                 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.typtype IN ('b', 'd', 'e')",
+                &[],
+            )
+            .await?;
+        let types = rows
+            .iter()
+            .map(|r| {
+                let row = TypeRow {
+                    schema: r.get(1),
+                    kind: r.get(2),
+                    base: r.get(3),
+                    base_typmod: r.get(4),
+                    element: r.get(5),
+                    is_array: r.get(6),
+                };
+                (r.get::<_, u32>(0), row)
+            })
+            .collect();
+        let rows = session
+            .query(
+                "listing the enums",
+                "SELECT enumtypid, array_agg(enumlabel::text ORDER BY enumsortorder) FROM pg_enum GROUP BY 1",
+                &[],
+            )
+            .await?;
+        let labels = rows.iter().map(|r| (r.get(0), r.get(1))).collect();
+        Ok(Self { types, labels, money_scale })
+    }
+
+    /// Returns how a column of this type is carried, and the labels of its enum.
+    fn resolve(&self, oid: u32, typmod: i32) -> Option<(PgType, Vec<String>)> {
+        let row = self.types.get(&oid)?;
+        match row.kind.as_str() {
+            "d" => self.resolve(row.base, row.base_typmod),
+            "e" => Some((PgType::Enum, self.labels.get(&oid).cloned().unwrap_or_default())),
+            _ if row.is_array => {
+                // The binary form of an array of a domain carries the domain's OID, which differs between databases.
+                if self.types.get(&row.element).is_none_or(|e| e.kind == "d") {
+                    return None;
+                }
+                let (element, labels) = self.resolve(row.element, typmod)?;
+                (!matches!(element, PgType::Array(_))).then(|| (PgType::Array(Box::new(element)), labels))
+            }
+            _ if row.schema == "pg_catalog" => Some((scalar(oid, typmod, self.money_scale)?, Vec::new())),
+            _ => None,
+        }
+    }
+
+    /// Returns the OID of the enum behind a column (also of an array's elements), or 0.
+    fn enum_oid(&self, oid: u32) -> u32 {
+        match self.types.get(&oid) {
+            Some(row) if row.kind == "d" => self.enum_oid(row.base),
+            Some(row) if row.kind == "e" => oid,
+            Some(row) if row.is_array => self.enum_oid(row.element),
+            _ => 0,
+        }
+    }
+}
+
+fn scalar(oid: u32, typmod: i32, money_scale: u8) -> Option<PgType> {
+    Some(match oid {
+        16 => PgType::Bool,
+        17 => PgType::Bytea,
+        18 => PgType::Char,
+        19 => PgType::Name,
+        20 => PgType::Int8,
+        21 => PgType::Int2,
+        23 => PgType::Int4,
+        25 => PgType::Text,
+        26 => PgType::Oid,
+        114 => PgType::Json,
+        700 => PgType::Float4,
+        701 => PgType::Float8,
+        790 => PgType::Money { scale: money_scale },
+        1042 => PgType::Bpchar,
+        1043 => PgType::Varchar,
+        1082 => PgType::Date,
+        1083 => PgType::Time,
+        1114 => PgType::Timestamp,
+        1184 => PgType::Timestamptz,
+        1186 => PgType::Interval,
+        1266 => PgType::Timetz,
+        1700 => PgType::Numeric(NumericMod::from_typmod(typmod)),
+        2950 => PgType::Uuid,
+        3802 => PgType::Jsonb,
+        _ => return None,
+    })
+}
+
+/// A table's columns, and the OIDs of their enums by column name.
+#[derive(Debug, Clone, Default)]
+pub struct TableColumns {
+    /// Columns in the root's order, generated ones last.
+    pub columns: Vec<Column>,
+    /// OID of the enum behind a column.
+    pub enum_oids: HashMap<String, u32>,
+}
+
+/// Reads the columns of `tables`. A partition gets its root's order and numbers, by name.
+///
+/// # Errors
+/// [`PgError::Unsupported`] with every column of a type that dozo does not carry.
+pub async fn columns(
+    session: &Session,
+    types: &TypeCatalog,
+    tables: &[&TableInfo],
+) -> Result<HashMap<u32, TableColumns>, PgError> {
+    let mut oids: HashSet<u32> = tables.iter().map(|t| t.oid).collect();
+    oids.extend(tables.iter().filter_map(|t| t.root.as_ref()).map(|(oid, _)| *oid));
+    let oids: Vec<u32> = oids.into_iter().collect();
+    let rows = session
+        .query(
+            "reading the columns",
+            "SELECT attrelid, attnum, attname::text, atttypid, atttypmod, format_type(atttypid, atttypmod), attnotnull,
+                    attgenerated <> ''
+             FROM pg_attribute WHERE attrelid = ANY($1) AND attnum > 0 AND NOT attisdropped ORDER BY attrelid, attnum",
+            &[&oids],
+        )
+        .await?;
+    type Raw = (Column, u32, Option<(PgType, Vec<String>)>);
+    let mut raw: HashMap<u32, Vec<Raw>> = HashMap::new();
+    for row in &rows {
+        let type_oid: u32 = row.get(3);
+        let resolved = types.resolve(type_oid, row.get(4));
+        let (wire, labels) = resolved.clone().unwrap_or((PgType::Text, vec![]));
+        let column = Column {
+            name: row.get(2),
+            parquet_name: String::new(),
+            type_name: row.get(5),
+            parquet: wire.parquet(),
+            wire,
+            attnum: row.get(1),
+            not_null: row.get(6),
+            generated: row.get(7),
+            labels,
+        };
+        raw.entry(row.get(0)).or_default().push((column, type_oid, resolved));
+    }
+    let mut found = HashMap::new();
+    let mut unsupported = Vec::new();
+    for table in tables {
+        let mut own = raw.get(&table.oid).cloned().unwrap_or_default();
+        if let Some((root, _)) = &table.root {
+            let order: HashMap<&str, i16> =
+                raw.get(root).into_iter().flatten().map(|(c, ..)| (c.name.as_str(), c.attnum)).collect();
+            for (column, ..) in &mut own {
+                column.attnum = order.get(column.name.as_str()).copied().unwrap_or(column.attnum);
+            }
+        }
+        own.sort_by_key(|(c, ..)| (c.generated, c.attnum));
+        unsupported.extend(own.iter().filter(|(.., resolved)| resolved.is_none()).map(|(c, ..)| UnsupportedColumn {
+            table: table.name.clone(),
+            column: c.name.clone(),
+            type_name: c.type_name.clone(),
+        }));
+        let enum_oids = own
+            .iter()
+            .map(|(c, oid, _)| (c.name.clone(), types.enum_oid(*oid)))
+            .filter(|(_, oid)| *oid != 0)
+            .collect();
+        let mut columns: Vec<Column> = own.into_iter().map(|(c, ..)| c).collect();
+        name_for_parquet(&mut columns);
+        found.insert(table.oid, TableColumns { columns, enum_oids });
+    }
+    if unsupported.is_empty() { Ok(found) } else { Err(PgError::Unsupported { columns: unsupported }) }
+}
+
+/// Engines that fold case must not see two columns of one name.
+fn name_for_parquet(columns: &mut [Column]) {
+    let mut taken: HashSet<String> = HashSet::new();
+    for column in columns {
+        let mut name = column.name.clone();
+        let mut n = 1;
+        while !taken.insert(name.to_lowercase()) {
+            n += 1;
+            name = format!("{}__{n}", column.name);
+        }
+        column.parquet_name = name;
+    }
+}
+
+/// Reads the values of all sequences, each on its own: one that was dropped meanwhile must not stop the others.
+/// Returns the values and the names that could not be read, with the reason.
+///
+/// # Errors
+/// When the list cannot be read.
+pub async fn sequences(session: &Session) -> Result<(Vec<SequenceValue>, Vec<(QualifiedName, String)>), PgError> {
+    let rows = session
+        .query(
+            "listing the sequences",
+            "SELECT n.nspname::text, c.relname::text, on_.nspname::text, o.relname::text
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
+                  AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+             LEFT JOIN pg_class o ON o.oid = d.refobjid
+             LEFT JOIN pg_namespace on_ ON on_.oid = o.relnamespace
+             WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+               AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')
+             ORDER BY 1, 2",
+            &[],
+        )
+        .await?;
+    let mut values = Vec::new();
+    let mut unread = Vec::new();
+    for row in &rows {
+        let name = QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+        let owner: Option<String> = row.get(2);
+        let owned_by = owner.map(|schema| QualifiedName::new(schema, row.get::<_, String>(3)));
+        let sql = format!("SELECT last_value, is_called FROM {}", name.sql());
+        match session.query_one(&format!("reading sequence {name}"), &sql, &[]).await {
+            Ok(r) => values.push(SequenceValue { name, last_value: r.get(0), is_called: r.get(1), owned_by }),
+            Err(PgError::Query { reason, .. }) => unread.push((name, reason)),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((values, unread))
+}
+
+/// Lists materialized views so that each comes after those that it reads, also through views.
+///
+/// # Errors
+/// What the server says.
+pub async fn materialized_views(session: &Session) -> Result<Vec<MaterializedView>, PgError> {
+    let rows = session
+        .query(
+            "listing the materialized views",
+            "SELECT c.oid, n.nspname::text, c.relname::text, c.relispopulated, c.relkind = 'm',
+                    array(SELECT DISTINCT d.refobjid FROM pg_rewrite r JOIN pg_depend d
+                          ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+                          WHERE r.ev_class = c.oid AND d.refobjid <> c.oid)
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind IN ('v', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' ORDER BY 2, 3",
+            &[],
+        )
+        .await?;
+    let needs: BTreeMap<u32, Vec<u32>> = rows.iter().map(|r| (r.get(0), r.get(5))).collect();
+    fn visit(oid: u32, needs: &BTreeMap<u32, Vec<u32>>, seen: &mut HashSet<u32>, order: &mut Vec<u32>) {
+        if let Some(inner) = needs.get(&oid)
+            && seen.insert(oid)
+        {
+            inner.iter().for_each(|i| visit(*i, needs, seen, order));
+            order.push(oid);
+        }
+    }
+    let (mut seen, mut order) = (HashSet::new(), Vec::new());
+    rows.iter().for_each(|r| visit(r.get(0), &needs, &mut seen, &mut order));
+    let views: HashMap<u32, MaterializedView> = rows
+        .iter()
+        .filter(|r| r.get(4))
+        .map(|r| {
+            let name = QualifiedName::new(r.get::<_, String>(1), r.get::<_, String>(2));
+            (r.get(0), MaterializedView { name, populated: r.get(3), rows: None })
+        })
+        .collect();
+    Ok(order.iter().filter_map(|oid| views.get(oid).cloned()).collect())
+}
+
+/// Lists every role that owns something in the database or is granted something there.
+///
+/// # Errors
+/// What the server says.
+pub async fn roles(session: &Session) -> Result<Vec<String>, PgError> {
+    let rows = session
+        .query(
+            "listing the roles",
+            "WITH o(owner, acl) AS (
+                 SELECT relowner, relacl FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+                 UNION ALL SELECT proowner, proacl FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+                 UNION ALL SELECT typowner, typacl FROM pg_type t JOIN pg_namespace n ON n.oid = typnamespace WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+                 UNION ALL SELECT nspowner, nspacl FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+                 UNION ALL SELECT defaclrole, defaclacl FROM pg_default_acl
+                 UNION ALL SELECT unnest(polroles), NULL FROM pg_policy)
+             SELECT DISTINCT r.rolname::text FROM (
+                 SELECT owner AS oid FROM o UNION SELECT (aclexplode(acl)).grantee FROM o WHERE acl IS NOT NULL
+                 UNION SELECT (aclexplode(attacl)).grantee FROM pg_attribute WHERE attacl IS NOT NULL AND attrelid >= 16384) x
+             JOIN pg_roles r ON r.oid = x.oid WHERE r.rolname !~ '^pg_' ORDER BY 1",
+            &[],
+        )
+        .await?;
+    Ok(rows.iter().map(|r| r.get(0)).collect())
+}
+
+/// Lists the foreign keys and views that need one of `tables` and belong to another table.
+///
+/// # Errors
+/// What the server says.
+pub async fn dependents(session: &Session, tables: &[u32]) -> Result<HashMap<u32, Vec<String>>, PgError> {
+    let rows = session
+        .query(
+            "looking for what needs the tables left out",
+            "SELECT confrelid, 'foreign key ' || conname || ' of ' || conrelid::regclass::text FROM pg_constraint
+             WHERE contype = 'f' AND conparentid = 0 AND confrelid = ANY($1) AND conrelid <> ALL($1)
+             UNION ALL
+             SELECT DISTINCT d.refobjid, 'view ' || r.ev_class::regclass::text FROM pg_rewrite r
+             JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+             WHERE d.refobjid = ANY($1) AND r.ev_class <> d.refobjid ORDER BY 1, 2",
+            &[&tables],
+        )
+        .await?;
+    let mut found: HashMap<u32, Vec<String>> = HashMap::new();
+    for row in &rows {
+        found.entry(row.get(0)).or_default().push(row.get(1));
+    }
+    Ok(found)
+}
+
+/// What a schema-only dump does not carry and dozo does not copy yet: named, never silently lost.
+///
+/// # Errors
+/// What the server says.
+pub async fn not_carried(session: &Session) -> Result<Vec<(QualifiedName, String)>, PgError> {
+    let row = session
+        .query_one("counting large objects", "SELECT count(*) FROM pg_largeobject_metadata", &[])
+        .await?;
+    let count: i64 = row.get(0);
+    let mut found = Vec::new();
+    if count > 0 {
+        let name = QualifiedName::new("pg_catalog", "pg_largeobject");
+        found.push((name, format!("{count} large objects are not copied by this version")));
+    }
+    let rows = session
+        .query(
+            "listing configuration tables of extensions",
+            "SELECT n.nspname::text, c.relname::text, e.extname::text FROM pg_extension e
+             JOIN pg_class c ON c.oid = ANY(e.extconfig) AND c.relkind = 'r' AND c.relpages > 0
+             JOIN pg_namespace n ON n.oid = c.relnamespace",
+            &[],
+        )
+        .await?;
+    for row in &rows {
+        let name = QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1));
+        found.push((name, format!("configuration rows of extension {} are not copied by this version", row.get::<_, String>(2))));
+    }
+    Ok(found)
+}
+
+/// Returns the first column of each partitioned table's key.
+///
+/// # Errors
+/// What the server says.
+pub async fn partition_keys(session: &Session) -> Result<HashMap<u32, String>, PgError> {
+    let rows = session
+        .query(
+            "reading partition keys",
+            "SELECT p.partrelid, a.attname::text FROM pg_partitioned_table p
+             JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]",
+            &[],
+        )
+        .await?;
+    Ok(rows.iter().map(|r| (r.get(0), r.get(1))).collect())
+}

@@ -1,0 +1,49 @@
+//! Postgres: connect, look, lock, read rows out, load rows back, and the SQL that proves both.
+//!
+//! Place in the flow: the source of a backup and the sink of a restore. It is the only crate that names
+//! `tokio-postgres`. *Ordering*: locks first, snapshot second ([`Coordinator`]); every worker locks for itself
+//! ([`SnapshotWorker`]). *Invariants*: settings are pinned on every connection ([`Session`]), every value comes back bit
+//! for bit ([`RowDecoder`], [`RowEncoder`]), no password reaches a log, an argument or an error. *Memory*: one block of
+//! rows per worker.
+
+mod chunks;
+mod codec;
+mod conninfo;
+mod copy;
+mod doctor;
+mod duckdb_sql;
+mod error;
+mod inspect;
+mod loader;
+mod reader;
+mod rewrite;
+mod script;
+mod session;
+mod shape;
+mod snapshot;
+mod sql;
+mod target;
+mod tls;
+mod tools;
+
+pub use chunks::{ChunkLimits, Piece, Planned, Unit, plan_units};
+pub use codec::{EXACT_COLUMN, LoadTarget, RowDecoder, RowEncoder, WireError, arrow_schema};
+pub use conninfo::{ConnInfo, SslMode, UrlRef};
+pub use copy::RowBlock;
+pub use doctor::{LockBudget, lock_budget, missing_grants, suggest_tables};
+pub use duckdb_sql::{copy_csv_into, csv_from_parquet, exact_only_through_dozo};
+pub use error::{PgError, UnsupportedColumn};
+pub use inspect::{
+    TableColumns, TableInfo, TypeCatalog, columns, dependents, materialized_views, not_carried, partition_keys, roles,
+    sequences, tables,
+};
+pub use loader::LoadWorker;
+pub use reader::{LockedTable, RowSource, SnapshotWorker};
+pub use rewrite::{Renames, mentions, rewrite_entry};
+pub use script::{Entry, SchemaScript, Section};
+pub use session::{ServerFacts, Session};
+pub use shape::{key_range, shape_digest};
+pub use snapshot::Coordinator;
+pub use sql::{FINGERPRINT_SETTINGS, fingerprint, fingerprint_sql};
+pub use target::{RestoreTarget, TargetState};
+pub use tools::{PgTools, ToolChoice};

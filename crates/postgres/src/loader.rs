@@ -1,0 +1,156 @@
+//! A worker's end of a restore: COPY BINARY in, and SQL, each in one transaction with its row of progress.
+//!
+//! *Crash behaviour*: rows and the note that they are there commit together, so a restore that is started again knows
+//! exactly what it has. A worker holds a shared advisory lock; the next run waits until no worker of a killed one is left.
+
+use bytes::Bytes;
+use dozo_model::{Column, QualifiedName};
+use futures::SinkExt;
+use tokio::runtime::Runtime;
+use tokio_postgres::CopyInSink;
+use tokio_util::sync::CancellationToken;
+
+use crate::conninfo::ConnInfo;
+use crate::copy::SIGNATURE;
+use crate::error::{PgError, query_error};
+use crate::reader::current_thread;
+use crate::session::Session;
+use crate::sql;
+use crate::target::{PROGRESS_INSERT, WORKER_LOCK};
+
+/// Bytes in one CopyData message.
+const FRAME: usize = 512 << 10;
+
+/// One connection that loads.
+#[derive(Debug)]
+pub struct LoadWorker {
+    runtime: Runtime,
+    session: Session,
+    cancel: CancellationToken,
+    buffer: Vec<u8>,
+}
+
+impl LoadWorker {
+    /// Connects; `role` is taken on before anything is made.
+    ///
+    /// # Errors
+    /// As [`Session::connect`].
+    pub fn start(info: &ConnInfo, role: Option<&str>, cancel: CancellationToken) -> Result<Self, PgError> {
+        let runtime = current_thread()?;
+        let session = runtime.block_on(async {
+            let session = Session::connect_as(info, "dozo restore worker").await?;
+            session.batch("joining the restore", &format!("SELECT pg_advisory_lock_shared({WORKER_LOCK})")).await?;
+            if let Some(role) = role {
+                session.batch("taking the role", &format!("SET ROLE {}", dozo_model::quote_ident(role))).await?;
+            }
+            Ok::<_, PgError>(session)
+        })?;
+        Ok(Self { runtime, session, cancel, buffer: Vec::with_capacity(FRAME + (64 << 10)) })
+    }
+
+    /// Loads rows: `feed` is called with a function that takes one tuple at a time. Commits with the progress row `item`.
+    ///
+    /// # Errors
+    /// What `feed` or the server says; then nothing of it is there.
+    pub fn load<E: From<PgError>>(
+        &mut self,
+        table: &QualifiedName,
+        columns: &[Column],
+        item: &str,
+        feed: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        let what = format!("loading {table}");
+        let (runtime, session, cancel, buffer) = (&self.runtime, &self.session, &self.cancel, &mut self.buffer);
+        let started: Result<_, PgError> = runtime.block_on(async {
+            session.batch(&what, "BEGIN").await?;
+            let sink: CopyInSink<Bytes> =
+                session.client().copy_in(&sql::copy_in(table, columns)).await.map_err(|e| query_error(&what, e))?;
+            Ok(Box::pin(sink))
+        });
+        let mut sink = started?;
+        buffer.clear();
+        buffer.extend_from_slice(SIGNATURE);
+        buffer.extend_from_slice(&[0; 8]);
+        let fed = feed(&mut |tuple| {
+            buffer.extend_from_slice(tuple);
+            if buffer.len() < FRAME {
+                return Ok(());
+            }
+            let frame = Bytes::copy_from_slice(buffer);
+            buffer.clear();
+            runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => Err(PgError::Cancelled.into()),
+                    sent = sink.send(frame) => sent.map_err(|e| query_error(&what, e).into()),
+                }
+            })
+        });
+        if let Err(error) = fed {
+            // Dropping the sink ends the COPY with a failure; the transaction is rolled back.
+            drop(sink);
+            let _ = runtime.block_on(session.batch(&what, "ROLLBACK"));
+            return Err(error);
+        }
+        buffer.extend_from_slice(&(-1i16).to_be_bytes());
+        let last = Bytes::copy_from_slice(buffer);
+        let done: Result<u64, PgError> = runtime.block_on(async {
+            sink.send(last).await.map_err(|e| query_error(&what, e))?;
+            let rows = sink.as_mut().finish().await.map_err(|e| query_error(&what, e))?;
+            session.client().execute(PROGRESS_INSERT, &[&item]).await.map_err(|e| query_error(&what, e))?;
+            session.batch(&what, "COMMIT").await?;
+            Ok(rows)
+        });
+        if done.is_err() {
+            let _ = runtime.block_on(session.batch(&what, "ROLLBACK"));
+        }
+        Ok(done?)
+    }
+
+    /// Runs statements and commits them with the progress row `item`. A deadlock with another worker is tried again.
+    ///
+    /// # Errors
+    /// What the server says; then nothing of it is there.
+    pub fn run(&mut self, what: &str, sql: &str, item: &str) -> Result<(), PgError> {
+        let (session, cancel) = (&self.session, &self.cancel);
+        self.runtime.block_on(async {
+            loop {
+                let work = async {
+                    session.batch(what, "BEGIN").await?;
+                    session.batch(what, sql).await?;
+                    session.client().execute(PROGRESS_INSERT, &[&item]).await.map_err(|e| query_error(what, e))?;
+                    session.batch(what, "COMMIT").await
+                };
+                let done = tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => return Err(PgError::Cancelled),
+                    done = work => done,
+                };
+                match done {
+                    Ok(()) => return Ok(()),
+                    Err(e) => {
+                        session.batch(what, "ROLLBACK").await?;
+                        if !matches!(&e, PgError::Query { sqlstate, .. } if sqlstate == "40P01") {
+                            return Err(e);
+                        }
+                    }
+                }
+            }
+        })
+    }
+
+    /// Runs a query on this worker's thread.
+    ///
+    /// # Errors
+    /// What the server says, or [`PgError::Cancelled`].
+    pub fn fingerprint(&mut self, table: &QualifiedName, columns: &[Column]) -> Result<dozo_model::Fingerprint, PgError> {
+        let (session, cancel) = (&self.session, &self.cancel);
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(PgError::Cancelled),
+                done = sql::fingerprint(session, table, columns, true) => done,
+            }
+        })
+    }
+}

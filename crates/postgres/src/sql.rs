@@ -1,0 +1,125 @@
+//! SQL that dozo writes: COPY, and the fingerprint that Postgres computes by itself.
+//!
+//! *Invariant*: everything is generated from typed fields; no text from a manifest is ever executed.
+
+use dozo_model::{BlockRange, Column, Fingerprint, PgType, QualifiedName, quote_ident};
+
+use crate::error::PgError;
+use crate::session::Session;
+
+fn select_list(columns: &[Column]) -> String {
+    let expression = |c: &Column| {
+        let name = quote_ident(&c.name);
+        if c.wire.travels_as_text() { format!("{name}::text") } else { name }
+    };
+    columns.iter().map(expression).collect::<Vec<_>>().join(", ")
+}
+
+/// Writes the COPY that reads a range of heap blocks.
+pub(crate) fn copy_out(table: &QualifiedName, columns: &[Column], blocks: BlockRange) -> String {
+    let mut conditions = Vec::new();
+    if blocks.from > 0 {
+        conditions.push(format!("ctid >= '({},0)'", blocks.from));
+    }
+    if let Some(to) = blocks.to {
+        conditions.push(format!("ctid < '({to},0)'"));
+    }
+    let filter = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+    format!("COPY (SELECT {} FROM ONLY {}{filter}) TO STDOUT (FORMAT binary)", select_list(columns), table.sql())
+}
+
+/// Writes the COPY that loads rows.
+pub(crate) fn copy_in(table: &QualifiedName, columns: &[Column]) -> String {
+    let names: Vec<String> = columns.iter().filter(|c| !c.generated).map(|c| quote_ident(&c.name)).collect();
+    let list = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+    format!("COPY {}{list} FROM STDIN (FORMAT binary)", table.sql())
+}
+
+/// Returns the *send* function of a type; its result is what COPY BINARY carries.
+fn send_function(wire: &PgType) -> &'static str {
+    match wire {
+        PgType::Bool => "boolsend",
+        PgType::Int2 => "int2send",
+        PgType::Int4 => "int4send",
+        PgType::Int8 => "int8send",
+        PgType::Float4 => "float4send",
+        PgType::Float8 => "float8send",
+        PgType::Numeric(_) => "numeric_send",
+        PgType::Money { .. } => "cash_send",
+        PgType::Text => "textsend",
+        PgType::Varchar => "varcharsend",
+        PgType::Bpchar => "bpcharsend",
+        PgType::Name => "namesend",
+        PgType::Char => "charsend",
+        PgType::Bytea => "byteasend",
+        PgType::Date => "date_send",
+        PgType::Time => "time_send",
+        PgType::Timetz => "timetz_send",
+        PgType::Timestamp => "timestamp_send",
+        PgType::Timestamptz => "timestamptz_send",
+        PgType::Interval => "interval_send",
+        PgType::Uuid => "uuid_send",
+        PgType::Json => "json_send",
+        PgType::Jsonb => "jsonb_send",
+        PgType::Oid => "oidsend",
+        PgType::Enum => "enum_send",
+        PgType::Array(_) => "array_send",
+    }
+}
+
+/// Writes the expression for one column's bytes: length and value, `ffffffff` for NULL.
+fn column_bytes(column: &Column) -> String {
+    let name = quote_ident(&column.name);
+    let sent = if column.wire.travels_as_text() {
+        format!("textsend({name}::text)")
+    } else {
+        format!("{}({name})", send_function(&column.wire))
+    };
+    let sent = match column.wire {
+        // The server keeps a NULL bitmap that is not needed any more; two equal arrays then differ in this flag.
+        PgType::Array(_) if !column.wire.travels_as_text() => format!(
+            "(CASE WHEN substr({sent}, 5, 4) <> '\\x00000000' AND NOT EXISTS (SELECT FROM unnest({name}) u(v) WHERE v IS NULL) \
+             THEN overlay({sent} PLACING '\\x00000000' FROM 5) ELSE {sent} END)"
+        ),
+        _ => sent,
+    };
+    let length = match column.wire.fixed_width() {
+        Some(width) => format!("'\\x{width:08x}'::bytea"),
+        None => format!("int4send(octet_length({sent}))"),
+    };
+    format!("coalesce({length} || {sent}, '\\xffffffff')")
+}
+
+/// Writes the statement that computes the fingerprint `b1` of a table. `only` leaves out partitions and children.
+#[must_use]
+pub fn fingerprint_sql(table: &QualifiedName, columns: &[Column], only: bool) -> String {
+    let parts: Vec<String> = columns.iter().filter(|c| !c.generated).map(column_bytes).collect();
+    let bytes = if parts.is_empty() { "''::bytea".to_owned() } else { parts.join("\n      || ") };
+    let only = if only { "ONLY " } else { "" };
+    // OFFSET 0 keeps the digest from being computed twice; two's complement turns the sums into 16 hex digits.
+    format!(
+        "WITH q AS (SELECT md5({bytes}) h\n    FROM {only}{} OFFSET 0),\n\
+         s AS (SELECT count(*) n, coalesce(sum(('x' || left(h, 16))::bit(64)::int8), 0) hi, coalesce(sum(('x' || right(h, 16))::bit(64)::int8), 0) lo FROM q),\n\
+         m AS (SELECT n, mod(mod(hi, 18446744073709551616) + 18446744073709551616, 18446744073709551616) hi,\n\
+         \x20   mod(mod(lo, 18446744073709551616) + 18446744073709551616, 18446744073709551616) lo FROM s)\n\
+         SELECT 'b1:' || n\n\
+         \x20   || ':' || lpad(to_hex((CASE WHEN hi >= 9223372036854775808 THEN hi - 18446744073709551616 ELSE hi END)::int8), 16, '0')\n\
+         \x20   || lpad(to_hex((CASE WHEN lo >= 9223372036854775808 THEN lo - 18446744073709551616 ELSE lo END)::int8), 16, '0') AS fingerprint\nFROM m",
+        table.sql()
+    )
+}
+
+/// The settings that a hand-run fingerprint needs.
+pub const FINGERPRINT_SETTINGS: &str =
+    "SET client_encoding = 'UTF8'; SET search_path = ''; SET TimeZone = 'UTC'; SET row_security = off;";
+
+/// Computes the fingerprint of a table in the server.
+///
+/// # Errors
+/// What the server says; a row too large for the statement is an error, never a wrong value.
+pub async fn fingerprint(session: &Session, table: &QualifiedName, columns: &[Column], only: bool) -> Result<Fingerprint, PgError> {
+    let what = format!("computing the fingerprint of {table}");
+    let row = session.query_one(&what, &fingerprint_sql(table, columns, only), &[]).await?;
+    let text: String = row.get(0);
+    text.parse().map_err(|e: dozo_model::FingerprintError| PgError::Query { what, reason: e.to_string(), sqlstate: String::new() })
+}

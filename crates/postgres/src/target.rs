@@ -1,0 +1,279 @@
+//! The database that a restore fills: is it empty, what has an interrupted restore left, who else restores.
+//!
+//! *Layout*: table `dozo.restore (item)`; its first row says which backup and which selection, each other row what is
+//! complete. It is dropped at the end. *Invariant*: a row is written in the same transaction as what it stands for, so the
+//! next run continues, and touches nothing that it did not create.
+
+use std::collections::{BTreeSet, HashSet};
+use std::time::Duration;
+
+use dozo_model::{Column, Fingerprint, QualifiedName, SequenceValue, quote_ident, quote_literal};
+
+use crate::conninfo::ConnInfo;
+use crate::error::PgError;
+use crate::inspect::{self, TableColumns, TypeCatalog};
+use crate::script::Entry;
+use crate::session::{ServerFacts, Session};
+use crate::sql;
+
+/// Advisory lock of the one restore that may run: `dozo` in ASCII, 1.
+const RESTORE_LOCK: i64 = 0x646f_7a6f_0000_0001;
+/// Advisory lock that every worker shares.
+pub(crate) const WORKER_LOCK: i64 = 0x646f_7a6f_0000_0002;
+pub(crate) const PROGRESS_INSERT: &str = "INSERT INTO dozo.restore (item) VALUES ($1)";
+const BEGUN: &str = "begin ";
+const OWN_SCHEMA: &str = "schema dozo was created by this restore";
+
+/// What is in the way, or left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetState {
+    /// Nothing in the way.
+    Fresh,
+    /// An interrupted restore of the same backup and selection: these items are complete.
+    Interrupted(HashSet<String>),
+    /// An interrupted restore of something else.
+    OtherRestore(String),
+    /// Tables that a restore would have to create.
+    Occupied(Vec<String>),
+}
+
+/// The control connection of a restore.
+#[derive(Debug)]
+pub struct RestoreTarget {
+    session: Session,
+    /// The server.
+    pub facts: ServerFacts,
+}
+
+impl RestoreTarget {
+    /// Connects and makes sure that no other restore runs, nor a worker of a killed one. `None` when one does.
+    ///
+    /// # Errors
+    /// As [`Session::connect`].
+    pub async fn open(info: &ConnInfo) -> Result<Option<Self>, PgError> {
+        let session = Session::connect_as(info, "dozo restore").await?;
+        let facts = session.facts().await?;
+        // A killed run's backend may need a moment to notice.
+        for attempt in 0..10 {
+            let row = session.query_one("looking for another restore", "SELECT pg_try_advisory_lock($1)", &[&RESTORE_LOCK]).await?;
+            if row.get(0) {
+                let wait = format!("SELECT pg_advisory_lock({WORKER_LOCK}); SELECT pg_advisory_unlock({WORKER_LOCK})");
+                session.batch("waiting for workers of an interrupted restore", &wait).await?;
+                return Ok(Some(Self { session, facts }));
+            }
+            if attempt < 9 {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the session.
+    #[must_use]
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Looks at the target. `label` names backup and selection; `wanted` are the tables that would be created, or `None`
+    /// when the database must be empty.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn state(&self, label: &str, wanted: Option<&[QualifiedName]>) -> Result<TargetState, PgError> {
+        let what = "looking at the target";
+        let row = self.session.query_one(what, "SELECT to_regclass('dozo.restore') IS NOT NULL", &[]).await?;
+        if row.get(0) {
+            let rows = self.session.query(what, "SELECT item FROM dozo.restore", &[]).await?;
+            let items: HashSet<String> = rows.iter().map(|r| r.get(0)).collect();
+            let begun = items.iter().find_map(|i| i.strip_prefix(BEGUN)).unwrap_or_default().to_owned();
+            return Ok(if begun == label { TargetState::Interrupted(items) } else { TargetState::OtherRestore(begun) });
+        }
+        let there: Vec<String> = match wanted {
+            Some(tables) => {
+                let names: Vec<String> = tables.iter().map(QualifiedName::sql).collect();
+                let rows = self
+                    .session
+                    .query(what, "SELECT t FROM unnest($1::text[]) t WHERE to_regclass(t) IS NOT NULL ORDER BY 1", &[&names])
+                    .await?;
+                rows.iter().map(|r| r.get(0)).collect()
+            }
+            None => {
+                let rows = self
+                    .session
+                    .query(
+                        what,
+                        "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                         WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+                           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+                         ORDER BY 1 LIMIT 20",
+                        &[],
+                    )
+                    .await?;
+                rows.iter().map(|r| r.get(0)).collect()
+            }
+        };
+        Ok(if there.is_empty() { TargetState::Fresh } else { TargetState::Occupied(there) })
+    }
+
+    /// Returns which of `roles` do not exist.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn missing_roles(&self, roles: &[String]) -> Result<Vec<String>, PgError> {
+        let sql = "SELECT r FROM unnest($1::text[]) r WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r) ORDER BY 1";
+        let rows = self.session.query("looking for roles", sql, &[&roles]).await?;
+        Ok(rows.iter().map(|r| r.get(0)).collect())
+    }
+
+    /// Creates the progress table and everything before the rows, in one transaction.
+    ///
+    /// # Errors
+    /// What the server says, naming the entry; then the target is as it was.
+    pub async fn create(&self, label: &str, entries: &[(&Entry, String)], tolerated: &BTreeSet<u32>, role: Option<&str>) -> Result<(), PgError> {
+        let session = &self.session;
+        session.batch("beginning the restore", "BEGIN").await?;
+        let made = self.create_in_transaction(label, entries, tolerated, role).await;
+        match made {
+            Ok(()) => session.batch("committing the schema", "COMMIT").await,
+            Err(e) => {
+                session.batch("rolling back", "ROLLBACK").await?;
+                Err(e)
+            }
+        }
+    }
+
+    async fn create_in_transaction(&self, label: &str, entries: &[(&Entry, String)], tolerated: &BTreeSet<u32>, role: Option<&str>) -> Result<(), PgError> {
+        let session = &self.session;
+        let what = "creating the table of progress";
+        if let Some(role) = role {
+            session.batch("taking the role", &format!("SET LOCAL ROLE {}", quote_ident(role))).await?;
+        }
+        let row = session.query_one(what, "SELECT to_regnamespace('dozo') IS NULL", &[]).await?;
+        let own: bool = row.get(0);
+        if own {
+            session.batch(what, "CREATE SCHEMA dozo").await?;
+        }
+        session.batch(what, "CREATE TABLE dozo.restore (item text PRIMARY KEY, at timestamptz DEFAULT clock_timestamp())").await?;
+        let mut items = vec![format!("{BEGUN}{label}")];
+        items.extend(own.then(|| OWN_SCHEMA.to_owned()));
+        for item in &items {
+            session.query(what, PROGRESS_INSERT, &[item]).await?;
+        }
+        session.batch("setting up", "SET LOCAL check_function_bodies = off; SET LOCAL xmloption = content").await?;
+        for (entry, sql) in entries {
+            let what = format!("creating {}", entry.label());
+            session.batch(&what, "SAVEPOINT entry").await?;
+            match session.batch(&what, sql).await {
+                Ok(()) => session.batch(&what, "RELEASE entry").await?,
+                // duplicate schema, object, function, table: it is there already and is left alone.
+                Err(PgError::Query { sqlstate, .. })
+                    if tolerated.contains(&entry.id) && ["42P06", "42710", "42723", "42P07"].contains(&sqlstate.as_str()) =>
+                {
+                    session.batch(&what, "ROLLBACK TO entry").await?;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets sequences to their values.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn set_sequences(&self, values: &[SequenceValue]) -> Result<(), PgError> {
+        for chunk in values.chunks(200) {
+            let calls: Vec<String> = chunk
+                .iter()
+                .map(|v| format!("SELECT setval({}, {}, {});", quote_literal(&v.name.sql()), v.last_value, v.is_called))
+                .collect();
+            self.session.batch("setting the sequences", &calls.join("\n")).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the columns of restored tables as the target has them.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn columns(&self, names: &[QualifiedName]) -> Result<Vec<Option<TableColumns>>, PgError> {
+        let types = TypeCatalog::load(&self.session, self.facts.money_scale).await?;
+        let tables = inspect::tables(&self.session).await?;
+        let wanted: HashSet<&QualifiedName> = names.iter().collect();
+        let chosen: Vec<_> = tables.iter().filter(|t| wanted.contains(&t.name)).collect();
+        let mut found = inspect::columns(&self.session, &types, &chosen).await?;
+        Ok(names
+            .iter()
+            .map(|n| chosen.iter().find(|t| &t.name == n).and_then(|t| found.remove(&t.oid)))
+            .collect())
+    }
+
+    /// Refreshes a materialized view and returns its rows.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn refresh(&self, view: &QualifiedName) -> Result<u64, PgError> {
+        let what = format!("refreshing {view}");
+        self.session.batch(&what, &format!("REFRESH MATERIALIZED VIEW {}", view.sql())).await?;
+        let row = self.session.query_one(&what, &format!("SELECT count(*) FROM {}", view.sql()), &[]).await?;
+        Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+    }
+
+    /// Gathers statistics.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn analyze(&self, tables: &[QualifiedName]) -> Result<(), PgError> {
+        for chunk in tables.chunks(200) {
+            let names: Vec<String> = chunk.iter().map(QualifiedName::sql).collect();
+            self.session.batch("gathering statistics", &format!("ANALYZE {}", names.join(", "))).await?;
+        }
+        Ok(())
+    }
+
+    /// Computes the fingerprint of a table and its partitions.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn fingerprint(&self, table: &QualifiedName, columns: &[Column]) -> Result<Fingerprint, PgError> {
+        sql::fingerprint(&self.session, table, columns, false).await
+    }
+
+    /// Drops the table of progress: the restore is complete.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn finish(&self) -> Result<(), PgError> {
+        let what = "ending the restore";
+        let sql = format!("SELECT EXISTS (SELECT FROM dozo.restore WHERE item = {})", quote_literal(OWN_SCHEMA));
+        let own: bool = self.session.query_one(what, &sql, &[]).await?.get(0);
+        self.session.batch(what, "DROP TABLE dozo.restore").await?;
+        if own {
+            let left = "SELECT EXISTS (SELECT FROM pg_depend WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'dozo'::regnamespace)";
+            let used: bool = self.session.query_one(what, left, &[]).await?.get(0);
+            if !used {
+                self.session.batch(what, "DROP SCHEMA dozo").await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates a database with the encoding and locale of a backup.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn create_database(info: &ConnInfo, encoding: &str, collate: &str, ctype: &str) -> Result<(), PgError> {
+        let admin = Session::connect(&info.with_database("postgres")).await?;
+        let locale = if collate.is_empty() || ctype.is_empty() {
+            String::new()
+        } else {
+            format!(" LC_COLLATE {} LC_CTYPE {}", quote_literal(collate), quote_literal(ctype))
+        };
+        let sql = format!(
+            "CREATE DATABASE {} TEMPLATE template0 ENCODING {}{locale}",
+            quote_ident(&info.database),
+            quote_literal(encoding)
+        );
+        admin.batch(&format!("creating database {}", info.database), &sql).await
+    }
+}
