@@ -1,0 +1,152 @@
+//! One unit of work: ranges of a table (or small partitions of one tree) become one object.
+//!
+//! receive → digest → decode → encode → SHA-256, all on the worker's thread; finished parts go through a bounded queue to
+//! the uploader.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use dozo_encode::{EncodeError, EncodeOptions, ParquetEncoder, PartSink, SinkClosed, TableEncoder};
+use dozo_model::{BackupId, Md5Digester, ObjectRef, Part, Progress, RowDigester, SourceName, random_suffix};
+use dozo_postgres::{RowBlock, RowDecoder, RowSource, SnapshotWorker, Unit, PgError};
+use dozo_store::{Layout, PART_BYTES, Store, UploadPart};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::plan::PlannedTable;
+use crate::budget::Budget;
+use crate::{EngineError, Result};
+
+/// What all units of a run share.
+pub(crate) struct UnitContext {
+    pub(crate) source: SourceName,
+    pub(crate) id: BackupId,
+    pub(crate) datasets: Arc<Vec<PlannedTable>>,
+    pub(crate) budget: Budget,
+    pub(crate) zstd_level: i32,
+    pub(crate) store: Store,
+    pub(crate) handle: Handle,
+    pub(crate) progress: Arc<dyn Progress>,
+}
+
+/// What became of one range.
+pub(crate) struct PieceReport {
+    pub(crate) dataset: usize,
+    pub(crate) part: Part,
+    pub(crate) bytes_read: u64,
+    pub(crate) escaped: BTreeMap<String, u64>,
+    pub(crate) seconds: BTreeMap<&'static str, f64>,
+    pub(crate) key_range: Option<(i64, i64)>,
+}
+
+/// What became of a unit.
+pub(crate) struct UnitReport {
+    pub(crate) object: ObjectRef,
+    pub(crate) pieces: Vec<PieceReport>,
+}
+
+struct UploadSink(mpsc::Sender<UploadPart>);
+
+impl PartSink for UploadSink {
+    fn part(&mut self, part: Bytes) -> std::result::Result<(), SinkClosed> {
+        self.0.blocking_send(UploadPart::Data(part)).map_err(|_| SinkClosed)
+    }
+}
+
+/// Copies a unit.
+pub(crate) fn run_unit(worker: &mut SnapshotWorker, unit: &Unit, shared: &UnitContext) -> Result<UnitReport> {
+    let first = &shared.datasets[unit.pieces[0].dataset];
+    let table = first.root.as_ref().unwrap_or(&first.locked.name);
+    let partition = (unit.pieces.len() == 1 && first.root.is_some()).then_some(first.locked.name.name.as_str());
+    let random = random_suffix(&mut rand::rng(), 8);
+    let key = Layout::data(&shared.source, table, partition, unit.chunk, &shared.id, &random);
+
+    let (sender, parts) = mpsc::channel(1);
+    let (store, upload_key) = (shared.store.clone(), key.clone());
+    let upload = shared.handle.spawn(async move { store.upload(&upload_key, parts).await });
+    let copied = copy_pieces(worker, unit, shared, &key, UploadSink(sender));
+    // Whatever happened: the sender is gone, so the upload ends, and its own error explains a sink that closed.
+    let uploaded = shared.handle.block_on(upload).map_err(|e| EngineError::Internal(e.to_string()))?;
+    match (copied, uploaded) {
+        (Ok(report), Ok(size)) if size == report.object.bytes => Ok(report),
+        (Ok(report), Ok(size)) => Err(EngineError::Internal(format!("{size} of {} bytes of `{key}` were stored", report.object.bytes))),
+        (Err(EngineError::Encode { source: EncodeError::Closed, .. }), Err(e)) | (Ok(_), Err(e)) => Err(e.into()),
+        (Err(e), _) => Err(e),
+    }
+}
+
+fn copy_pieces(worker: &mut SnapshotWorker, unit: &Unit, shared: &UnitContext, key: &str, sink: UploadSink) -> Result<UnitReport> {
+    let encode_error = |source| EngineError::Encode { object: key.to_owned(), source };
+    let first = &shared.datasets[unit.pieces[0].dataset];
+    let mut decoder = RowDecoder::new(&first.columns);
+    let options = EncodeOptions {
+        zstd_level: shared.zstd_level,
+        row_group_rows: shared.budget.row_group_rows,
+        row_group_bytes: shared.budget.row_group_bytes,
+        part_bytes: PART_BYTES,
+        metadata: vec![
+            ("dozo.backup".into(), format!("{}@{}", shared.source, shared.id)),
+            ("dozo.table".into(), first.root.as_ref().unwrap_or(&first.locked.name).to_string()),
+            ("dozo.columns".into(), serde_json::to_string(&first.columns).map_err(|e| EngineError::Internal(e.to_string()))?),
+        ],
+    };
+    let encoder = ParquetEncoder::new(decoder.schema(), &first.columns, &options, sink).map_err(encode_error)?;
+    let mut encoder: Box<dyn TableEncoder<UploadSink>> = Box::new(encoder);
+    let mut digester = Md5Digester::default();
+    let mut block = RowBlock::default();
+    let mut pieces = Vec::new();
+    for piece in &unit.pieces {
+        let table = &shared.datasets[piece.dataset];
+        let name = table.locked.name.to_string();
+        let began = Instant::now();
+        let (mut bytes_read, mut rows) = (0, 0);
+        let (mut receive, mut decode, mut encode) = (0.0, 0.0, 0.0);
+        {
+            let mut reader = worker.copy(&table.locked, &table.columns, piece.blocks)?;
+            loop {
+                let t0 = Instant::now();
+                let more = reader.fill(&mut block)?;
+                let t1 = Instant::now();
+                receive += (t1 - t0).as_secs_f64();
+                if !more {
+                    break;
+                }
+                let batch = decoder
+                    .decode(&mut block, &mut digester)
+                    .map_err(|source| PgError::Wire { table: name.clone(), source })?;
+                let t2 = Instant::now();
+                decode += (t2 - t1).as_secs_f64();
+                encoder.write(&batch).map_err(encode_error)?;
+                encode += t2.elapsed().as_secs_f64();
+                bytes_read += block.bytes() as u64;
+                rows += block.rows() as u64;
+                shared.progress.advance(&name, block.rows() as u64, block.bytes() as u64);
+            }
+        }
+        let t3 = Instant::now();
+        let row_groups = encoder.end_run().map_err(encode_error)?;
+        encode += t3.elapsed().as_secs_f64();
+        if piece.blocks.to.is_none() {
+            shared.progress.done(&name, rows, began.elapsed().as_secs_f64());
+        }
+        pieces.push(PieceReport {
+            dataset: piece.dataset,
+            part: Part { object: key.to_owned(), row_groups, fingerprint: digester.take(), blocks: piece.blocks },
+            bytes_read,
+            escaped: decoder.take_escaped(),
+            seconds: BTreeMap::from([("receive", receive), ("decode", decode), ("encode", encode)]),
+            key_range: None,
+        });
+    }
+    let (sink, encoded) = encoder.finish().map_err(encode_error)?;
+    sink.0.blocking_send(UploadPart::End).map_err(|_| encode_error(EncodeError::Closed))?;
+    for piece in &mut pieces {
+        let table = &shared.datasets[piece.dataset];
+        let column = table.key_column.as_ref().and_then(|name| table.columns.iter().find(|c| &c.name == name));
+        piece.key_range = column.and_then(|c| encoded.int_range(&c.parquet_name, piece.part.row_groups));
+    }
+    let object = ObjectRef { key: key.to_owned(), bytes: encoded.bytes, sha256: encoded.sha256 };
+    Ok(UnitReport { object, pieces })
+}

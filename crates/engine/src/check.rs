@@ -1,0 +1,209 @@
+//! `check`: the doctor. One line per question, each ok, warn or fail with the next step.
+
+use dozo_catalog::Repository;
+use dozo_postgres::{PgError, PgTools, Session, lock_budget, missing_grants, not_carried, tables};
+use dozo_model::{Explain, human_bytes, random_suffix};
+use serde::Serialize;
+
+use crate::backup::{Readable, readable};
+use crate::budget::Budget;
+use crate::context::{Context, RepositorySettings, SourceSettings};
+use crate::{EngineError, Result};
+
+/// Answer to one question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CheckStatus {
+    /// As it should be.
+    Ok,
+    /// It works, with a consequence.
+    Warn,
+    /// It does not work.
+    Fail,
+}
+
+/// One line of the doctor.
+#[derive(Debug, Clone, Serialize)]
+pub struct CheckLine {
+    /// `repository`, or a source.
+    pub about: String,
+    /// Question.
+    pub question: &'static str,
+    /// Answer.
+    pub status: CheckStatus,
+    /// What was found.
+    pub detail: String,
+    /// Next step.
+    pub next: Option<String>,
+}
+
+struct Doctor {
+    about: String,
+    lines: Vec<CheckLine>,
+}
+
+impl Doctor {
+    fn add(&mut self, question: &'static str, status: CheckStatus, detail: impl Into<String>, next: Option<String>) {
+        self.lines.push(CheckLine { about: self.about.clone(), question, status, detail: detail.into(), next });
+    }
+
+    fn ok(&mut self, question: &'static str, detail: impl Into<String>) {
+        self.add(question, CheckStatus::Ok, detail, None);
+    }
+
+    fn fail(&mut self, question: &'static str, error: &impl Explain) {
+        let cause = error.source().map(|s| format!(": {s}")).unwrap_or_default();
+        self.add(question, CheckStatus::Fail, format!("{error}{cause}"), error.next());
+    }
+}
+
+/// Looks at the repository and at every source.
+///
+/// # Errors
+/// When the work is interrupted. What does not work is in the lines.
+pub async fn check(ctx: &Context, repository: &RepositorySettings, sources: &[SourceSettings]) -> Result<Vec<CheckLine>> {
+    let work = async {
+        let mut lines = check_repository(repository, sources).await;
+        for source in sources {
+            lines.extend(check_source(ctx, source).await);
+        }
+        lines
+    };
+    tokio::select! {
+        biased;
+        () = ctx.cancel.cancelled() => Err(EngineError::Cancelled),
+        lines = work => Ok(lines),
+    }
+}
+
+async fn check_repository(settings: &RepositorySettings, sources: &[SourceSettings]) -> Vec<CheckLine> {
+    let mut doctor = Doctor { about: "repository".into(), lines: Vec::new() };
+    let store = match settings.store() {
+        Ok(store) => store,
+        Err(e) => {
+            doctor.fail("url", &e);
+            return doctor.lines;
+        }
+    };
+    match Repository::open(store.clone()).await {
+        Ok(r) => {
+            doctor.ok("repository", format!("{} (id {}, format version {})", store.url(), r.marker().id, r.marker().format));
+            if !r.marker().create_only {
+                doctor.add("create-only puts", CheckStatus::Warn, "the store lets the second of two writers overwrite the first", Some("back up from one host only".into()));
+            }
+        }
+        Err(dozo_catalog::CatalogError::NoRepository { url }) => {
+            doctor.add("repository", CheckStatus::Warn, format!("{url} holds no repository yet"), Some("the first `dozo backup` makes one".into()));
+        }
+        Err(e) => doctor.fail("repository", &e),
+    }
+    let probe = format!("probe-{}", random_suffix(&mut rand::rng(), 12));
+    match store.put_new(&probe, bytes::Bytes::from_static(b"probe")).await {
+        Ok(_) => match store.delete(&probe).await {
+            Ok(()) => doctor.ok("writable", "an object was written and removed"),
+            Err(e) => doctor.add("writable", CheckStatus::Warn, format!("an object was written but not removed: {e}"), e.next()),
+        },
+        Err(e) => doctor.fail("writable", &e),
+    }
+    if let Some((free, total)) = store.space() {
+        let tenth = total / 10;
+        let status = if free < tenth { CheckStatus::Warn } else { CheckStatus::Ok };
+        let next = (status == CheckStatus::Warn).then(|| "free space, or move the repository".to_owned());
+        doctor.add("room", status, format!("{} of {} free", human_bytes(free), human_bytes(total)), next);
+    }
+    for source in sources {
+        let budget = Budget::new(source.memory.0, source.workers);
+        doctor.ok("memory", format!("source {}: {} workers, peak about {}", source.name, budget.workers, human_bytes(budget.peak_bytes() as u64)));
+    }
+    doctor.lines
+}
+
+async fn check_source(ctx: &Context, source: &SourceSettings) -> Vec<CheckLine> {
+    let mut doctor = Doctor { about: source.name.to_string(), lines: Vec::new() };
+    if let Err(e) = look_at_source(ctx, source, &mut doctor).await {
+        doctor.fail("source", &e);
+    }
+    doctor.lines
+}
+
+async fn look_at_source(ctx: &Context, source: &SourceSettings, doctor: &mut Doctor) -> Result<()> {
+    let info = match source.url.resolve() {
+        Ok(info) => info,
+        Err(e) => {
+            doctor.fail("url", &e);
+            return Ok(());
+        }
+    };
+    let session = match Session::connect(&info).await {
+        Ok(session) => session,
+        Err(e) => {
+            doctor.fail("connection", &e);
+            return Ok(());
+        }
+    };
+    doctor.ok("connection", info.target());
+    let facts = match session.facts().await {
+        Ok(facts) => facts,
+        Err(e) => {
+            doctor.fail("server", &e);
+            return Ok(());
+        }
+    };
+    let major = facts.version_num / 10_000;
+    let described = format!("Postgres {}{}, encoding {}", facts.version, if facts.standby { ", standby" } else { "" }, facts.encoding);
+    match major {
+        15 | 17 | 18 => doctor.ok("server", described),
+        _ => doctor.add("server", CheckStatus::Warn, described, Some("this version is not tested; 15, 17 and 18 are".into())),
+    }
+    let skew = ctx.clock.now().duration_since(facts.now).as_secs().abs();
+    let clock = if skew > 60 { CheckStatus::Warn } else { CheckStatus::Ok };
+    doctor.add("clock", clock, format!("{skew} s apart from the server's"), (skew > 60).then(|| "set up time synchronization on both".to_owned()));
+    match session.refuse_pooler().await {
+        Ok(()) => doctor.ok("pooler", "none in transaction mode"),
+        Err(e @ PgError::Pooler { .. }) => {
+            doctor.fail("pooler", &e);
+            return Ok(());
+        }
+        Err(e) => return Err(e.into()),
+    }
+    let all = tables(&session).await?;
+    let Readable { wanted, row_security } = readable(source, facts.standby, &all)?;
+    let grants = missing_grants(&session, &facts.user, &wanted).await?;
+    if grants.is_empty() {
+        doctor.ok("grants", format!("all {} tables and partitions may be read", wanted.len()));
+    } else {
+        doctor.add("grants", CheckStatus::Fail, "not every table may be read", Some(format!("run as the owner or a superuser:\n{}", grants.join("\n"))));
+    }
+    if row_security.is_empty() {
+        doctor.ok("row security", "no policy hides rows from this role");
+    } else {
+        let next = format!("ALTER ROLE {} BYPASSRLS;", dozo_model::quote_ident(&facts.user));
+        doctor.add("row security", CheckStatus::Fail, format!("it hides rows of {}", row_security.join(", ")), Some(next));
+    }
+    match not_carried(&session).await {
+        Ok(missing) if missing.is_empty() => {}
+        Ok(missing) => {
+            let text: Vec<String> = missing.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+            doctor.add("contents", CheckStatus::Warn, text.join("; "), Some("keep a pg_dump of these beside; such a backup counts as partial".into()));
+        }
+        Err(e) => doctor.fail("contents", &e),
+    }
+    match PgTools::find(&source.pg_tools, facts.version_num).await {
+        Ok(tools) => doctor.ok("pg_dump", format!("version {} in {}", tools.major, tools.location())),
+        Err(e) => doctor.fail("pg_dump", &e),
+    }
+    let locks = lock_budget(&session).await?;
+    let workers = Budget::new(source.memory.0, source.workers).workers as u64;
+    // The coordinator, pg_dump and each worker lock every table they read.
+    let needed = wanted.len() as u64 * (workers + 2);
+    let free = locks.slots.saturating_sub(locks.used);
+    let enough = needed <= free;
+    doctor.add(
+        "locks",
+        if enough { CheckStatus::Ok } else { CheckStatus::Warn },
+        format!("up to {needed} needed, {free} of {} free", locks.slots),
+        (!enough).then(|| "raise max_locks_per_transaction and restart the server, or lower workers".to_owned()),
+    );
+    Ok(())
+}
+

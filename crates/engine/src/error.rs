@@ -1,0 +1,178 @@
+//! Engine errors, by what the caller can do. Findings of a verification are data, not errors.
+
+use dozo_catalog::CatalogError;
+use dozo_encode::EncodeError;
+use dozo_model::{ErrorClass, Explain, QualifiedName};
+use dozo_postgres::{PgError, WireError};
+use dozo_store::StoreError;
+
+/// Why a verb did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// Postgres.
+    #[error(transparent)]
+    Postgres(#[from] PgError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The repository.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// Parquet.
+    #[error("`{object}`")]
+    Encode {
+        /// Object or table.
+        object: String,
+        /// Why.
+        #[source]
+        source: EncodeError,
+    },
+    /// A pattern is not valid.
+    #[error("pattern `{pattern}` is not valid: {reason}")]
+    BadPattern {
+        /// Pattern.
+        pattern: String,
+        /// Why.
+        reason: String,
+    },
+    /// A pattern matches no table.
+    #[error("pattern `{pattern}` matches no table of {place}")]
+    NoMatch {
+        /// Pattern.
+        pattern: String,
+        /// Where.
+        place: String,
+    },
+    /// Options contradict each other.
+    #[error("{0}")]
+    Options(String),
+    /// The target has tables that the restore would create.
+    #[error("{target} is not empty: {}", tables.join(", "))]
+    TargetOccupied {
+        /// Database.
+        target: String,
+        /// Some of them.
+        tables: Vec<String>,
+    },
+    /// An interrupted restore of something else lies in the target.
+    #[error("{target} holds an interrupted restore of {label}")]
+    OtherRestore {
+        /// Database.
+        target: String,
+        /// What it restores.
+        label: String,
+    },
+    /// Another restore runs.
+    #[error("another restore into {target} is running")]
+    RestoreRunning {
+        /// Database.
+        target: String,
+    },
+    /// Roles are missing.
+    #[error("{} of the backup do not exist in {target}: {}", if roles.len() == 1 { "a role" } else { "roles" }, roles.join(", "))]
+    MissingRoles {
+        /// Database.
+        target: String,
+        /// Roles.
+        roles: Vec<String>,
+    },
+    /// A restore failed after its start: what is complete stays, and it can be run again.
+    #[error("the restore stopped after {complete} of {total} tables were complete")]
+    RestoreStopped {
+        /// Complete tables.
+        complete: usize,
+        /// All tables.
+        total: usize,
+        /// Why.
+        #[source]
+        source: Box<EngineError>,
+    },
+    /// The stored bytes of an object are not what the manifest says.
+    #[error("`{object}` is damaged: {reason}")]
+    Damaged {
+        /// Object.
+        object: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// No such table.
+    #[error("table {0} does not exist, or may not be seen")]
+    NoTable(QualifiedName),
+    /// The work was stopped.
+    #[error("interrupted")]
+    Cancelled,
+    /// A bug.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl From<WireError> for EngineError {
+    fn from(source: WireError) -> Self {
+        Self::Postgres(PgError::Wire { table: "stored rows".into(), source })
+    }
+}
+
+impl Explain for EngineError {
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Postgres(e) => e.class(),
+            Self::Store(e) => e.class(),
+            Self::Catalog(e) => e.class(),
+            Self::Encode { source, .. } => source.class(),
+            Self::BadPattern { .. } | Self::NoMatch { .. } | Self::Options(_) => ErrorClass::Input,
+            Self::TargetOccupied { .. } | Self::OtherRestore { .. } | Self::MissingRoles { .. } | Self::NoTable(_) => {
+                ErrorClass::Failed
+            }
+            Self::RestoreRunning { .. } => ErrorClass::Conflict,
+            Self::RestoreStopped { source, .. } => source.class(),
+            Self::Damaged { .. } => ErrorClass::Integrity,
+            Self::Cancelled => ErrorClass::Cancelled,
+            Self::Internal(_) => ErrorClass::Internal,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Postgres(e) => e.code(),
+            Self::Store(e) => e.code(),
+            Self::Catalog(e) => e.code(),
+            Self::Encode { source, .. } => source.code(),
+            Self::BadPattern { .. } => "DOZO-E6001",
+            Self::NoMatch { .. } => "DOZO-E6002",
+            Self::Options(_) => "DOZO-E6003",
+            Self::TargetOccupied { .. } => "DOZO-E6004",
+            Self::OtherRestore { .. } => "DOZO-E6005",
+            Self::RestoreRunning { .. } => "DOZO-E6006",
+            Self::MissingRoles { .. } => "DOZO-E6007",
+            Self::RestoreStopped { source, .. } => source.code(),
+            Self::Damaged { .. } => "DOZO-E6008",
+            Self::NoTable(_) => "DOZO-E6009",
+            Self::Cancelled => "DOZO-E6010",
+            Self::Internal(_) => "DOZO-E6099",
+        }
+    }
+
+    fn next(&self) -> Option<String> {
+        Some(match self {
+            Self::Postgres(e) => return e.next(),
+            Self::Store(e) => return e.next(),
+            Self::Catalog(e) => return e.next(),
+            Self::Encode { source, .. } => return source.next(),
+            Self::BadPattern { .. } | Self::NoMatch { .. } => "patterns are schema.table with * and ?; dozo check lists the tables".into(),
+            Self::Options(_) => "dozo help restore".into(),
+            Self::TargetOccupied { .. } => "restore into an empty database (--create-db makes one), or under another name with --as".into(),
+            Self::OtherRestore { .. } => "run that restore again to complete it, or drop the table dozo.restore and what it created".into(),
+            Self::RestoreRunning { .. } => "wait for it to end".into(),
+            Self::MissingRoles { roles, .. } => {
+                let create: Vec<String> = roles.iter().map(|r| format!("CREATE ROLE {};", dozo_model::quote_ident(r))).collect();
+                format!("{} or restore with --no-owner --no-privileges", create.join(" "))
+            }
+            Self::RestoreStopped { .. } => "run the same command again: it continues".into(),
+            Self::Damaged { .. } => "dozo verify, then restore from another backup".into(),
+            Self::NoTable(_) => "dozo check".into(),
+            Self::Cancelled => return None,
+            Self::Internal(_) => "please report this with the command and its output".into(),
+        })
+    }
+}

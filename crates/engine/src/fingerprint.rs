@@ -1,0 +1,82 @@
+//! `fingerprint`: what Postgres itself says about live tables.
+
+use dozo_model::{Fingerprint, QualifiedName};
+use dozo_postgres::{ConnInfo, FINGERPRINT_SETTINGS, Session, TableColumns, TableInfo, TypeCatalog, columns, fingerprint_sql, tables};
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::select::Patterns;
+use crate::{EngineError, Result};
+
+/// A table's fingerprint.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FingerprintLine {
+    /// Table: a root stands for all its partitions.
+    pub table: QualifiedName,
+    /// Fingerprint.
+    pub fingerprint: Fingerprint,
+}
+
+/// All fingerprints asked for.
+#[derive(Debug, Clone, Serialize)]
+pub struct FingerprintReport {
+    /// Server and database.
+    pub target: String,
+    /// Per table.
+    pub tables: Vec<FingerprintLine>,
+}
+
+async fn chosen(session: &Session, patterns: &[String]) -> Result<Vec<(TableInfo, TableColumns)>> {
+    let patterns = Patterns::new(patterns)?;
+    let facts = session.facts().await?;
+    let all = tables(session).await?;
+    patterns.all_match(all.iter().map(|t| (&t.name, None)), &session.info().target())?;
+    // Without a pattern: roots and tables of their own. A partition is shown when it is named.
+    let wanted: Vec<&TableInfo> = all
+        .iter()
+        .filter(|t| matches!(t.kind, 'r' | 'p') && t.extension.is_none())
+        .filter(|t| if patterns.is_empty() { t.root.is_none() } else { patterns.matching(&t.name, None).is_some() })
+        .collect();
+    let types = TypeCatalog::load(session, facts.money_scale).await?;
+    let mut found = columns(session, &types, &wanted).await?;
+    Ok(wanted.into_iter().map(|t| (t.clone(), found.remove(&t.oid).unwrap_or_default())).collect())
+}
+
+/// Computes fingerprints in the server, all under one snapshot.
+///
+/// # Errors
+/// What the server says; a table that may not be read is an error.
+pub async fn fingerprint(ctx: &Context, info: &ConnInfo, patterns: &[String]) -> Result<FingerprintReport> {
+    let session = Session::connect(info).await?;
+    let work = async {
+        session.batch("starting a snapshot", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let mut lines = Vec::new();
+        for (table, columns) in chosen(&session, patterns).await? {
+            // A table with inheritance children of the old kind is itself only; a partitioned one is its leaves.
+            let only = table.kind == 'r';
+            let fingerprint = dozo_postgres::fingerprint(&session, &table.name, &columns.columns, only).await?;
+            lines.push(FingerprintLine { table: table.name, fingerprint });
+        }
+        session.batch("ending the snapshot", "ROLLBACK").await?;
+        Ok(FingerprintReport { target: info.target(), tables: lines })
+    };
+    tokio::select! {
+        biased;
+        () = ctx.cancel.cancelled() => Err(EngineError::Cancelled),
+        done = work => done,
+    }
+}
+
+/// Returns the SQL that computes the same in psql.
+///
+/// # Errors
+/// What the server says.
+pub async fn fingerprint_statements(info: &ConnInfo, patterns: &[String]) -> Result<String> {
+    let session = Session::connect(info).await?;
+    let mut out = format!("{FINGERPRINT_SETTINGS}\n");
+    for (table, columns) in chosen(&session, patterns).await? {
+        out.push_str(&format!("\n-- {}\n{};\n", table.name.to_string().replace('\n', " "), fingerprint_sql(&table.name, &columns.columns, table.kind == 'r')));
+    }
+    Ok(out)
+}

@@ -1,0 +1,39 @@
+//! The verbs: backup, verify, restore, fingerprint, check, init, list, status; and the pipeline that carries rows.
+//!
+//! Place in the flow: connects postgres, encode, store and catalog; the binary is a shell around it. *Data path*:
+//! shared-nothing workers, one OS thread and one connection each, from socket to encoded object without a task switch.
+//! *Invariants*: the first error cancels every worker, every thread is joined, a panic becomes an internal error; a failure
+//! of one object is in the report and fails the run. *Memory*: [`Budget`].
+
+mod backup;
+mod budget;
+mod check;
+mod context;
+mod error;
+mod fingerprint;
+mod init;
+mod restore;
+mod restore_md;
+mod select;
+mod status;
+mod verify;
+mod workers;
+
+pub use backup::{BackupReport, TableReport, backup};
+pub use budget::Budget;
+pub use check::{CheckLine, CheckStatus, check};
+pub use context::{Context, RepositorySettings, SourceSettings};
+pub use error::EngineError;
+pub use fingerprint::{FingerprintLine, FingerprintReport, fingerprint, fingerprint_statements};
+pub use init::{Draft, inspect_for_init};
+pub use restore::{RestoreOptions, RestoreReport, RestoredTable, restore};
+pub use select::Patterns;
+pub use status::{BackupLine, SourceStatus, list, status};
+pub use verify::{VerifyReport, verify, verify_entry};
+
+// What the binary needs from the crates below.
+pub use dozo_catalog::{BackupEntry, BackupSelector, BackupState, CatalogError, GcPlan, Repository, tool};
+pub use dozo_postgres::{ConnInfo, PgError, ToolChoice, UrlRef};
+pub use dozo_store::{Store, StoreError, StoreOptions};
+
+pub(crate) type Result<T> = std::result::Result<T, EngineError>;

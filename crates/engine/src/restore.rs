@@ -1,0 +1,346 @@
+//! `restore`: a whole database, schemas or tables, from a backup into a database, and proven there.
+//!
+//! *Ordering*: roles looked up → schema before the rows (one transaction) → rows, each part in one transaction with its note of
+//! progress → sequences → indexes and keys → materialized views → statistics → fingerprints. *Crash behaviour*: what is noted in
+//! `dozo.restore` is complete; the next run of the same restore continues and touches nothing that it did not create.
+
+mod plan;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use dozo_catalog::Repository;
+use dozo_model::{Fingerprint, Manifest, QualifiedName, Stage};
+use dozo_postgres::{ConnInfo, LoadTarget, LoadWorker, PgError, PgTools, RestoreTarget, RowEncoder, Section, TableColumns, TargetState, ToolChoice, shape_digest};
+use serde::Serialize;
+use tokio::runtime::Handle;
+
+use crate::context::Context;
+use crate::restore::plan::{PlannedEntry, RestorePlan};
+use crate::verify::{BATCH_ROWS, open};
+use crate::workers::Workers;
+use crate::{EngineError, Result};
+
+/// What to restore, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RestoreOptions {
+    /// Schemas; empty = all.
+    pub schemas: Vec<String>,
+    /// Tables; empty = all.
+    pub tables: Vec<String>,
+    /// New name of the one table or schema.
+    pub rename: Option<String>,
+    /// Do not set owners.
+    pub no_owner: bool,
+    /// Do not grant.
+    pub no_privileges: bool,
+    /// Do not use tablespaces.
+    pub no_tablespaces: bool,
+    /// Role that creates everything.
+    pub role: Option<String>,
+    /// Create the database first.
+    pub create_db: bool,
+    /// Compute the fingerprint of every restored table.
+    pub verify: bool,
+    /// Connections.
+    pub workers: usize,
+    /// Client programs.
+    pub pg_tools: ToolChoice,
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RestoreReport {
+    /// Backup.
+    pub backup: String,
+    /// Where to.
+    pub target: String,
+    /// `done`, or `differs`.
+    pub outcome: &'static str,
+    /// Whether an interrupted restore was continued.
+    pub continued: bool,
+    /// Rows.
+    pub rows: u64,
+    /// Seconds per stage.
+    pub seconds: BTreeMap<String, f64>,
+    /// Per table.
+    pub tables: Vec<RestoredTable>,
+    /// What people should know.
+    pub warnings: Vec<String>,
+}
+
+/// A restored table.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RestoredTable {
+    /// Name in the backup.
+    pub table: String,
+    /// Name in the target.
+    pub restored_as: String,
+    /// Rows.
+    pub rows: u64,
+    /// Fingerprint in the manifest.
+    pub expected: Fingerprint,
+    /// Fingerprint computed by the target; none when it was not asked for or could not be computed.
+    pub found: Option<Fingerprint>,
+    /// `equal`, `differs`, or `not run`.
+    pub verdict: &'static str,
+}
+
+/// Restores a backup.
+///
+/// # Errors
+/// See [`EngineError`]. Once rows are being loaded, an error names how much is complete, and the same command continues.
+pub async fn restore(ctx: &Context, repository: &Repository, manifest: &Manifest, info: &ConnInfo, options: &RestoreOptions) -> Result<RestoreReport> {
+    let cancel = ctx.cancel.clone();
+    let work = run(ctx, repository, manifest, info, options);
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(EngineError::Cancelled),
+        done = work => done,
+    }
+}
+
+async fn run(ctx: &Context, repository: &Repository, manifest: &Manifest, info: &ConnInfo, options: &RestoreOptions) -> Result<RestoreReport> {
+    let began = Instant::now();
+    ctx.progress.stage(Stage::Prepare, 0, 0);
+    if options.create_db {
+        let server = &manifest.server;
+        match RestoreTarget::create_database(info, &server.encoding, &server.collate, &server.ctype).await {
+            // It exists: whether it may be used is found out below.
+            Err(PgError::Query { sqlstate, .. }) if sqlstate == "42P04" => {}
+            other => other?,
+        }
+    }
+    let target_name = info.target();
+    let Some(target) = RestoreTarget::open(info).await? else {
+        return Err(EngineError::RestoreRunning { target: target_name });
+    };
+    let tools = PgTools::find(&options.pg_tools, manifest.server.version_num).await?;
+    let plan = RestorePlan::new(repository, manifest, &tools, options).await?;
+    let mut seconds = BTreeMap::new();
+    let mut timed = |stage: Stage, since: Instant| seconds.insert(stage.label().to_owned(), since.elapsed().as_secs_f64());
+
+    let names = plan.created_tables();
+    let state = target.state(&plan.label, (!plan.whole).then_some(names.as_slice())).await?;
+    let (done, continued) = match state {
+        TargetState::Interrupted(items) => (items, true),
+        TargetState::Fresh => (std::collections::HashSet::new(), false),
+        TargetState::OtherRestore(label) => return Err(EngineError::OtherRestore { target: target_name, label }),
+        TargetState::Occupied(tables) => return Err(EngineError::TargetOccupied { target: target_name, tables }),
+    };
+    if !options.no_owner || !options.no_privileges {
+        let missing = target.missing_roles(&plan.roles).await?;
+        if !missing.is_empty() {
+            return Err(EngineError::MissingRoles { target: target_name, roles: missing });
+        }
+    }
+    timed(Stage::Prepare, began);
+    let stage = Instant::now();
+    ctx.progress.stage(Stage::Schema, 0, 0);
+    if !continued {
+        let entries: Vec<_> = plan.entries(Section::PreData).map(|e| (&e.entry, e.sql.clone())).collect();
+        target.create(&plan.label, &entries, &plan.tolerated, options.role.as_deref()).await?;
+    }
+    timed(Stage::Schema, stage);
+
+    let mut complete = Completed { total: plan.datasets.len(), tables: 0 };
+    let mut warnings = plan.warnings.clone();
+    let rest = async {
+        let stage = Instant::now();
+        let restored: Vec<QualifiedName> = plan.datasets.iter().map(|d| d.target.clone()).collect();
+        let columns = target.columns(&restored).await?;
+        load_rows(ctx, repository, info, options, &plan, &columns, &done, &mut complete).await?;
+        target.set_sequences(&plan.sequences).await?;
+        timed(Stage::Data, stage);
+
+        let stage = Instant::now();
+        ctx.progress.stage(Stage::PostData, 0, 0);
+        for group in plan.post_data() {
+            run_entries(ctx, info, options, group, &done).await?;
+        }
+        for view in &plan.views {
+            let rows = target.refresh(&view.name).await?;
+            if view.rows.is_some_and(|before| before != rows) {
+                warnings.push(format!("materialized view {} has {rows} rows, {} when it was backed up", view.name, view.rows.unwrap_or(0)));
+            }
+        }
+        target.analyze(&restored).await?;
+        timed(Stage::PostData, stage);
+
+        let stage = Instant::now();
+        let tables = if options.verify {
+            compare(ctx, info, options, &plan, columns).await?
+        } else {
+            plan.datasets.iter().map(|d| d.report(None, "not run")).collect()
+        };
+        timed(Stage::Verify, stage);
+        if tables.iter().all(|t| t.verdict != "differs") {
+            target.finish().await?;
+        }
+        Ok::<_, EngineError>(tables)
+    };
+    let result: Result<Vec<RestoredTable>> = rest.await;
+    let tables = match result {
+        Ok(tables) => tables,
+        Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
+        Err(e) => return Err(EngineError::RestoreStopped { complete: complete.tables, total: complete.total, source: Box::new(e) }),
+    };
+    let differs = tables.iter().any(|t| t.verdict == "differs");
+    seconds.insert("total".into(), began.elapsed().as_secs_f64());
+    Ok(RestoreReport {
+        backup: format!("{}@{}", manifest.source, manifest.id),
+        target: target_name,
+        outcome: if differs { "differs" } else { "done" },
+        continued,
+        rows: tables.iter().map(|t| t.rows).sum(),
+        seconds,
+        tables,
+        warnings,
+    })
+}
+
+struct Completed {
+    total: usize,
+    tables: usize,
+}
+
+struct LoadItem {
+    dataset: usize,
+    part: usize,
+    item: String,
+}
+
+async fn load_rows(
+    ctx: &Context,
+    repository: &Repository,
+    info: &ConnInfo,
+    options: &RestoreOptions,
+    plan: &RestorePlan,
+    columns: &[Option<TableColumns>],
+    done: &std::collections::HashSet<String>,
+    complete: &mut Completed,
+) -> Result<()> {
+    for (dataset, columns) in plan.datasets.iter().zip(columns) {
+        if columns.is_none() {
+            return Err(EngineError::NoTable(dataset.target.clone()));
+        }
+    }
+    let mut left: Vec<usize> = Vec::new();
+    let mut items = Vec::new();
+    for (i, planned) in plan.datasets.iter().enumerate() {
+        let before = items.len();
+        for (n, part) in planned.dataset.parts.iter().enumerate() {
+            let item = format!("rows of {} part {n}", planned.target);
+            if part.fingerprint.rows > 0 && !done.contains(&item) {
+                items.push(LoadItem { dataset: i, part: n, item });
+            }
+        }
+        left.push(items.len() - before);
+    }
+    complete.tables = left.iter().filter(|n| **n == 0).count();
+    let rows: u64 = items.iter().map(|i| plan.datasets[i.dataset].dataset.parts[i.part].fingerprint.rows).sum();
+    let bytes: u64 = plan.datasets.iter().map(|d| d.dataset.bytes_read).sum();
+    ctx.progress.stage(Stage::Data, rows, bytes);
+    items.sort_by_key(|i| std::cmp::Reverse(plan.datasets[i.dataset].dataset.parts[i.part].fingerprint.rows));
+
+    let (info, role, cancel) = (info.clone(), options.role.clone(), ctx.cancel.child_token());
+    let stop = cancel.clone();
+    let start = move || Ok(LoadWorker::start(&info, role.as_deref(), stop.clone())?);
+    let (datasets, columns) = (plan.datasets.clone(), columns.to_vec());
+    let (store, handle, progress) = (repository.store().clone(), Handle::current(), Arc::clone(&ctx.progress));
+    let objects = plan.objects.clone();
+    let work = move |worker: &mut LoadWorker, item: LoadItem| {
+        let planned = &datasets[item.dataset];
+        let part = &planned.dataset.parts[item.part];
+        let fetched = handle.block_on(store.fetch(&part.object))?;
+        let expected = objects.get(&part.object);
+        if expected != Some(&(fetched.bytes, fetched.sha256)) {
+            let reason = "its size or sha256 is not that of the manifest".into();
+            return Err(EngineError::Damaged { object: part.object.clone(), reason });
+        }
+        let encode = |source| EngineError::Encode { object: part.object.clone(), source };
+        let reader = open(fetched.data, &planned.dataset).map_err(encode)?;
+        let batches = reader.rows(part.row_groups, BATCH_ROWS).map_err(encode)?;
+        let oids = columns[item.dataset].as_ref().map(|c| &c.enum_oids);
+        let mut encoder = RowEncoder::for_load(&planned.dataset.columns, |column| LoadTarget::Load {
+            element_oid: oids.and_then(|o| o.get(&column.name)).copied().unwrap_or(0),
+        });
+        let name = planned.target.to_string();
+        let rows = worker.load(&planned.target, &planned.dataset.columns, &item.item, |put: &mut dyn FnMut(&[u8]) -> Result<()>| {
+            for batch in batches {
+                let batch = batch.map_err(encode)?;
+                let mut bytes = 0;
+                encoder.encode(&batch, |tuple| {
+                    bytes += tuple.len() as u64;
+                    put(tuple)
+                })?;
+                progress.advance(&name, batch.num_rows() as u64, bytes);
+            }
+            Ok::<(), EngineError>(())
+        })?;
+        if rows != part.fingerprint.rows {
+            return Err(EngineError::Internal(format!("{rows} of {} rows of {name} were loaded", part.fingerprint.rows)));
+        }
+        Ok(item.dataset)
+    };
+    Workers::start(options.workers, items, &cancel, start, work)
+        .collect(|dataset| {
+            left[*dataset] -= 1;
+            if left[*dataset] == 0 {
+                complete.tables += 1;
+                let planned = &plan.datasets[*dataset];
+                ctx.progress.done(&planned.target.to_string(), planned.dataset.fingerprint.rows, 0.0);
+            }
+        })
+        .await?;
+    Ok(())
+}
+
+/// Runs entries that do not need each other, in parallel.
+async fn run_entries(ctx: &Context, info: &ConnInfo, options: &RestoreOptions, entries: Vec<PlannedEntry>, done: &std::collections::HashSet<String>) -> Result<()> {
+    let left: Vec<PlannedEntry> = entries.into_iter().filter(|e| !done.contains(&e.item())).collect();
+    let parallel = if left.iter().any(|e| e.in_order) { 1 } else { options.workers };
+    let (info, role, cancel) = (info.clone(), options.role.clone(), ctx.cancel.child_token());
+    let stop = cancel.clone();
+    let start = move || Ok(LoadWorker::start(&info, role.as_deref(), stop.clone())?);
+    let work = |worker: &mut LoadWorker, entry: PlannedEntry| {
+        worker.run(&format!("creating {}", entry.entry.label()), &entry.sql, &entry.item())?;
+        Ok(())
+    };
+    Workers::start(parallel, left, &cancel, start, work).collect(|()| {}).await?;
+    Ok(())
+}
+
+async fn compare(ctx: &Context, info: &ConnInfo, options: &RestoreOptions, plan: &RestorePlan, columns: Vec<Option<TableColumns>>) -> Result<Vec<RestoredTable>> {
+    ctx.progress.stage(Stage::Verify, plan.datasets.iter().map(|d| d.dataset.fingerprint.rows).sum(), 0);
+    let (info, role, cancel) = (info.clone(), options.role.clone(), ctx.cancel.child_token());
+    let stop = cancel.clone();
+    let start = move || Ok(LoadWorker::start(&info, role.as_deref(), stop.clone())?);
+    let datasets = plan.datasets.clone();
+    let progress = Arc::clone(&ctx.progress);
+    let work = move |worker: &mut LoadWorker, n: usize| {
+        let planned = &datasets[n];
+        let found = columns[n].clone().unwrap_or_default().columns;
+        // Fingerprints mean the same only where the shape is the same.
+        if shape_digest(&found) != planned.dataset.shape {
+            return Ok((n, planned.report(None, "differs")));
+        }
+        let report = match worker.fingerprint(&planned.target, &planned.dataset.columns) {
+            Ok(found) if found == planned.dataset.fingerprint => planned.report(Some(found), "equal"),
+            Ok(found) => planned.report(Some(found), "differs"),
+            // A row that is too large for the statement: the verdict is *not run*, never green.
+            Err(PgError::Query { sqlstate, .. }) if sqlstate == "54000" => planned.report(None, "not run"),
+            Err(e) => return Err(e.into()),
+        };
+        progress.advance(&planned.target.to_string(), planned.dataset.fingerprint.rows, 0);
+        Ok((n, report))
+    };
+    let mut order: Vec<usize> = (0..plan.datasets.len()).collect();
+    order.sort_by_key(|n| std::cmp::Reverse(plan.datasets[*n].dataset.fingerprint.rows));
+    let mut reports = Workers::start(options.workers, order, &cancel, start, work).collect(|_| {}).await?;
+    reports.sort_by_key(|(n, _)| *n);
+    Ok(reports.into_iter().map(|(_, report)| report).collect())
+}

@@ -1,0 +1,303 @@
+//! What a restore does: which tables under which names, which entries of the schema, in which order.
+
+use std::collections::{BTreeSet, HashMap};
+
+use dozo_catalog::Repository;
+use dozo_model::{Dataset, Fingerprint, Manifest, MaterializedView, QualifiedName, SequenceValue, Sha256Digest};
+use dozo_postgres::{Entry, PgTools, Renames, SchemaScript, Section, mentions, rewrite_entry};
+
+use super::{RestoreOptions, RestoredTable};
+use crate::select::Patterns;
+use crate::{EngineError, Result};
+
+/// A dataset and its name in the target.
+#[derive(Debug, Clone)]
+pub(crate) struct PlannedDataset {
+    pub(crate) dataset: Dataset,
+    pub(crate) target: QualifiedName,
+}
+
+impl PlannedDataset {
+    pub(crate) fn report(&self, found: Option<Fingerprint>, verdict: &'static str) -> RestoredTable {
+        RestoredTable {
+            table: self.dataset.name.to_string(),
+            restored_as: self.target.to_string(),
+            rows: self.dataset.fingerprint.rows,
+            expected: self.dataset.fingerprint,
+            found,
+            verdict,
+        }
+    }
+}
+
+/// An entry and its statements under the new names.
+#[derive(Debug, Clone)]
+pub(crate) struct PlannedEntry {
+    pub(crate) entry: Entry,
+    pub(crate) sql: String,
+    /// It must run after the one before it.
+    pub(crate) in_order: bool,
+}
+
+impl PlannedEntry {
+    /// Its name in the table of progress.
+    pub(crate) fn item(&self) -> String {
+        format!("entry {} {}", self.entry.id, self.entry.label())
+    }
+}
+
+/// Everything that a restore does.
+pub(crate) struct RestorePlan {
+    /// Backup and selection: an interrupted restore continues only under the same label.
+    pub(crate) label: String,
+    /// The whole database.
+    pub(crate) whole: bool,
+    pub(crate) datasets: Vec<PlannedDataset>,
+    entries: Vec<PlannedEntry>,
+    /// Entries that may exist already.
+    pub(crate) tolerated: BTreeSet<u32>,
+    pub(crate) sequences: Vec<SequenceValue>,
+    pub(crate) views: Vec<MaterializedView>,
+    pub(crate) roles: Vec<String>,
+    pub(crate) warnings: Vec<String>,
+    /// Size and digest of each object.
+    pub(crate) objects: HashMap<String, (u64, Sha256Digest)>,
+}
+
+impl RestorePlan {
+    pub(crate) async fn new(repository: &Repository, manifest: &Manifest, tools: &PgTools, options: &RestoreOptions) -> Result<Self> {
+        let objects: HashMap<String, (u64, Sha256Digest)> =
+            manifest.objects.iter().map(|o| (o.key.clone(), (o.bytes, o.sha256))).collect();
+        let key = &manifest.files.schema_dump;
+        let dump = repository.store().get(key).await?;
+        if objects.get(key) != Some(&(dump.len() as u64, Sha256Digest::of(&dump))) {
+            return Err(EngineError::Damaged { object: key.clone(), reason: "its size or sha256 is not that of the manifest".into() });
+        }
+        let mut flags = Vec::new();
+        for (on, flag) in [(options.no_owner || options.role.is_some(), "--no-owner"), (options.no_privileges, "--no-privileges"), (options.no_tablespaces, "--no-tablespaces")] {
+            flags.extend(on.then(|| flag.to_owned()));
+        }
+        let mut script = SchemaScript::default();
+        for (section, word) in [(Section::PreData, "pre-data"), (Section::PostData, "post-data")] {
+            script.add(&tools.dump_to_sql(&dump, Some(word), &flags, true).await?, section);
+        }
+
+        let chosen = choose(manifest, options)?;
+        let whole = chosen.is_none();
+        let renames = renames(manifest, chosen.as_deref(), options)?;
+        let datasets: Vec<PlannedDataset> = manifest
+            .datasets
+            .iter()
+            .filter(|d| chosen.as_ref().is_none_or(|names| names.contains(&d.name)))
+            .map(|d| PlannedDataset { dataset: d.clone(), target: renames.apply(&d.name) })
+            .collect();
+        let mut warnings = Vec::new();
+        let (wanted, tolerated) = match &chosen {
+            None => (script.entries.iter().map(|e| e.id).collect(), support_ids(&script)),
+            Some(names) if options.schemas.is_empty() => script.select(&pairs(names)),
+            Some(names) => whole_schemas(&script, &options.schemas, names),
+        };
+        let entries = planned_entries(&script, manifest, &wanted, &tolerated, &renames, &mut warnings);
+        let sequences = sequences(manifest, chosen.as_deref(), options, &renames);
+        let views = manifest.materialized_views.iter().filter(|v| v.populated && (whole || options.schemas.contains(&v.name.schema)));
+        Ok(Self {
+            label: format!("{}@{} {}", manifest.source, manifest.id, selection_label(options)),
+            whole,
+            datasets,
+            entries,
+            tolerated,
+            sequences,
+            views: views.map(|v| MaterializedView { name: renames.apply(&v.name), ..v.clone() }).collect(),
+            roles: needed_roles(manifest, options),
+            warnings,
+            objects,
+        })
+    }
+
+    /// Returns the tables that this restore creates.
+    pub(crate) fn created_tables(&self) -> Vec<QualifiedName> {
+        self.datasets.iter().map(|d| d.target.clone()).collect()
+    }
+
+    /// Returns the entries of a section, in the dump's order.
+    pub(crate) fn entries(&self, section: Section) -> impl Iterator<Item = &PlannedEntry> {
+        self.entries.iter().filter(move |e| e.entry.section == section)
+    }
+
+    /// Returns the entries after the rows in groups; within a group they may run in parallel.
+    pub(crate) fn post_data(&self) -> Vec<Vec<PlannedEntry>> {
+        let mut groups: Vec<Vec<PlannedEntry>> = vec![Vec::new(); 4];
+        for entry in self.entries(Section::PostData) {
+            let group = match entry.entry.kind.as_str() {
+                "INDEX" | "CONSTRAINT" => 0,
+                "INDEX ATTACH" => 1,
+                "FK CONSTRAINT" => 2,
+                _ => 3,
+            };
+            // Attaching indexes, triggers, rules and comments need each other in ways that the dump's order knows.
+            groups[group].push(PlannedEntry { in_order: group == 1 || group == 3, ..entry.clone() });
+        }
+        groups
+    }
+}
+
+fn pairs(names: &[QualifiedName]) -> BTreeSet<(String, String)> {
+    names.iter().map(|n| (n.schema.clone(), n.name.clone())).collect()
+}
+
+fn selection_label(options: &RestoreOptions) -> String {
+    let mut words = Vec::new();
+    words.extend(options.schemas.iter().map(|s| format!("schema {s}")));
+    words.extend(options.tables.iter().map(|t| format!("table {t}")));
+    words.extend(options.rename.iter().map(|r| format!("as {r}")));
+    if words.is_empty() { "whole".into() } else { words.join(", ") }
+}
+
+/// Returns the tables (with the roots of trees) that were asked for; `None` = all.
+fn choose(manifest: &Manifest, options: &RestoreOptions) -> Result<Option<Vec<QualifiedName>>> {
+    if options.schemas.is_empty() && options.tables.is_empty() {
+        return match &options.rename {
+            Some(_) => Err(EngineError::Options("--as needs --table or --schema".into())),
+            None => Ok(None),
+        };
+    }
+    if !options.schemas.is_empty() && !options.tables.is_empty() {
+        return Err(EngineError::Options("--schema and --table cannot be combined".into()));
+    }
+    let place = format!("backup {}@{}", manifest.source, manifest.id);
+    let all: Vec<(&QualifiedName, Option<&QualifiedName>)> = manifest
+        .datasets
+        .iter()
+        .map(|d| (&d.name, d.root.as_ref()))
+        .chain(manifest.partitioned.iter().map(|p| (p, None)))
+        .collect();
+    if !options.schemas.is_empty() {
+        if let Some(missing) = options.schemas.iter().find(|s| !all.iter().any(|(n, _)| &n.schema == *s)) {
+            return Err(EngineError::NoMatch { pattern: missing.clone(), place });
+        }
+        return Ok(Some(all.iter().filter(|(n, _)| options.schemas.contains(&n.schema)).map(|(n, _)| (*n).clone()).collect()));
+    }
+    let patterns = Patterns::new(&options.tables)?;
+    patterns.all_match(all.iter().copied(), &place)?;
+    let mut names: BTreeSet<QualifiedName> =
+        all.iter().filter(|(n, root)| patterns.matching(n, *root).is_some()).map(|(n, _)| (*n).clone()).collect();
+    // Partitioned tables below a chosen root have no root in the list: they come with their leaves' definitions.
+    let roots: BTreeSet<&QualifiedName> = names.iter().filter(|n| manifest.partitioned.contains(n)).collect();
+    let lower: Vec<QualifiedName> = manifest
+        .partitioned
+        .iter()
+        .filter(|p| !roots.contains(p) && manifest.datasets.iter().any(|d| d.root.as_ref().is_some_and(|r| roots.contains(r)) && d.name.schema == p.schema && d.name.name.starts_with(&p.name)))
+        .cloned()
+        .collect();
+    names.extend(lower);
+    Ok(Some(names.into_iter().collect()))
+}
+
+fn renames(manifest: &Manifest, chosen: Option<&[QualifiedName]>, options: &RestoreOptions) -> Result<Renames> {
+    let mut renames = Renames::default();
+    let (Some(new), Some(chosen)) = (&options.rename, chosen) else { return Ok(renames) };
+    if let [schema] = options.schemas.as_slice() {
+        renames.schemas.insert(schema.clone(), new.clone());
+        return Ok(renames);
+    }
+    let roots: Vec<&QualifiedName> = chosen
+        .iter()
+        .filter(|n| !manifest.datasets.iter().any(|d| &d.name == *n && d.root.as_ref().is_some_and(|r| chosen.contains(r))))
+        .collect();
+    let [root] = roots.as_slice() else {
+        return Err(EngineError::Options(format!("--as names one table, but {} were chosen", roots.len())));
+    };
+    let new_root = match new.split_once('.') {
+        Some((schema, name)) => QualifiedName::new(schema, name),
+        None => QualifiedName::new(&root.schema, new),
+    };
+    for name in chosen {
+        let target = if name == *root {
+            new_root.clone()
+        } else if new_root.schema != name.schema {
+            QualifiedName::new(&new_root.schema, &name.name)
+        } else {
+            let tail = name.name.strip_prefix(&root.name).map_or_else(|| format!("_{}", name.name), str::to_owned);
+            QualifiedName::new(&new_root.schema, format!("{}{tail}", new_root.name))
+        };
+        if target.name.len() > 63 {
+            return Err(EngineError::Options(format!("the new name `{}` is longer than 63 bytes", target.name)));
+        }
+        renames.tables.insert(name.clone(), target);
+    }
+    Ok(renames)
+}
+
+/// In an empty database only what every database has may exist already.
+fn support_ids(script: &SchemaScript) -> BTreeSet<u32> {
+    let known = |e: &&Entry| e.kind == "SCHEMA" && ["public", "dozo"].contains(&e.name.as_str()) || e.kind == "EXTENSION";
+    script.entries.iter().filter(known).map(|e| e.id).collect()
+}
+
+fn whole_schemas(script: &SchemaScript, schemas: &[String], names: &[QualifiedName]) -> (BTreeSet<u32>, BTreeSet<u32>) {
+    let (mut wanted, mut support) = script.select(&pairs(names));
+    let inside = |e: &&Entry| e.schema.as_ref().is_some_and(|s| schemas.contains(s));
+    wanted.extend(script.entries.iter().filter(inside).map(|e| e.id));
+    support.retain(|id| !wanted.contains(id));
+    (wanted, support)
+}
+
+fn planned_entries(
+    script: &SchemaScript,
+    manifest: &Manifest,
+    wanted: &BTreeSet<u32>,
+    support: &BTreeSet<u32>,
+    renames: &Renames,
+    warnings: &mut Vec<String>,
+) -> Vec<PlannedEntry> {
+    // What needs a table that is not in the backup cannot be made.
+    let mut absent: BTreeSet<QualifiedName> = manifest.left_out.iter().filter(|l| !l.reason.starts_with("foreign table")).map(|l| l.name.clone()).collect();
+    let attached_indexes: BTreeSet<u32> = script
+        .entries
+        .iter()
+        .filter(|e| e.kind == "INDEX ATTACH" && wanted.contains(&e.id) && !renames.tables.is_empty())
+        .flat_map(|e| e.needs.iter().copied())
+        .collect();
+    let mut planned = Vec::new();
+    for entry in script.entries.iter().filter(|e| wanted.contains(&e.id) || support.contains(&e.id)) {
+        if !absent.is_empty() && mentions(&entry.sql, &absent) {
+            warnings.push(format!("{} was left out: it needs a table that is not in the backup", entry.label()));
+            if let Some(schema) = &entry.schema {
+                absent.insert(QualifiedName::new(schema, &entry.name));
+            }
+            continue;
+        }
+        // A side copy's partition gets its part of an index from its parent.
+        let partition_index = attached_indexes.contains(&entry.id) && !entry.sql.contains(" ONLY ")
+            || attached_indexes.contains(&entry.id) && manifest.datasets.iter().any(|d| d.root.is_some() && mentions(&entry.sql, &BTreeSet::from([d.name.clone()])));
+        if partition_index {
+            continue;
+        }
+        if let Some(sql) = rewrite_entry(entry, renames) {
+            planned.push(PlannedEntry { entry: entry.clone(), sql, in_order: false });
+        }
+    }
+    planned
+}
+
+fn sequences(manifest: &Manifest, chosen: Option<&[QualifiedName]>, options: &RestoreOptions, renames: &Renames) -> Vec<SequenceValue> {
+    let wanted = |s: &&SequenceValue| match chosen {
+        None => true,
+        // A side copy leaves the sequences of the live table alone.
+        Some(_) if !renames.tables.is_empty() => false,
+        Some(names) => options.schemas.contains(&s.name.schema) || s.owned_by.as_ref().is_some_and(|o| names.contains(o)),
+    };
+    manifest
+        .sequences
+        .iter()
+        .filter(wanted)
+        .map(|s| SequenceValue { name: renames.apply(&s.name), ..s.clone() })
+        .collect()
+}
+
+fn needed_roles(manifest: &Manifest, options: &RestoreOptions) -> Vec<String> {
+    let side_copy = options.rename.is_some() && !options.tables.is_empty();
+    let owners_only = options.no_owner || options.role.is_some();
+    if owners_only && (options.no_privileges || side_copy) { Vec::new() } else { manifest.roles.clone() }
+}
+

@@ -1,0 +1,287 @@
+//! `verify`: are the stored bytes what the manifest says, do they decode, are the rows the same.
+//!
+//! All findings are collected, not only the first. The result is an event beside the manifest. A check that could not run
+//! is *not run*, never green. *Memory*: one object per worker; large remote ones are spooled to a temporary file.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use dozo_catalog::{BackupEntry, BackupState, Repository, tool};
+use dozo_encode::{EncodeError, ParquetInput, ParquetReader};
+use dozo_model::{
+    CheckEvent, Dataset, FORMAT_VERSION, Finding, FindingKind, Fingerprint, Manifest, Md5Digester, ObjectRef, Part, Stage, Verdict,
+    VerifyLevel,
+};
+use dozo_postgres::{RowEncoder, arrow_schema};
+use dozo_store::{Fetched, ObjectData, StoreError};
+use futures::StreamExt;
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::{EngineError, Result};
+
+/// Rows decoded at a time.
+pub(crate) const BATCH_ROWS: usize = 8192;
+/// HEAD requests at the same time.
+const LOOKS: usize = 16;
+
+/// What a verification found.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct VerifyReport {
+    /// Source.
+    pub source: String,
+    /// The event that was recorded.
+    #[serde(flatten)]
+    pub check: CheckEvent,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+/// Verifies one backup and records the result.
+///
+/// # Errors
+/// When the work is interrupted. What is wrong with the backup is in the report, never an error.
+pub async fn verify(ctx: &Context, repository: &Repository, manifest: &Manifest, level: VerifyLevel) -> Result<VerifyReport> {
+    let began = std::time::Instant::now();
+    let data: u64 = manifest.stored_bytes();
+    ctx.progress.stage(Stage::Verify, manifest.rows(), data);
+    let uses = uses(manifest);
+    let mut findings = contradictions(manifest);
+    let mut not_run = Vec::new();
+    let (mut bytes, mut rows) = (0, 0);
+    let parallel = if level == VerifyLevel::Exists { LOOKS } else { std::thread::available_parallelism().map_or(2, usize::from).min(4) };
+    let uses = &uses;
+    let mut looks = futures::stream::iter(&manifest.objects)
+        .map(|object| async move { (object, look(ctx, repository, object, uses.get(object.key.as_str()), level).await) })
+        .buffer_unordered(parallel);
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = ctx.cancel.cancelled() => return Err(EngineError::Cancelled),
+            next = looks.next() => next,
+        };
+        let Some((object, looked)) = next else { break };
+        match looked {
+            Ok(look) => {
+                bytes += look.bytes;
+                rows += look.rows;
+                findings.extend(look.findings);
+                ctx.progress.advance(&object.key, look.rows, look.bytes);
+            }
+            Err(e) => not_run.push(format!("{}: {}", object.key, chain(&e))),
+        }
+    }
+    drop(looks);
+    findings.sort_by(|a, b| (&a.object, a.kind).cmp(&(&b.object, b.kind)));
+    not_run.sort();
+    let verdict = match (findings.is_empty(), not_run.is_empty()) {
+        (false, _) => Verdict::Failed,
+        (true, false) => Verdict::NotRun,
+        (true, true) => Verdict::Passed,
+    };
+    let check = CheckEvent {
+        format: FORMAT_VERSION,
+        backup: manifest.id.clone(),
+        level,
+        verdict,
+        at: ctx.clock.now(),
+        objects: manifest.objects.len() as u64,
+        bytes,
+        rows,
+        findings,
+        not_run,
+        tool: tool(),
+        operator: ctx.operator.clone(),
+    };
+    if let Err(e) = repository.record_check(&manifest.source, &check).await {
+        // A repository that only may be read can be verified all the same.
+        ctx.progress.warn(&format!("the result could not be recorded: {e}"));
+    }
+    Ok(VerifyReport { source: manifest.source.to_string(), check, seconds: began.elapsed().as_secs_f64() })
+}
+
+/// Verifies whatever a listing shows: an unreadable manifest is a finding of its own.
+///
+/// # Errors
+/// As [`verify`].
+pub async fn verify_entry(ctx: &Context, repository: &Repository, entry: &BackupEntry, level: VerifyLevel) -> Result<Option<VerifyReport>> {
+    let detail = match &entry.state {
+        BackupState::Committed(manifest) => return Ok(Some(verify(ctx, repository, manifest, level).await?)),
+        BackupState::Uncommitted(_) | BackupState::Aborted => return Ok(None),
+        BackupState::Unreadable(why) => why.clone(),
+    };
+    let object = dozo_store::Layout::file(&entry.source, &entry.id, "manifest.json");
+    let check = CheckEvent {
+        format: FORMAT_VERSION,
+        backup: entry.id.clone(),
+        level,
+        verdict: Verdict::Failed,
+        at: ctx.clock.now(),
+        objects: 1,
+        bytes: 0,
+        rows: 0,
+        findings: vec![Finding { kind: FindingKind::Manifest, object, tables: vec![], detail }],
+        not_run: vec![],
+        tool: tool(),
+        operator: ctx.operator.clone(),
+    };
+    Ok(Some(VerifyReport { source: entry.source.to_string(), check, seconds: 0.0 }))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+type Uses<'a> = HashMap<&'a str, Vec<(&'a Dataset, &'a Part)>>;
+
+fn uses(manifest: &Manifest) -> Uses<'_> {
+    let mut uses: Uses<'_> = HashMap::new();
+    for dataset in &manifest.datasets {
+        for part in &dataset.parts {
+            uses.entry(&part.object).or_default().push((dataset, part));
+        }
+    }
+    uses
+}
+
+/// What the manifest says about itself must fit together.
+fn contradictions(manifest: &Manifest) -> Vec<Finding> {
+    let known: HashMap<&str, &ObjectRef> = manifest.objects.iter().map(|o| (o.key.as_str(), o)).collect();
+    let finding = |object: &str, tables: Vec<String>, detail: String| Finding { kind: FindingKind::Manifest, object: object.to_owned(), tables, detail };
+    let mut findings = Vec::new();
+    for dataset in &manifest.datasets {
+        let sum: Fingerprint = dataset.parts.iter().map(|p| p.fingerprint).sum();
+        if sum != dataset.fingerprint {
+            findings.push(finding("manifest.json", vec![dataset.name.to_string()], format!("its parts add up to {sum}, not {}", dataset.fingerprint)));
+        }
+        for part in dataset.parts.iter().filter(|p| !known.contains_key(p.object.as_str())) {
+            findings.push(finding(&part.object, vec![dataset.name.to_string()], "it is not in the list of objects".into()));
+        }
+    }
+    let files = &manifest.files;
+    for key in [Some(&files.restore_md), Some(&files.schema_dump), Some(&files.schema_sql), files.globals_sql.as_ref()].into_iter().flatten() {
+        if !known.contains_key(key.as_str()) {
+            findings.push(finding(key, vec![], "it is not in the list of objects".into()));
+        }
+    }
+    findings
+}
+
+#[derive(Default)]
+struct Look {
+    bytes: u64,
+    rows: u64,
+    findings: Vec<Finding>,
+}
+
+async fn look(
+    ctx: &Context,
+    repository: &Repository,
+    object: &ObjectRef,
+    uses: Option<&Vec<(&Dataset, &Part)>>,
+    level: VerifyLevel,
+) -> Result<Look> {
+    let tables: Vec<String> = match uses {
+        Some(uses) => uses.iter().map(|(d, _)| d.name.to_string()).collect(),
+        None => vec!["(schema)".into()],
+    };
+    let finding = |kind, detail: String| Finding { kind, object: object.key.clone(), tables: tables.clone(), detail };
+    let mut look = Look::default();
+    if level == VerifyLevel::Exists {
+        match repository.store().size(&object.key).await? {
+            None => look.findings.push(finding(FindingKind::Missing, "it is missing".into())),
+            Some(size) if size != object.bytes => {
+                look.findings.push(finding(FindingKind::Size, format!("{size} bytes instead of {}", object.bytes)));
+            }
+            Some(_) => {}
+        }
+        return Ok(look);
+    }
+    let fetched = match repository.store().fetch(&object.key).await {
+        Ok(fetched) => fetched,
+        Err(StoreError::NotFound { .. }) => {
+            look.findings.push(finding(FindingKind::Missing, "it is missing".into()));
+            return Ok(look);
+        }
+        Err(e) => return Err(e.into()),
+    };
+    look.bytes = fetched.bytes;
+    if fetched.bytes != object.bytes {
+        look.findings.push(finding(FindingKind::Size, format!("{} bytes instead of {}", fetched.bytes, object.bytes)));
+    } else if fetched.sha256 != object.sha256 {
+        look.findings.push(finding(FindingKind::Digest, format!("sha256 {} instead of {}", fetched.sha256, object.sha256)));
+    }
+    if level < VerifyLevel::Content {
+        return Ok(look);
+    }
+    if let Some(uses) = uses {
+        let work: Vec<(Dataset, Part)> = uses.iter().map(|(d, p)| ((*d).clone(), (*p).clone())).collect();
+        let (key, cancel) = (object.key.clone(), ctx.cancel.clone());
+        let decoded = tokio::task::spawn_blocking(move || decode(&key, fetched, &work, &cancel))
+            .await
+            .map_err(|e| EngineError::Internal(e.to_string()))?;
+        look.rows = decoded.iter().map(|d| d.0).sum();
+        look.findings.extend(decoded.into_iter().filter_map(|(_, finding)| finding));
+    }
+    Ok(look)
+}
+
+fn decode(key: &str, fetched: Fetched, work: &[(Dataset, Part)], cancel: &tokio_util::sync::CancellationToken) -> Vec<(u64, Option<Finding>)> {
+    let mut readers: BTreeMap<String, std::result::Result<Arc<ParquetReader>, String>> = BTreeMap::new();
+    let mut data = Some(fetched.data);
+    let mut results = Vec::new();
+    for (dataset, part) in work {
+        let finding = |kind, detail| Finding { kind, object: key.to_owned(), tables: vec![dataset.name.to_string()], detail };
+        // All partitions in one object have the same columns.
+        let reader = readers.entry(key.to_owned()).or_insert_with(|| match data.take() {
+            Some(data) => open(data, dataset).map(Arc::new).map_err(|e| chain(&e)),
+            None => Err("the object was opened twice".into()),
+        });
+        let outcome = match reader {
+            Err(why) => Err(why.clone()),
+            Ok(reader) => fingerprint_part(reader, dataset, part, cancel).map_err(|e| chain(&e)),
+        };
+        results.push(match outcome {
+            Err(why) => (0, Some(finding(FindingKind::Decode, why))),
+            Ok(found) if found.rows != part.fingerprint.rows => {
+                (found.rows, Some(finding(FindingKind::Rows, format!("{} rows instead of {}", found.rows, part.fingerprint.rows))))
+            }
+            Ok(found) if found != part.fingerprint => {
+                (found.rows, Some(finding(FindingKind::Content, format!("fingerprint {found} instead of {}", part.fingerprint))))
+            }
+            Ok(found) => (found.rows, None),
+        });
+    }
+    results
+}
+
+/// Opens a fetched object with the columns of a dataset.
+pub(crate) fn open(data: ObjectData, dataset: &Dataset) -> std::result::Result<ParquetReader, EncodeError> {
+    let input = match data {
+        ObjectData::Memory(bytes) => ParquetInput::Memory(bytes),
+        ObjectData::File(file) => ParquetInput::File(file),
+    };
+    ParquetReader::open(input, &arrow_schema(&dataset.columns))
+}
+
+fn fingerprint_part(reader: &ParquetReader, dataset: &Dataset, part: &Part, cancel: &tokio_util::sync::CancellationToken) -> Result<Fingerprint> {
+    let encode = |source| EngineError::Encode { object: part.object.clone(), source };
+    let mut encoder = RowEncoder::for_digest(&dataset.columns);
+    let mut digester = Md5Digester::default();
+    let mut sum = Fingerprint::EMPTY;
+    for batch in reader.rows(part.row_groups, BATCH_ROWS).map_err(encode)? {
+        if cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        sum += encoder.fingerprint(&batch.map_err(encode)?, &mut digester)?;
+    }
+    Ok(sum)
+}
