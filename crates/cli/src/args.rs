@@ -1,0 +1,238 @@
+//! The command line. A doc comment here is the help text.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use dozo_model::{Timestamp, VerifyLevel};
+
+/// Backs up Postgres into open formats, proves that it arrived, and gives it back
+#[derive(Debug, Parser)]
+#[command(name = "dozo", version, max_term_width = 110, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Configuration file [default: $DOZO_CONFIG, ./dozo.toml, ~/.config/dozo/dozo.toml, /etc/dozo/dozo.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print the result as JSON on stdout
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print nothing unless there is something to say
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    /// Take this as the current time (RFC 3339)
+    #[arg(long, global = true, value_name = "TIME", hide = true)]
+    pub(crate) now: Option<Timestamp>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Write a configuration file
+    Init(Init),
+    /// Look at the set-up: can we connect, read, write
+    #[command(alias = "doctor")]
+    Check(Check),
+    /// Back up sources
+    Backup(Backup),
+    /// List backups
+    List(List),
+    /// Show one backup in full
+    Show(Show),
+    /// Sum up every source: newest backup, age, what was proven
+    Status,
+    /// Look at stored backups: are they there, intact, and the same rows
+    Verify(Verify),
+    /// Restore a database, schemas or tables
+    Restore(Restore),
+    /// Compute fingerprints of live tables in the server
+    Fingerprint(Fingerprint),
+    /// Find what belongs to no backup
+    Gc(Gc),
+    /// Print shell completions
+    #[command(hide = true)]
+    Completions {
+        /// Shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page
+    #[command(hide = true)]
+    Man,
+}
+
+/// `dozo init`
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Look at this database first: env:NAME, file:PATH, or a URL without password
+    #[arg(long, value_name = "URL")]
+    pub(crate) from: Option<String>,
+    /// Name of the source [default: the database's]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Repository to write into the file
+    #[arg(long, value_name = "URL", default_value = "file://repository")]
+    pub(crate) repository: String,
+    /// File to write
+    #[arg(value_name = "FILE", default_value = "dozo.toml")]
+    pub(crate) file: PathBuf,
+}
+
+/// `dozo check`
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// Sources [default: all]
+    #[arg(value_name = "SOURCE")]
+    pub(crate) sources: Vec<String>,
+}
+
+/// `dozo backup`
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    /// Sources
+    #[arg(value_name = "SOURCE", required_unless_present = "all")]
+    pub(crate) sources: Vec<String>,
+    /// All sources; one that fails does not stop the others
+    #[arg(long, conflicts_with = "sources")]
+    pub(crate) all: bool,
+    /// Wait this long for another backup of the same source (like 15min)
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) wait: Option<String>,
+}
+
+/// `dozo list`
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Source [default: all]
+    #[arg(value_name = "SOURCE")]
+    pub(crate) source: Option<String>,
+}
+
+/// `dozo show`
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// SOURCE@latest, SOURCE@ID, or a unique prefix of an id
+    #[arg(value_name = "BACKUP")]
+    pub(crate) backup: String,
+}
+
+/// Levels of `verify`, as words.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Level {
+    /// Every object is there with its size
+    Exists,
+    /// Every object is read again: size and SHA-256
+    Digest,
+    /// Every row is decoded and encoded again: counts and fingerprints
+    Content,
+}
+
+impl From<Level> for VerifyLevel {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Exists => Self::Exists,
+            Level::Digest => Self::Digest,
+            Level::Content => Self::Content,
+        }
+    }
+}
+
+/// `dozo verify`
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// SOURCE@latest, SOURCE@ID, a unique prefix of an id, or `latest`
+    #[arg(value_name = "BACKUP", required_unless_present = "all")]
+    pub(crate) backup: Option<String>,
+    /// All backups; with `latest`, the latest of every source
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// How deep to look
+    #[arg(long, value_enum, default_value = "content")]
+    pub(crate) level: Level,
+}
+
+/// `dozo restore`
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// SOURCE@latest, SOURCE@ID, or a unique prefix of an id
+    #[arg(value_name = "BACKUP")]
+    pub(crate) backup: String,
+    /// Database to restore into: env:NAME, file:PATH, a URL without password, or a source of the configuration
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: String,
+    /// Only this schema (repeatable)
+    #[arg(long, value_name = "SCHEMA")]
+    pub(crate) schema: Vec<String>,
+    /// Only this table, with its partitions (repeatable; * and ? are allowed)
+    #[arg(long, value_name = "SCHEMA.TABLE")]
+    pub(crate) table: Vec<String>,
+    /// New name of the one schema, or of the one table ([SCHEMA.]NAME)
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) rename: Option<String>,
+    /// Create the database first, with the encoding and locale of the backup
+    #[arg(long)]
+    pub(crate) create_db: bool,
+    /// Do not set owners
+    #[arg(long)]
+    pub(crate) no_owner: bool,
+    /// Do not grant privileges
+    #[arg(long)]
+    pub(crate) no_privileges: bool,
+    /// Do not use tablespaces
+    #[arg(long)]
+    pub(crate) no_tablespaces: bool,
+    /// Create everything as this role
+    #[arg(long, value_name = "ROLE")]
+    pub(crate) role: Option<String>,
+    /// Do not compare the restored tables with the manifest
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+    /// Connections [default: cores, at most 4]
+    #[arg(long, short = 'j', value_name = "N")]
+    pub(crate) jobs: Option<usize>,
+}
+
+/// `dozo fingerprint`
+#[derive(Debug, Args)]
+pub(crate) struct Fingerprint {
+    /// A source of the configuration, env:NAME, file:PATH, or a URL without password
+    #[arg(value_name = "DATABASE")]
+    pub(crate) database: String,
+    /// Tables [default: all; a partitioned table stands for its partitions]
+    #[arg(value_name = "SCHEMA.TABLE")]
+    pub(crate) tables: Vec<String>,
+    /// Print the SQL instead of running it
+    #[arg(long)]
+    pub(crate) sql: bool,
+}
+
+/// `dozo gc`
+#[derive(Debug, Args)]
+pub(crate) struct Gc {
+    /// What to do [default: plan]
+    #[command(subcommand)]
+    pub(crate) verb: Option<GcVerb>,
+}
+
+/// Verbs of `gc`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum GcVerb {
+    /// List uncommitted backups and orphans; change nothing
+    Plan,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

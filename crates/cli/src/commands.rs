@@ -1,0 +1,119 @@
+//! One file per verb: arguments in, engine called, result rendered, exit code out.
+
+mod backup;
+mod check;
+mod fingerprint;
+mod gc;
+mod init;
+mod list;
+mod restore;
+mod show;
+mod status;
+mod verify;
+
+use std::sync::Arc;
+
+use clap::CommandFactory;
+use dozo_engine::{ConnInfo, Context, UrlRef};
+use dozo_model::{Clock, FixedClock, SystemClock};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{Cli, Global, Verb};
+use crate::config::Config;
+use crate::error::CliError;
+use crate::operator::this_operator;
+use crate::output::Output;
+use crate::reporter::reporter;
+
+/// Outcome of a verb that did not fail: 0, 3, 4 or 6.
+pub(crate) type Outcome = Result<u8, CliError>;
+
+/// What every verb is given.
+pub(crate) struct Session {
+    pub(crate) global: Global,
+    pub(crate) output: Output,
+    pub(crate) ctx: Context,
+}
+
+impl Session {
+    pub(crate) fn config(&self) -> Result<Config, CliError> {
+        Config::load(self.global.config.as_deref()).map_err(CliError::Config)
+    }
+}
+
+/// Runs a verb and returns the exit code.
+pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken) -> u8 {
+    let clock: Arc<dyn Clock> = match cli.global.now {
+        Some(now) => Arc::new(FixedClock(now)),
+        None => Arc::new(SystemClock),
+    };
+    let progress = reporter(output.quiet());
+    let ctx = Context { progress, clock, cancel, operator: this_operator() };
+    let session = Session { global: cli.global, output: *output, ctx };
+    let outcome = match cli.verb {
+        Verb::Init(args) => init::run(&session, args).await,
+        Verb::Check(args) => check::run(&session, args).await,
+        Verb::Backup(args) => backup::run(&session, args).await,
+        Verb::List(args) => list::run(&session, args).await,
+        Verb::Show(args) => show::run(&session, args).await,
+        Verb::Status => status::run(&session).await,
+        Verb::Verify(args) => verify::run(&session, args).await,
+        Verb::Restore(args) => restore::run(&session, args).await,
+        Verb::Fingerprint(args) => fingerprint::run(&session, args).await,
+        Verb::Gc(args) => gc::run(&session, args).await,
+        Verb::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "dozo", &mut text);
+            Output::print(&String::from_utf8_lossy(&text)).map(|()| 0)
+        }
+        Verb::Man => {
+            let mut text = Vec::new();
+            let made = clap_mangen::Man::new(Cli::command()).render(&mut text).map_err(CliError::Output);
+            made.and_then(|()| Output::print(&String::from_utf8_lossy(&text))).map(|()| 0)
+        }
+    };
+    outcome.unwrap_or_else(|error| {
+        let code = error.exit_code();
+        if code != 0 {
+            output.error(&error);
+        }
+        code
+    })
+}
+
+/// Returns the connection of a source of the configuration, or of `env:`, `file:`, a URL.
+pub(crate) fn database(session: &Session, text: &str) -> Result<ConnInfo, CliError> {
+    let looks_like_url = text.contains(':') || text.contains('=');
+    if looks_like_url {
+        let base = std::env::current_dir().unwrap_or_default();
+        return Ok(UrlRef::parse(text, &base)?.resolve()?);
+    }
+    let config = session.config()?;
+    match config.source(text) {
+        Some(source) => Ok(source.url.resolve()?),
+        None => Err(unknown_source(&config, text)),
+    }
+}
+
+/// Says which sources there are.
+pub(crate) fn unknown_source(config: &Config, name: &str) -> CliError {
+    let known: Vec<String> = config.names().iter().map(ToString::to_string).collect();
+    CliError::Usage(
+        "DOZO-E1004",
+        format!("source `{name}` is not in {}", config.file.display()),
+        if known.is_empty() { "add [source.NAME]".into() } else { format!("use one of: {}", known.join(", ")) },
+    )
+}
+
+/// Shows a time for people.
+pub(crate) fn when(time: Option<dozo_model::Timestamp>) -> String {
+    time.map_or_else(|| "-".into(), |t| t.strftime("%Y-%m-%d %H:%M:%SZ").to_string())
+}
+
+/// Shows an age for people.
+pub(crate) fn age(seconds: Option<i64>) -> String {
+    match seconds.and_then(|s| u64::try_from(s).ok()) {
+        Some(s) => dozo_model::human_duration(std::time::Duration::from_secs(s)),
+        None => "-".into(),
+    }
+}

@@ -1,0 +1,89 @@
+//! `dozo verify`: exit 3 when something is wrong, 6 when something could not be looked at.
+
+use std::time::Duration;
+
+use dozo_engine::{BackupSelector, VerifyReport, verify, verify_entry};
+use dozo_model::{Verdict, human_bytes, human_count, human_duration};
+
+use super::{Outcome, Session};
+use crate::args::Verify;
+use crate::error::CliError;
+
+const FINDING: u8 = 3;
+const NOT_RUN: u8 = 6;
+
+pub(super) async fn run(session: &Session, args: Verify) -> Outcome {
+    let config = session.config()?;
+    let level = args.level.into();
+    let selector: Option<BackupSelector> = args.backup.as_deref().map(str::parse).transpose()?;
+    let repository = config.repository.open().await?;
+    let mut reports = Vec::new();
+    match selector {
+        Some(selector) if !args.all => {
+            let manifest = repository.resolve(&selector).await?;
+            reports.push(verify(&session.ctx, &repository, &manifest, level).await?);
+        }
+        Some(BackupSelector { source: None, prefix: None }) => {
+            for source in repository.sources().await? {
+                let manifest = repository.resolve(&BackupSelector { source: Some(source), prefix: None }).await?;
+                reports.push(verify(&session.ctx, &repository, &manifest, level).await?);
+            }
+        }
+        Some(_) => {
+            return Err(CliError::Usage("DOZO-E1008", "--all goes with `latest` or with no backup".into(), "dozo help verify".into()));
+        }
+        None => {
+            for entry in repository.backups(None).await? {
+                reports.extend(verify_entry(&session.ctx, &repository, &entry, level).await?);
+            }
+        }
+    }
+    session.output.result(&reports, || {
+        if reports.is_empty() { "there is no backup to verify".into() } else { reports.iter().map(text).collect::<Vec<_>>().join("\n") }
+    })?;
+    if session.output.quiet() {
+        for report in reports.iter().filter(|r| r.check.verdict != Verdict::Passed) {
+            session.output.message(&text(report));
+        }
+    }
+    let any = |verdict| reports.iter().any(|r| r.check.verdict == verdict);
+    Ok(if any(Verdict::Failed) {
+        FINDING
+    } else if any(Verdict::NotRun) || reports.is_empty() {
+        NOT_RUN
+    } else {
+        0
+    })
+}
+
+fn text(r: &VerifyReport) -> String {
+    let c = &r.check;
+    let verdict = match c.verdict {
+        Verdict::Passed => "passed",
+        Verdict::Failed => "FAILED",
+        Verdict::NotRun => "NOT RUN",
+    };
+    let mut text = format!(
+        "{}@{} {} ({}): {} objects, {} read, {} rows, {}",
+        r.source,
+        c.backup,
+        verdict,
+        c.level.as_str(),
+        c.objects,
+        human_bytes(c.bytes),
+        human_count(c.rows),
+        human_duration(Duration::from_secs_f64(r.seconds)),
+    );
+    for f in &c.findings {
+        let kind = serde_json::to_value(f.kind).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+        let tables = if f.tables.len() > 3 { format!("{} and {} more", f.tables[..3].join(", "), f.tables.len() - 3) } else { f.tables.join(", ") };
+        text.push_str(&format!("\n  {kind}: {} (table {tables}): {}", f.object, f.detail));
+    }
+    for line in &c.not_run {
+        text.push_str(&format!("\n  not run: {line}"));
+    }
+    if c.verdict == Verdict::Failed {
+        text.push_str("\n  next: restore from another backup, and make a new one now");
+    }
+    text
+}

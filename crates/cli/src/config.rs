@@ -1,0 +1,129 @@
+//! The configuration file: found, read, and turned into settings; every problem is reported at once.
+//!
+//! Keys are kebab-case, unknown ones are refused, relative paths count from the file's folder. `docs/config.toml` shows every
+//! key and is parsed by a test.
+
+mod read;
+
+pub(crate) use read::default_workers;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use dozo_engine::{RepositorySettings, SourceSettings};
+use dozo_model::SourceName;
+
+
+
+/// A configuration, resolved.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Config {
+    /// File it came from.
+    pub(crate) file: PathBuf,
+    /// `[repository]`
+    pub(crate) repository: RepositorySettings,
+    /// `[source.*]`, in the file's order.
+    pub(crate) sources: Vec<SourceSettings>,
+}
+
+/// Something wrong in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// Line, from 1.
+    pub(crate) line: usize,
+    /// Dotted key.
+    pub(crate) key: String,
+    /// What is wrong.
+    pub(crate) reason: String,
+}
+
+/// Why there is no configuration.
+#[derive(Debug)]
+pub(crate) enum ConfigError {
+    /// No file in any of the usual places.
+    Missing(Vec<PathBuf>),
+    /// It cannot be read.
+    Unreadable(PathBuf, std::io::Error),
+    /// It has problems.
+    Invalid(PathBuf, Vec<Problem>),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(tried) => {
+                let tried: Vec<String> = tried.iter().map(|p| p.display().to_string()).collect();
+                write!(f, "there is no configuration file (looked for {})", tried.join(", "))
+            }
+            Self::Unreadable(path, e) => write!(f, "{} cannot be read: {e}", path.display()),
+            Self::Invalid(path, problems) => {
+                let plural = if problems.len() == 1 { "a problem".into() } else { format!("{} problems", problems.len()) };
+                write!(f, "{} has {plural}", path.display())?;
+                for p in problems {
+                    write!(f, "\n  {}:{}: {}: {}", path.display(), p.line, p.key, p.reason)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl ConfigError {
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Missing(_) => "DOZO-E1001",
+            Self::Unreadable(..) => "DOZO-E1002",
+            Self::Invalid(..) => "DOZO-E1003",
+        }
+    }
+
+    pub(crate) fn next(&self) -> String {
+        match self {
+            Self::Missing(_) => "dozo init --from env:DATABASE_URL".into(),
+            Self::Unreadable(..) => "check the path and its permissions".into(),
+            Self::Invalid(..) => "docs/config.toml shows every key".into(),
+        }
+    }
+}
+
+impl Config {
+    /// Finds and reads the file.
+    pub(crate) fn load(explicit: Option<&Path>) -> Result<Self, ConfigError> {
+        let path = find(explicit)?;
+        let text = std::fs::read_to_string(&path).map_err(|e| ConfigError::Unreadable(path.clone(), e))?;
+        Self::parse(&path, &text)
+    }
+
+    /// Reads the text of a file.
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let base = path.parent().map(Path::to_owned).unwrap_or_default();
+        let base = std::path::absolute(&base).unwrap_or(base);
+        read::Reader::read(path, &base, text).map_err(|problems| ConfigError::Invalid(path.to_owned(), problems))
+    }
+
+    /// Returns a source.
+    pub(crate) fn source(&self, name: &str) -> Option<&SourceSettings> {
+        self.sources.iter().find(|s| s.name.as_str() == name)
+    }
+
+    /// Returns the names of all sources.
+    pub(crate) fn names(&self) -> Vec<SourceName> {
+        self.sources.iter().map(|s| s.name.clone()).collect()
+    }
+}
+
+fn find(explicit: Option<&Path>) -> Result<PathBuf, ConfigError> {
+    if let Some(path) = explicit {
+        return Ok(path.to_owned());
+    }
+    if let Some(path) = std::env::var_os("DOZO_CONFIG").filter(|v| !v.is_empty()) {
+        return Ok(path.into());
+    }
+    let mut tried = vec![PathBuf::from("dozo.toml")];
+    tried.extend(std::env::var_os("HOME").map(|home| Path::new(&home).join(".config/dozo/dozo.toml")));
+    tried.push("/etc/dozo/dozo.toml".into());
+    tried.iter().find(|p| p.is_file()).cloned().ok_or(ConfigError::Missing(tried))
+}
+
+#[cfg(test)]
+mod tests;

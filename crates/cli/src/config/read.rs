@@ -1,0 +1,289 @@
+//! Walks the TOML tree, collects every problem with its line and dotted key, and resolves defaults.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use dozo_engine::{RepositorySettings, SourceSettings, StoreOptions, ToolChoice, UrlRef};
+use dozo_model::{ByteSize, SourceName, Span};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{Config, Problem};
+
+/// How long a lock is waited for: long enough for ordinary statements, short enough not to stand in a queue.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Memory of a run.
+const MEMORY: ByteSize = ByteSize(256_000_000);
+/// More connections than this gain nothing on the machines measured.
+const WORKERS_MAX: usize = 4;
+const ZSTD_LEVEL: i32 = 1;
+
+/// Tables of the configuration's agreed shape that this version does not act upon. They are refused: a retention policy that
+/// is accepted and ignored would be worse than none.
+const LATER: [&str; 7] = ["retention", "archive", "drill", "notify", "contacts", "rotate", "schedule"];
+
+pub(super) struct Reader<'t> {
+    text: &'t str,
+    base: PathBuf,
+    problems: Vec<Problem>,
+}
+
+/// A table being read: keys are taken out, what is left is unknown.
+struct Table<'t> {
+    path: String,
+    entries: Vec<(String, usize, Spanned<DeValue<'t>>)>,
+}
+
+/// Returns how many connections a run uses by default.
+pub(crate) fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).min(WORKERS_MAX)
+}
+
+impl<'t> Reader<'t> {
+    pub(super) fn read(path: &Path, base: &Path, text: &'t str) -> Result<Config, Vec<Problem>> {
+        let mut reader = Reader { text, base: base.to_owned(), problems: Vec::new() };
+        let root = match DeTable::parse(text) {
+            Ok(root) => root,
+            Err(e) => {
+                let line = e.span().map_or(1, |s| reader.line(s.start));
+                return Err(vec![Problem { line, key: "(file)".into(), reason: e.message().to_owned() }]);
+            }
+        };
+        let mut root = reader.table(String::new(), root.into_inner());
+        let time_zone = reader.text(&mut root, "time-zone").unwrap_or_else(|| "UTC".into());
+        if jiff::tz::TimeZone::get(&time_zone).is_err() {
+            reader.problem(1, "time-zone", format!("`{time_zone}` is not a time zone"));
+        }
+        let workers = reader.count(&mut root, "workers");
+        let memory = reader.parsed::<ByteSize>(&mut root, "memory");
+        let repository = reader.repository(&mut root);
+        let mut sources = Vec::new();
+        if let Some((line, tables)) = reader.subtables(&mut root, "source") {
+            for (name, at, table) in tables {
+                let defaults = Defaults { workers, memory, time_zone: &time_zone };
+                sources.extend(reader.source(&name, at, table, &defaults));
+            }
+            if sources.is_empty() && reader.problems.is_empty() {
+                reader.problem(line, "source", "it has no [source.NAME]".into());
+            }
+        }
+        reader.no_more(&root);
+        match repository {
+            Some(repository) if reader.problems.is_empty() => Ok(Config { file: path.to_owned(), repository, sources }),
+            _ => {
+                reader.problems.sort_by_key(|p| p.line);
+                Err(reader.problems)
+            }
+        }
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        self.text[..offset.min(self.text.len())].matches('\n').count() + 1
+    }
+
+    fn problem(&mut self, line: usize, key: &str, reason: String) {
+        self.problems.push(Problem { line, key: key.to_owned(), reason });
+    }
+
+    fn table(&self, path: String, table: DeTable<'t>) -> Table<'t> {
+        let entries = table.into_iter().map(|(k, v)| (k.get_ref().to_string(), self.line(k.span().start), v)).collect();
+        Table { path, entries }
+    }
+
+    fn take(&self, table: &mut Table<'t>, key: &str) -> Option<(usize, DeValue<'t>)> {
+        let at = table.entries.iter().position(|(k, ..)| k == key)?;
+        let (_, line, value) = table.entries.remove(at);
+        Some((line, value.into_inner()))
+    }
+
+    fn dotted(table: &Table<'t>, key: &str) -> String {
+        if table.path.is_empty() { key.to_owned() } else { format!("{}.{key}", table.path) }
+    }
+
+    fn text(&mut self, table: &mut Table<'t>, key: &str) -> Option<String> {
+        let (line, value) = self.take(table, key)?;
+        match value {
+            DeValue::String(text) => Some(text.into_owned()),
+            _ => {
+                self.problem(line, &Self::dotted(table, key), "it must be a string".into());
+                None
+            }
+        }
+    }
+
+    fn parsed<T: FromStr<Err: std::fmt::Display>>(&mut self, table: &mut Table<'t>, key: &str) -> Option<T> {
+        let line = table.entries.iter().find(|(k, ..)| k == key)?.1;
+        let text = self.text(table, key)?;
+        match text.parse() {
+            Ok(value) => Some(value),
+            Err(e) => {
+                self.problem(line, &Self::dotted(table, key), e.to_string());
+                None
+            }
+        }
+    }
+
+    fn integer(&mut self, table: &mut Table<'t>, key: &str, range: std::ops::RangeInclusive<i64>) -> Option<i64> {
+        let (line, value) = self.take(table, key)?;
+        let number = match &value {
+            DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix()).ok(),
+            _ => None,
+        };
+        let valid = number.filter(|n| range.contains(n));
+        if valid.is_none() {
+            self.problem(line, &Self::dotted(table, key), format!("it must be a number from {} to {}", range.start(), range.end()));
+        }
+        valid
+    }
+
+    fn count(&mut self, table: &mut Table<'t>, key: &str) -> Option<usize> {
+        self.integer(table, key, 1..=64).and_then(|n| usize::try_from(n).ok())
+    }
+
+    fn boolean(&mut self, table: &mut Table<'t>, key: &str) -> Option<bool> {
+        let (line, value) = self.take(table, key)?;
+        match value {
+            DeValue::Boolean(b) => Some(b),
+            _ => {
+                self.problem(line, &Self::dotted(table, key), "it must be true or false".into());
+                None
+            }
+        }
+    }
+
+    fn texts(&mut self, table: &mut Table<'t>, key: &str) -> Vec<String> {
+        let Some((line, value)) = self.take(table, key) else { return Vec::new() };
+        let list: Option<Vec<String>> = match value {
+            DeValue::Array(items) => items
+                .into_iter()
+                .map(|item| match item.into_inner() {
+                    DeValue::String(text) => Some(text.into_owned()),
+                    _ => None,
+                })
+                .collect(),
+            _ => None,
+        };
+        list.unwrap_or_else(|| {
+            self.problem(line, &Self::dotted(table, key), "it must be a list of strings".into());
+            Vec::new()
+        })
+    }
+
+    #[expect(clippy::type_complexity, reason = "a line, and per table its name, line and entries")]
+    fn subtables(&mut self, table: &mut Table<'t>, key: &str) -> Option<(usize, Vec<(String, usize, DeTable<'t>)>)> {
+        let (line, value) = self.take(table, key)?;
+        let DeValue::Table(inner) = value else {
+            self.problem(line, key, "it must be tables, like [source.shop]".into());
+            return None;
+        };
+        let mut found = Vec::new();
+        for (name, value) in inner {
+            let at = self.line(name.span().start);
+            match value.into_inner() {
+                DeValue::Table(table) => found.push((name.get_ref().to_string(), at, table)),
+                _ => self.problem(at, &format!("{key}.{}", name.get_ref()), "it must be a table".into()),
+            }
+        }
+        found.sort_by_key(|(_, line, _)| *line);
+        Some((line, found))
+    }
+
+    fn no_more(&mut self, table: &Table<'t>) {
+        for (key, line, _) in &table.entries {
+            let dotted = Self::dotted(table, key);
+            let later = table.path.is_empty() && LATER.contains(&key.as_str()) || table.path == "repository" && key == "replica";
+            let reason = if later { "this version does not act upon it yet" } else { "unknown key" };
+            self.problem(*line, &dotted, reason.into());
+        }
+    }
+
+    fn repository(&mut self, root: &mut Table<'t>) -> Option<RepositorySettings> {
+        let Some((line, value)) = self.take(root, "repository") else {
+            self.problem(1, "repository", "it is missing: [repository] with url = \"file:///folder\" or \"s3://bucket/prefix\"".into());
+            return None;
+        };
+        let DeValue::Table(table) = value else {
+            self.problem(line, "repository", "it must be a table".into());
+            return None;
+        };
+        let mut table = self.table("repository".into(), table);
+        let url = self.text(&mut table, "url");
+        let store = StoreOptions {
+            endpoint: self.text(&mut table, "endpoint"),
+            region: self.text(&mut table, "region"),
+            path_style: self.boolean(&mut table, "path-style"),
+            profile: self.text(&mut table, "profile"),
+        };
+        self.no_more(&table);
+        let Some(url) = url else {
+            self.problem(line, "repository.url", "it is missing".into());
+            return None;
+        };
+        let settings = RepositorySettings { url, store, base: self.base.clone() };
+        if let Err(e) = settings.store() {
+            self.problem(line, "repository.url", e.to_string());
+        }
+        Some(settings)
+    }
+
+    fn source(&mut self, name: &str, line: usize, table: DeTable<'t>, defaults: &Defaults<'_>) -> Option<SourceSettings> {
+        let path = format!("source.{name}");
+        let mut table = self.table(path.clone(), table);
+        let parsed = SourceName::parse(name).map_err(|e| self.problem(line, &path, e.to_string())).ok();
+        match self.text(&mut table, "kind").as_deref() {
+            Some("postgres") => {}
+            Some(kind @ ("postgres-physical" | "duckdb" | "files" | "command")) => {
+                self.problem(line, &format!("{path}.kind"), format!("`{kind}` is not available in this version"));
+                return None;
+            }
+            Some(kind) => self.problem(line, &format!("{path}.kind"), format!("`{kind}` is not known (postgres)")),
+            None => self.problem(line, &format!("{path}.kind"), "it is missing (postgres)".into()),
+        }
+        let url = self.text(&mut table, "url");
+        if url.is_none() {
+            self.problem(line, &format!("{path}.url"), "it is missing (env:NAME or file:PATH)".into());
+        }
+        let base = self.base.clone();
+        let url = url.and_then(|u| UrlRef::parse(&u, &base).map_err(|e| self.problem(line, &format!("{path}.url"), e.to_string())).ok());
+        if let Some(format) = self.text(&mut table, "format").filter(|f| f != "parquet") {
+            self.problem(line, &format!("{path}.format"), format!("`{format}` is not available in this version (parquet)"));
+        }
+        let include = self.texts(&mut table, "include");
+        let exclude = self.texts(&mut table, "exclude");
+        let pg_tools = self.pg_tools(&mut table);
+        let workers = self.count(&mut table, "workers").or(defaults.workers).unwrap_or_else(default_workers);
+        let memory = self.parsed::<ByteSize>(&mut table, "memory").or(defaults.memory).unwrap_or(MEMORY);
+        let lock_timeout = self.parsed::<Span>(&mut table, "lock-timeout").map_or(LOCK_TIMEOUT, |s| s.0);
+        let level = self.integer(&mut table, "zstd-level", 1..=19).and_then(|n| i32::try_from(n).ok());
+        self.no_more(&table);
+        Some(SourceSettings {
+            name: parsed?,
+            url: url?,
+            include,
+            exclude,
+            pg_tools,
+            workers,
+            memory,
+            lock_timeout,
+            zstd_level: level.unwrap_or(ZSTD_LEVEL),
+            time_zone: defaults.time_zone.to_owned(),
+        })
+    }
+
+    fn pg_tools(&mut self, table: &mut Table<'t>) -> ToolChoice {
+        match table.entries.iter().find(|(k, ..)| k == "pg-tools").map(|(.., v)| v.get_ref()) {
+            Some(DeValue::Array(_)) => ToolChoice::Wrapper(self.texts(table, "pg-tools")),
+            _ => match self.text(table, "pg-tools").as_deref() {
+                None | Some("auto") => ToolChoice::Auto,
+                Some(folder) => ToolChoice::Folder(self.base.join(folder)),
+            },
+        }
+    }
+}
+
+struct Defaults<'a> {
+    workers: Option<usize>,
+    memory: Option<ByteSize>,
+    time_zone: &'a str,
+}

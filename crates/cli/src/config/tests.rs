@@ -1,0 +1,66 @@
+use super::*;
+
+fn problems(text: &str) -> Vec<String> {
+    match Config::parse(Path::new("/etc/dozo/dozo.toml"), text) {
+        Err(ConfigError::Invalid(_, problems)) => problems.iter().map(|p| format!("{}: {}: {}", p.line, p.key, p.reason)).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// `docs/config.toml` documents every key: it parses, and every key that the reader knows is in it.
+#[test]
+fn the_documented_configuration_parses() {
+    let text = include_str!("../../../../docs/config.toml");
+    let config = Config::parse(Path::new("/etc/dozo/dozo.toml"), text).unwrap_or_else(|e| panic!("{e}"));
+    assert!(!config.sources.is_empty());
+    let source = include_str!("read.rs");
+    let mut keys = 0;
+    for call in ["text", "texts", "count", "boolean", "parsed::<ByteSize>", "parsed::<Span>", "integer"] {
+        for rest in source.split(&format!("{call}(&mut ")).skip(1) {
+            let Some(key) = rest.split('"').nth(1) else { continue };
+            keys += 1;
+            assert!(text.contains(&format!("{key} =")), "docs/config.toml does not show `{key}`");
+        }
+    }
+    assert!(keys >= 15, "{keys} keys found");
+}
+
+#[test]
+fn every_problem_at_once_with_its_line() {
+    let text = "time-zone = \"Mars/Olympus\"\nunknown = 1\n[repository]\nurl = \"ftp://x\"\nregio = \"x\"\n[source.Shop]\nkind = \"postgres\"\nurl = \"postgres://u:hunter2@h/d\"\nlock-timeout = \"5m\"\nworkers = 0\n[source.b]\nkind = \"duckdb\"\n[retention]\ndaily = \"30d\"\n";
+    let found = problems(text);
+    assert!(!found.iter().any(|p| p.contains("hunter2")));
+    for expected in [
+        "1: time-zone: `Mars/Olympus` is not a time zone",
+        "2: unknown: unknown key",
+        "3: repository.url: repository `ftp://x` cannot be opened: scheme `ftp` is not supported (file:// or s3://)",
+        "5: repository.regio: unknown key",
+        "6: source.Shop: `Shop` is not a source name (1 to 63 of a-z, 0-9, - and _, starting with a letter or digit)",
+        "6: source.Shop.url: the URL of u@h:5432/d holds a password",
+        "9: source.Shop.lock-timeout: `5m` is ambiguous: write `min` for minutes or `mo` for months",
+        "10: source.Shop.workers: it must be a number from 1 to 64",
+        "11: source.b.kind: `duckdb` is not available in this version",
+        "13: retention: this version does not act upon it yet",
+    ] {
+        assert!(found.iter().any(|p| p == expected), "{expected}\nin {found:#?}");
+    }
+    assert_eq!(found.len(), 10, "{found:#?}");
+}
+
+#[test]
+fn syntax_errors_have_a_line() {
+    assert!(problems("[repository]\nurl = \n")[0].starts_with("2: (file): "));
+    assert!(problems("")[0].contains("[repository]"));
+}
+
+#[test]
+fn defaults_and_relative_paths() {
+    let text = "[repository]\nurl = \"file://repo\"\n[source.shop]\nkind = \"postgres\"\nurl = \"file:shop.url\"\n";
+    let config = Config::parse(Path::new("/srv/dozo.toml"), text).unwrap();
+    assert_eq!(config.repository.store().unwrap().url(), "file:///srv/repo");
+    let shop = config.source("shop").unwrap();
+    assert_eq!(shop.url.to_string(), "file:/srv/shop.url");
+    assert_eq!(shop.memory.0, 256_000_000);
+    assert_eq!(shop.lock_timeout.as_secs(), 10);
+    assert_eq!(shop.time_zone, "UTC");
+}

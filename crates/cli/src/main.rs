@@ -1,0 +1,71 @@
+//! The binary: arguments, configuration, rendering, progress, signals, exit codes. Everything else is in the engine.
+//!
+//! `main` parses, runs one verb, and turns its outcome into an exit code (`docs/errors.md`). Results go to stdout,
+//! everything else to stderr; a closed pipe on stdout is not an error.
+
+mod args;
+mod commands;
+mod config;
+mod error;
+mod operator;
+mod output;
+mod reporter;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::Cli;
+use crate::output::Output;
+
+/// After a signal the work has this long to stop by itself.
+const STOP_WITHIN: Duration = Duration::from_millis(800);
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let code = if e.use_stderr() { 2 } else { 0 };
+            // A closed pipe is the only way this fails.
+            let _ = e.print();
+            return ExitCode::from(code);
+        }
+    };
+    let output = Output::new(cli.global.json, cli.global.quiet);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            output.message(&format!("error: the runtime cannot be started: {e}"));
+            return ExitCode::from(70);
+        }
+    };
+    let cancel = CancellationToken::new();
+    runtime.spawn(stop_on_signal(cancel.clone()));
+    let run = || runtime.block_on(commands::run(cli, &output, cancel.clone()));
+    let code = match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(code) => code,
+        Err(_) => {
+            output.message("error: internal error (DOZO-E6099)\n  next: please report this with the command and its output");
+            70
+        }
+    };
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    ExitCode::from(code)
+}
+
+async fn stop_on_signal(cancel: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else { return };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    cancel.cancel();
+    tokio::time::sleep(STOP_WITHIN).await;
+    // Something does not stop: nothing is committed by now, and what is left behind is listed by `gc plan`.
+    #[expect(clippy::exit, reason = "a signal must end the process within a second")]
+    std::process::exit(130);
+}

@@ -1,0 +1,72 @@
+//! Results on stdout (text or JSON), messages on stderr.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use crate::error::CliError;
+
+/// Where results and messages go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    json: bool,
+    quiet: bool,
+}
+
+impl Output {
+    pub(crate) fn new(json: bool, quiet: bool) -> Self {
+        Self { json, quiet }
+    }
+
+    pub(crate) fn quiet(self) -> bool {
+        self.quiet
+    }
+
+    /// Prints a result: JSON if asked for, else the text; with `--quiet` no text.
+    pub(crate) fn result(self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), CliError> {
+        if self.json {
+            let json = serde_json::to_string_pretty(value).map_err(|e| CliError::Output(e.into()))?;
+            return Self::print(&json);
+        }
+        if self.quiet { Ok(()) } else { Self::print(&text()) }
+    }
+
+    /// Prints to stdout whatever the options say.
+    pub(crate) fn print(text: &str) -> Result<(), CliError> {
+        let mut out = std::io::stdout().lock();
+        let newline = if text.ends_with('\n') { "" } else { "\n" };
+        write!(out, "{text}{newline}").and_then(|()| out.flush()).map_err(CliError::Output)
+    }
+
+    /// Prints an error; as JSON on stdout too, if asked for.
+    pub(crate) fn error(self, error: &CliError) {
+        if self.json {
+            // There is nowhere left to report this to.
+            let _ = Self::print(&error.json().to_string());
+        }
+        self.message(&error.text());
+    }
+
+    /// Prints a message to stderr.
+    pub(crate) fn message(self, text: &str) {
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    }
+}
+
+/// Lays out rows in columns; numbers (columns named in `right`) to the right.
+pub(crate) fn table(header: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header(header.to_vec());
+    for row in rows {
+        table.add_row(row);
+    }
+    for (i, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if right.contains(&i) {
+            column.set_cell_alignment(comfy_table::CellAlignment::Right);
+        }
+    }
+    let text = table.to_string();
+    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
