@@ -1,0 +1,102 @@
+//! A real S3 server: SeaweedFS.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use crate::postgres::watch;
+use crate::{free_port, services};
+
+/// A running S3 server on 127.0.0.1.
+#[derive(Debug)]
+pub struct S3Server {
+    /// `http://127.0.0.1:port`
+    pub endpoint: String,
+    /// `AWS_ACCESS_KEY_ID`
+    pub key: &'static str,
+    /// `AWS_SECRET_ACCESS_KEY`
+    pub secret: &'static str,
+    /// A bucket that exists.
+    pub bucket: &'static str,
+}
+
+/// Returns the shared S3 server. It is stopped when the test process ends.
+///
+/// # Panics
+/// When it is not installed or does not start.
+pub fn shared_s3() -> &'static S3Server {
+    static SERVER: OnceLock<S3Server> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let folder = std::env::temp_dir().join(format!("dozo-s3-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a temporary folder");
+        let port = free_port();
+        let (key, secret, bucket) = ("dozotest", "dozotestsecret", "dozo-test");
+        let ports: Vec<String> = ["-master.port", "-volume.port", "-filer.port", "-webdav.port", "-admin.port", "-s3.port.iceberg"]
+            .iter()
+            .map(|flag| format!("{flag}={}", free_port()))
+            .collect();
+        let log = fs::File::create(folder.join("log")).expect("a log file");
+        let mut command = Command::new(services().join("weed"));
+        command
+            .arg("mini")
+            .arg(format!("-dir={}", folder.join("data").display()))
+            .args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1"])
+            .arg(format!("-s3.port={port}"))
+            .args(&ports)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", &folder)
+            .env("AWS_ACCESS_KEY_ID", key)
+            .env("AWS_SECRET_ACCESS_KEY", secret)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log file"))
+            .stderr(log)
+            .process_group(0);
+        fs::create_dir_all(folder.join("data")).expect("a temporary folder");
+        let child = command.spawn().expect("weed starts");
+        watch(child.id(), &folder);
+        let server = S3Server { endpoint: format!("http://127.0.0.1:{port}"), key, secret, bucket };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !server.make_bucket() {
+            let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "weed does not answer: {}", &log[log.len().saturating_sub(2000)..]);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        server
+    })
+}
+
+impl S3Server {
+    /// Makes the bucket with the server's own shell-free way: a signed PUT by Python's standard library.
+    fn make_bucket(&self) -> bool {
+        let script = r#"
+import datetime, hashlib, hmac, sys, urllib.request
+endpoint, key, secret, bucket = sys.argv[1:5]
+host = endpoint.split("//")[1]
+now = datetime.datetime.now(datetime.timezone.utc)
+stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
+empty = hashlib.sha256(b"").hexdigest()
+request = f"PUT\n/{bucket}\n\nhost:{host}\nx-amz-content-sha256:{empty}\nx-amz-date:{stamp}\n\nhost;x-amz-content-sha256;x-amz-date\n{empty}"
+scope = f"{day}/us-east-1/s3/aws4_request"
+text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
+sign = lambda k, m: hmac.new(k, m.encode(), hashlib.sha256).digest()
+k = sign(sign(sign(sign(b"AWS4" + secret.encode(), day), "us-east-1"), "s3"), "aws4_request")
+auth = f"AWS4-HMAC-SHA256 Credential={key}/{scope}, SignedHeaders=host;x-amz-content-sha256;x-amz-date, Signature={hmac.new(k, text.encode(), hashlib.sha256).hexdigest()}"
+r = urllib.request.Request(f"{endpoint}/{bucket}", method="PUT", headers={"x-amz-date": stamp, "x-amz-content-sha256": empty, "Authorization": auth})
+try:
+    urllib.request.urlopen(r, timeout=5)
+except urllib.error.HTTPError as e:
+    sys.exit(0 if e.code == 409 else 1)
+except Exception:
+    sys.exit(1)
+"#;
+        let made = Command::new("python3")
+            .args(["-c", script, &self.endpoint, self.key, self.secret, self.bucket])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        made.is_ok_and(|s| s.success())
+    }
+}
