@@ -1,1 +1,32 @@
-fn main(){}
+//! Whole-binary flows against real servers, in a hermetic environment.
+//!
+//! `DOZO_TEST_NIGHTLY=1` (set by `scripts/test --nightly`) raises the counts to those of the nightly tier. One server of each
+//! version is started once and shared, a database per test; only tests that kill their server have their own.
+
+mod commands;
+mod damage;
+mod errors;
+mod grants;
+mod harness;
+mod kill;
+mod parts;
+mod protocol;
+mod readers;
+mod roundtrip;
+mod tls;
+mod tpch;
+mod types;
+
+/// Every file of this folder is a module of this binary.
+#[test]
+fn no_test_file_is_forgotten() {
+    let folder = dozo_testkit::root().join("tests/e2e");
+    let main = std::fs::read_to_string(folder.join("main.rs")).unwrap();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "rs") && path.file_stem().is_some_and(|s| s != "main") {
+            let module = format!("mod {};", path.file_stem().unwrap().to_string_lossy());
+            assert!(main.contains(&module), "{module} is missing");
+        }
+    }
+}

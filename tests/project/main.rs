@@ -1,1 +1,140 @@
-fn main(){}
+//! The project's own rules: who may import whom, one arrow, files of readable size, documents that are true.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use cargo_metadata::{DependencyKind, MetadataCommand};
+
+fn root() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+fn normal_dependencies() -> BTreeMap<String, Vec<String>> {
+    let metadata = MetadataCommand::new()
+        .manifest_path(root().join("Cargo.toml"))
+        .no_deps()
+        .other_options(vec!["--offline".into()])
+        .exec()
+        .unwrap();
+    metadata
+        .packages
+        .iter()
+        .map(|p| {
+            let names = p.dependencies.iter().filter(|d| d.kind == DependencyKind::Normal).map(|d| d.name.clone());
+            (p.name.to_string(), names.collect())
+        })
+        .collect()
+}
+
+/// Siblings never import each other, with one sideways edge: catalog → store. Nothing imports the binary.
+#[test]
+fn crates_import_only_what_they_may() {
+    let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
+        ("dozo-model", &[][..]),
+        ("dozo-postgres", &["dozo-model"]),
+        ("dozo-encode", &["dozo-model"]),
+        ("dozo-store", &["dozo-model"]),
+        ("dozo-catalog", &["dozo-model", "dozo-store"]),
+        ("dozo-engine", &["dozo-model", "dozo-postgres", "dozo-encode", "dozo-store", "dozo-catalog"]),
+        ("dozo", &["dozo-model", "dozo-engine"]),
+        ("dozo-testkit", &[]),
+    ]);
+    let found = normal_dependencies();
+    assert_eq!(found.len(), allowed.len(), "{:?}", found.keys());
+    for (name, dependencies) in found {
+        for dependency in dependencies.iter().filter(|d| d.starts_with("dozo")) {
+            assert!(allowed[name.as_str()].contains(&dependency.as_str()), "{name} must not import {dependency}");
+        }
+    }
+}
+
+/// Some libraries are named by one crate only.
+#[test]
+fn libraries_stay_behind_their_crate() {
+    let owners = [
+        ("tokio-postgres", "dozo-postgres"),
+        ("postgres-protocol", "dozo-postgres"),
+        ("parquet", "dozo-encode"),
+        ("object_store", "dozo-store"),
+        ("clap", "dozo"),
+        ("indicatif", "dozo"),
+    ];
+    let found = normal_dependencies();
+    for (library, owner) in owners {
+        for (name, dependencies) in &found {
+            assert!(name == owner || !dependencies.iter().any(|d| d == library), "{name} must not name {library}");
+        }
+    }
+    assert!(!found["dozo-model"].iter().any(|d| d.starts_with("tokio")), "model has no I/O");
+}
+
+#[test]
+fn one_arrow_major() {
+    let lock = fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    for package in ["arrow-array", "arrow-schema", "parquet", "object_store", "rustls"] {
+        assert_eq!(lock.matches(&format!("name = \"{package}\"\n")).count(), 1, "{package}");
+    }
+}
+
+fn sources() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![root().join("crates"), root().join("tests")];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    assert!(found.len() > 50);
+    found
+}
+
+#[test]
+fn files_are_short_and_open_with_their_purpose() {
+    for path in sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.lines().count() <= 800, "{} is longer than 800 lines", path.display());
+        let inner = path.ends_with("tests.rs");
+        assert!(inner || text.starts_with("//! "), "{} does not say what it is for", path.display());
+    }
+}
+
+/// Every error code is used once, and `docs/errors.md` lists every one.
+#[test]
+fn error_codes_are_documented() {
+    let mut codes: Vec<String> = Vec::new();
+    for path in sources().iter().filter(|p| p.components().any(|c| c.as_os_str() == "src")) {
+        let text = fs::read_to_string(path).unwrap();
+        codes.extend(text.split("DOZO-E").skip(1).map(|rest| rest[..4].to_owned()));
+    }
+    codes.sort();
+    codes.dedup();
+    assert!(codes.len() > 50);
+    let documented = fs::read_to_string(root().join("docs/errors.md")).unwrap();
+    for code in codes {
+        assert!(documented.contains(&format!("DOZO-E{code}")), "docs/errors.md does not list DOZO-E{code}");
+    }
+}
+
+/// The README's run is what the demo prints: the commands are in the script, and its words are those of the program.
+#[test]
+fn the_readme_shows_a_real_run() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let demo = fs::read_to_string(root().join("scripts/demo")).unwrap();
+    let run = readme.split("```console\n").nth(1).unwrap().split("```").next().unwrap();
+    let commands: Vec<&str> = run.lines().filter_map(|l| l.strip_prefix("$ dozo ")).collect();
+    assert!(commands.len() >= 4, "{commands:?}");
+    for command in commands {
+        let verb = command.split(' ').next().unwrap();
+        assert!(demo.contains(&format!("run {verb} ")), "the demo does not run `{command}`");
+    }
+    for name in ["scripts/demo", "scripts/test", "docs/format.md", "docs/architecture.md", "docs/config.toml", "docs/errors.md"] {
+        assert!(readme.contains(name), "README does not mention {name}");
+        assert!(root().join(name).exists());
+    }
+}

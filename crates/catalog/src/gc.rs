@@ -9,8 +9,8 @@ use dozo_model::{BackupId, SourceName, Timestamp};
 use dozo_store::{Layout, ObjectInfo};
 use serde::Serialize;
 
-use crate::repository::{BackupState, Repository};
 use crate::Result;
+use crate::repository::{BackupState, Repository};
 
 /// A backup that has no manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -80,8 +80,7 @@ impl Repository {
                     Some(r)
                 }
             };
-            let broken =
-                dead.map(|r| BrokenLease { host: r.holder.host.clone(), pid: r.holder.pid, backup: r.backup.clone() });
+            let broken = dead.map(|r| BrokenLease { host: r.holder.host.clone(), pid: r.holder.pid, backup: r.backup.clone() });
             let record = LeaseRecord {
                 format: FORMAT_VERSION,
                 backup: backup.clone(),
@@ -109,7 +108,8 @@ impl Repository {
     /// Returns the number of the newest lease record of a source, and the record if it is held.
     pub(crate) async fn newest_lease(&self, source: &SourceName) -> Result<(u64, Option<LeaseRecord>)> {
         loop {
-            let newest = self.store().list(&Layout::lease(source)).await?.into_iter().filter_map(|o| Some((number(&o.key)?, o.key))).max();
+            let newest =
+                self.store().list(&Layout::lease(source)).await?.into_iter().filter_map(|o| Some((number(&o.key)?, o.key))).max();
             let Some((n, key)) = newest else { return Ok((0, None)) };
             // It may have been replaced and removed since the listing: look again.
             if let Some(bytes) = self.store().get_opt(&key).await? {

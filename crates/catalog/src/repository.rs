@@ -53,8 +53,8 @@ pub fn tool() -> Tool {
 }
 
 pub(crate) fn to_json<T: Serialize>(key: &str, value: &T) -> Result<Bytes> {
-    let mut bytes = serde_json::to_vec_pretty(value)
-        .map_err(|e| CatalogError::Record { key: key.to_owned(), reason: e.to_string() })?;
+    let mut bytes =
+        serde_json::to_vec_pretty(value).map_err(|e| CatalogError::Record { key: key.to_owned(), reason: e.to_string() })?;
     bytes.push(b'\n');
     Ok(bytes.into())
 }
@@ -143,9 +143,7 @@ impl Repository {
     /// [`CatalogError::Fate`] when the key is taken: the backup was aborted by somebody else.
     pub async fn commit(&self, manifest: &Manifest) -> Result<Bytes> {
         let key = Layout::file(&manifest.source, &manifest.id, "manifest.json");
-        let bytes = manifest
-            .to_bytes()
-            .map_err(|e| CatalogError::Record { key: key.clone(), reason: e.to_string() })?;
+        let bytes = manifest.to_bytes().map_err(|e| CatalogError::Record { key: key.clone(), reason: e.to_string() })?;
         let bytes = Bytes::from(bytes);
         // A retry after a lost answer finds its own bytes.
         if self.store.put_new(&key, bytes.clone()).await? == PutOutcome::Exists && self.store.get(&key).await? != bytes {

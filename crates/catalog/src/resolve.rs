@@ -67,10 +67,7 @@ impl Repository {
                 let mut latest = None;
                 for id in ids {
                     match self.manifest(&source, &id).await {
-                        Err(
-                            CatalogError::NoBackup { .. }
-                            | CatalogError::Manifest { source: ManifestError::Aborted, .. },
-                        ) => {}
+                        Err(CatalogError::NoBackup { .. } | CatalogError::Manifest { source: ManifestError::Aborted, .. }) => {}
                         other => {
                             other?;
                             latest = Some(id);

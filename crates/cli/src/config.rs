@@ -13,8 +13,6 @@ use std::path::{Path, PathBuf};
 use dozo_engine::{RepositorySettings, SourceSettings};
 use dozo_model::SourceName;
 
-
-
 /// A configuration, resolved.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Config {

@@ -36,7 +36,13 @@ mod tests {
 
     #[test]
     fn no_password_survives() {
-        for text in ["postgres://u:hunter2@h/d", "--to=postgres://u:hun%40ter2@h/d", "host=h password=hunter2", "postgres://h/d?password=hunter2", "postgres://u:hunter2@@h/d"] {
+        for text in [
+            "postgres://u:hunter2@h/d",
+            "--to=postgres://u:hun%40ter2@h/d",
+            "host=h password=hunter2",
+            "postgres://h/d?password=hunter2",
+            "postgres://u:hunter2@@h/d",
+        ] {
             let masked = mask(text);
             assert!(!masked.contains("hunter2") && !masked.contains("ter2"), "{masked}");
         }

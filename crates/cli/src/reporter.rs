@@ -69,7 +69,10 @@ impl Progress for Bars {
         }
         if !state.tables.contains_key(dataset) && state.tables.len() < SHOWN {
             let bar = self.all.add(ProgressBar::new_spinner());
-            bar.set_style(ProgressStyle::with_template("  {human_pos:>14} rows  {per_sec:>16}  {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            bar.set_style(
+                ProgressStyle::with_template("  {human_pos:>14} rows  {per_sec:>16}  {wide_msg}")
+                    .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+            );
             bar.set_message(dataset.to_owned());
             state.tables.insert(dataset.to_owned(), bar);
         }
@@ -114,7 +117,8 @@ impl Progress for Lines {
 
     fn done(&self, dataset: &str, rows: u64, seconds: f64) {
         if !self.quiet {
-            let time = if seconds > 0.0 { format!(", {}", human_duration(Duration::from_secs_f64(seconds))) } else { String::new() };
+            let time =
+                if seconds > 0.0 { format!(", {}", human_duration(Duration::from_secs_f64(seconds))) } else { String::new() };
             self.line(&format!("  {dataset}: {} rows{time}", human_count(rows)));
         }
     }

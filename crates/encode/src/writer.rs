@@ -117,8 +117,7 @@ impl<S: PartSink> ParquetEncoder<S> {
             }
         }
         let out = DigestingWriter::new(sink, options.part_bytes);
-        let writer =
-            ArrowWriter::try_new(out, Arc::clone(schema), Some(properties.build())).map_err(EncodeError::Write)?;
+        let writer = ArrowWriter::try_new(out, Arc::clone(schema), Some(properties.build())).map_err(EncodeError::Write)?;
         Ok(Self { writer, row_group_bytes: options.row_group_bytes, run_start: 0 })
     }
 
@@ -171,10 +170,19 @@ fn fallback_encoding(wire: &PgType) -> Option<Encoding> {
             Some(_) => None,
             None => Some(Encoding::DELTA_LENGTH_BYTE_ARRAY),
         },
-        PgType::Numeric(None) | PgType::Text | PgType::Varchar | PgType::Bpchar | PgType::Name | PgType::Char
-        | PgType::Bytea | PgType::Time | PgType::Timetz | PgType::Uuid | PgType::Json | PgType::Jsonb | PgType::Enum => {
-            Some(Encoding::DELTA_LENGTH_BYTE_ARRAY)
-        }
+        PgType::Numeric(None)
+        | PgType::Text
+        | PgType::Varchar
+        | PgType::Bpchar
+        | PgType::Name
+        | PgType::Char
+        | PgType::Bytea
+        | PgType::Time
+        | PgType::Timetz
+        | PgType::Uuid
+        | PgType::Json
+        | PgType::Jsonb
+        | PgType::Enum => Some(Encoding::DELTA_LENGTH_BYTE_ARRAY),
         PgType::Bool | PgType::Float4 | PgType::Float8 | PgType::Money { .. } | PgType::Interval | PgType::Array(_) => None,
     }
 }

@@ -17,7 +17,9 @@ use dozo_model::{
     ALGORITHM, BackupId, Dataset, FORMAT_VERSION, Files, Fingerprint, Intent, LeftOut, Manifest, ObjectRef, QualifiedName,
     ServerIdentity, Settings, Sha256Digest, Stage,
 };
-use dozo_postgres::{ConnInfo, Coordinator, PgError, PgTools, Session, dependents, materialized_views, not_carried, roles, sequences};
+use dozo_postgres::{
+    ConnInfo, Coordinator, PgError, PgTools, Session, dependents, materialized_views, not_carried, roles, sequences,
+};
 use dozo_store::Layout;
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -98,7 +100,8 @@ pub async fn backup(ctx: &Context, repository: &Repository, source: &SourceSetti
     let lease = repository.lease(&source.name, &id, Arc::clone(&ctx.clock), wait).await?;
     let mut warnings = Vec::new();
     if let Some(broken) = &lease.broken {
-        warnings.push(format!("took over from backup {} of a dead process (pid {} on {})", broken.backup, broken.pid, broken.host));
+        warnings
+            .push(format!("took over from backup {} of a dead process (pid {} on {})", broken.backup, broken.pid, broken.host));
     }
     let run = Run { ctx, repository, source, info, looker, tools, selection, id, started, warnings };
     let cancel = ctx.cancel.clone();
@@ -169,7 +172,12 @@ impl Run<'_> {
             if !self.selection.everything() {
                 continue;
             }
-            left_out.push(LeftOut { name, reason: format!("its value cannot be read: {reason}"), error: true, needed_by: vec![] });
+            left_out.push(LeftOut {
+                name,
+                reason: format!("its value cannot be read: {reason}"),
+                error: true,
+                needed_by: vec![],
+            });
         }
         let mut views = materialized_views(coordinator.session()).await?;
         for view in views.iter_mut().filter(|v| v.populated) {
@@ -227,7 +235,11 @@ impl Run<'_> {
             objects: Vec::new(),
         };
         let restore_md = crate::restore_md::write(&manifest, self.repository.store().url());
-        let mut put = vec![(file_keys.restore_md, Bytes::from(restore_md)), (file_keys.schema_dump, files.dump), (file_keys.schema_sql, files.sql)];
+        let mut put = vec![
+            (file_keys.restore_md, Bytes::from(restore_md)),
+            (file_keys.schema_dump, files.dump),
+            (file_keys.schema_sql, files.sql),
+        ];
         put.extend(file_keys.globals_sql.zip(files.globals));
         for (key, bytes) in put {
             objects.push(ObjectRef { key: key.clone(), bytes: bytes.len() as u64, sha256: Sha256Digest::of(&bytes) });
@@ -258,7 +270,12 @@ impl Run<'_> {
     }
 
     /// Says which foreign keys and views need a table that is not in the dump.
-    async fn note_dependents(&mut self, coordinator: &Coordinator, hidden: &[(u32, String)], left_out: &mut [LeftOut]) -> Result<()> {
+    async fn note_dependents(
+        &mut self,
+        coordinator: &Coordinator,
+        hidden: &[(u32, String)],
+        left_out: &mut [LeftOut],
+    ) -> Result<()> {
         let oids: Vec<u32> = hidden.iter().map(|(oid, _)| *oid).collect();
         if oids.is_empty() {
             return Ok(());
@@ -370,7 +387,11 @@ pub(crate) struct Readable<'a> {
 }
 
 /// Tells what a backup of a source would take, and what stands in its way.
-pub(crate) fn readable<'a>(source: &SourceSettings, standby: bool, tables: &'a [dozo_postgres::TableInfo]) -> Result<Readable<'a>> {
+pub(crate) fn readable<'a>(
+    source: &SourceSettings,
+    standby: bool,
+    tables: &'a [dozo_postgres::TableInfo],
+) -> Result<Readable<'a>> {
     let selection = Selection::new(source, standby, tables)?;
     let wanted: Vec<_> = tables.iter().filter(|t| selection.asks_for(t)).collect();
     let row_security = wanted.iter().filter(|t| t.row_security).map(|t| t.name.to_string()).collect();

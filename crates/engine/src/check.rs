@@ -1,8 +1,8 @@
 //! `check`: the doctor. One line per question, each ok, warn or fail with the next step.
 
 use dozo_catalog::Repository;
-use dozo_postgres::{PgError, PgTools, Session, lock_budget, missing_grants, not_carried, tables};
 use dozo_model::{Explain, human_bytes, random_suffix};
+use dozo_postgres::{PgError, PgTools, Session, lock_budget, missing_grants, not_carried, tables};
 use serde::Serialize;
 
 use crate::backup::{Readable, readable};
@@ -89,11 +89,21 @@ async fn check_repository(settings: &RepositorySettings, sources: &[SourceSettin
         Ok(r) => {
             doctor.ok("repository", format!("{} (id {}, format version {})", store.url(), r.marker().id, r.marker().format));
             if !r.marker().create_only {
-                doctor.add("create-only puts", CheckStatus::Warn, "the store lets the second of two writers overwrite the first", Some("back up from one host only".into()));
+                doctor.add(
+                    "create-only puts",
+                    CheckStatus::Warn,
+                    "the store lets the second of two writers overwrite the first",
+                    Some("back up from one host only".into()),
+                );
             }
         }
         Err(dozo_catalog::CatalogError::NoRepository { url }) => {
-            doctor.add("repository", CheckStatus::Warn, format!("{url} holds no repository yet"), Some("the first `dozo backup` makes one".into()));
+            doctor.add(
+                "repository",
+                CheckStatus::Warn,
+                format!("{url} holds no repository yet"),
+                Some("the first `dozo backup` makes one".into()),
+            );
         }
         Err(e) => doctor.fail("repository", &e),
     }
@@ -113,7 +123,10 @@ async fn check_repository(settings: &RepositorySettings, sources: &[SourceSettin
     }
     for source in sources {
         let budget = Budget::new(source.memory.0, source.workers);
-        doctor.ok("memory", format!("source {}: {} workers, peak about {}", source.name, budget.workers, human_bytes(budget.peak_bytes() as u64)));
+        doctor.ok(
+            "memory",
+            format!("source {}: {} workers, peak about {}", source.name, budget.workers, human_bytes(budget.peak_bytes() as u64)),
+        );
     }
     doctor.lines
 }
@@ -150,14 +163,20 @@ async fn look_at_source(ctx: &Context, source: &SourceSettings, doctor: &mut Doc
         }
     };
     let major = facts.version_num / 10_000;
-    let described = format!("Postgres {}{}, encoding {}", facts.version, if facts.standby { ", standby" } else { "" }, facts.encoding);
+    let described =
+        format!("Postgres {}{}, encoding {}", facts.version, if facts.standby { ", standby" } else { "" }, facts.encoding);
     match major {
         15 | 17 | 18 => doctor.ok("server", described),
         _ => doctor.add("server", CheckStatus::Warn, described, Some("this version is not tested; 15, 17 and 18 are".into())),
     }
     let skew = ctx.clock.now().duration_since(facts.now).as_secs().abs();
     let clock = if skew > 60 { CheckStatus::Warn } else { CheckStatus::Ok };
-    doctor.add("clock", clock, format!("{skew} s apart from the server's"), (skew > 60).then(|| "set up time synchronization on both".to_owned()));
+    doctor.add(
+        "clock",
+        clock,
+        format!("{skew} s apart from the server's"),
+        (skew > 60).then(|| "set up time synchronization on both".to_owned()),
+    );
     match session.refuse_pooler().await {
         Ok(()) => doctor.ok("pooler", "none in transaction mode"),
         Err(e @ PgError::Pooler { .. }) => {
@@ -172,7 +191,12 @@ async fn look_at_source(ctx: &Context, source: &SourceSettings, doctor: &mut Doc
     if grants.is_empty() {
         doctor.ok("grants", format!("all {} tables and partitions may be read", wanted.len()));
     } else {
-        doctor.add("grants", CheckStatus::Fail, "not every table may be read", Some(format!("run as the owner or a superuser:\n{}", grants.join("\n"))));
+        doctor.add(
+            "grants",
+            CheckStatus::Fail,
+            "not every table may be read",
+            Some(format!("run as the owner or a superuser:\n{}", grants.join("\n"))),
+        );
     }
     if row_security.is_empty() {
         doctor.ok("row security", "no policy hides rows from this role");
@@ -184,7 +208,12 @@ async fn look_at_source(ctx: &Context, source: &SourceSettings, doctor: &mut Doc
         Ok(missing) if missing.is_empty() => {}
         Ok(missing) => {
             let text: Vec<String> = missing.iter().map(|(name, why)| format!("{name}: {why}")).collect();
-            doctor.add("contents", CheckStatus::Warn, text.join("; "), Some("keep a pg_dump of these beside; such a backup counts as partial".into()));
+            doctor.add(
+                "contents",
+                CheckStatus::Warn,
+                text.join("; "),
+                Some("keep a pg_dump of these beside; such a backup counts as partial".into()),
+            );
         }
         Err(e) => doctor.fail("contents", &e),
     }
@@ -206,4 +235,3 @@ async fn look_at_source(ctx: &Context, source: &SourceSettings, doctor: &mut Doc
     );
     Ok(())
 }
-

@@ -159,10 +159,16 @@ impl Explain for EngineError {
             Self::Store(e) => return e.next(),
             Self::Catalog(e) => return e.next(),
             Self::Encode { source, .. } => return source.next(),
-            Self::BadPattern { .. } | Self::NoMatch { .. } => "patterns are schema.table with * and ?; dozo check lists the tables".into(),
+            Self::BadPattern { .. } | Self::NoMatch { .. } => {
+                "patterns are schema.table with * and ?; dozo check lists the tables".into()
+            }
             Self::Options(_) => "dozo help restore".into(),
-            Self::TargetOccupied { .. } => "restore into an empty database (--create-db makes one), or under another name with --as".into(),
-            Self::OtherRestore { .. } => "run that restore again to complete it, or drop the table dozo.restore and what it created".into(),
+            Self::TargetOccupied { .. } => {
+                "restore into an empty database (--create-db makes one), or under another name with --as".into()
+            }
+            Self::OtherRestore { .. } => {
+                "run that restore again to complete it, or drop the table dozo.restore and what it created".into()
+            }
             Self::RestoreRunning { .. } => "wait for it to end".into(),
             Self::MissingRoles { roles, .. } => {
                 let create: Vec<String> = roles.iter().map(|r| format!("CREATE ROLE {};", dozo_model::quote_ident(r))).collect();

@@ -1,7 +1,9 @@
 //! `fingerprint`: what Postgres itself says about live tables.
 
 use dozo_model::{Fingerprint, QualifiedName};
-use dozo_postgres::{ConnInfo, FINGERPRINT_SETTINGS, Session, TableColumns, TableInfo, TypeCatalog, columns, fingerprint_sql, tables};
+use dozo_postgres::{
+    ConnInfo, FINGERPRINT_SETTINGS, Session, TableColumns, TableInfo, TypeCatalog, columns, fingerprint_sql, tables,
+};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -76,7 +78,11 @@ pub async fn fingerprint_statements(info: &ConnInfo, patterns: &[String]) -> Res
     let session = Session::connect(info).await?;
     let mut out = format!("{FINGERPRINT_SETTINGS}\n");
     for (table, columns) in chosen(&session, patterns).await? {
-        out.push_str(&format!("\n-- {}\n{};\n", table.name.to_string().replace('\n', " "), fingerprint_sql(&table.name, &columns.columns, table.kind == 'r')));
+        out.push_str(&format!(
+            "\n-- {}\n{};\n",
+            table.name.to_string().replace('\n', " "),
+            fingerprint_sql(&table.name, &columns.columns, table.kind == 'r')
+        ));
     }
     Ok(out)
 }

@@ -29,5 +29,10 @@ pub async fn inspect_for_init(url: &UrlRef) -> Result<Draft> {
     let session = Session::connect(&info).await?;
     let facts = session.facts().await?;
     let all = tables(&session).await?;
-    Ok(Draft { database: facts.database, version: facts.version, time_zone: session.server_time_zone().await?, tables: suggest_tables(&all) })
+    Ok(Draft {
+        database: facts.database,
+        version: facts.version,
+        time_zone: session.server_time_zone().await?,
+        tables: suggest_tables(&all),
+    })
 }

@@ -12,7 +12,10 @@ use std::time::Instant;
 
 use dozo_catalog::Repository;
 use dozo_model::{Fingerprint, Manifest, QualifiedName, Stage};
-use dozo_postgres::{ConnInfo, LoadTarget, LoadWorker, PgError, PgTools, RestoreTarget, RowEncoder, Section, TableColumns, TargetState, ToolChoice, shape_digest};
+use dozo_postgres::{
+    ConnInfo, LoadTarget, LoadWorker, PgError, PgTools, RestoreTarget, RowEncoder, Section, TableColumns, TargetState,
+    ToolChoice, shape_digest,
+};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
@@ -93,7 +96,13 @@ pub struct RestoredTable {
 ///
 /// # Errors
 /// See [`EngineError`]. Once rows are being loaded, an error names how much is complete, and the same command continues.
-pub async fn restore(ctx: &Context, repository: &Repository, manifest: &Manifest, info: &ConnInfo, options: &RestoreOptions) -> Result<RestoreReport> {
+pub async fn restore(
+    ctx: &Context,
+    repository: &Repository,
+    manifest: &Manifest,
+    info: &ConnInfo,
+    options: &RestoreOptions,
+) -> Result<RestoreReport> {
     let cancel = ctx.cancel.clone();
     let work = run(ctx, repository, manifest, info, options);
     tokio::select! {
@@ -103,7 +112,13 @@ pub async fn restore(ctx: &Context, repository: &Repository, manifest: &Manifest
     }
 }
 
-async fn run(ctx: &Context, repository: &Repository, manifest: &Manifest, info: &ConnInfo, options: &RestoreOptions) -> Result<RestoreReport> {
+async fn run(
+    ctx: &Context,
+    repository: &Repository,
+    manifest: &Manifest,
+    info: &ConnInfo,
+    options: &RestoreOptions,
+) -> Result<RestoreReport> {
     let began = Instant::now();
     ctx.progress.stage(Stage::Prepare, 0, 0);
     if options.create_db {
@@ -164,7 +179,11 @@ async fn run(ctx: &Context, repository: &Repository, manifest: &Manifest, info: 
         for view in &plan.views {
             let rows = target.refresh(&view.name).await?;
             if view.rows.is_some_and(|before| before != rows) {
-                warnings.push(format!("materialized view {} has {rows} rows, {} when it was backed up", view.name, view.rows.unwrap_or(0)));
+                warnings.push(format!(
+                    "materialized view {} has {rows} rows, {} when it was backed up",
+                    view.name,
+                    view.rows.unwrap_or(0)
+                ));
             }
         }
         target.analyze(&restored).await?;
@@ -186,7 +205,9 @@ async fn run(ctx: &Context, repository: &Repository, manifest: &Manifest, info: 
     let tables = match result {
         Ok(tables) => tables,
         Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
-        Err(e) => return Err(EngineError::RestoreStopped { complete: complete.tables, total: complete.total, source: Box::new(e) }),
+        Err(e) => {
+            return Err(EngineError::RestoreStopped { complete: complete.tables, total: complete.total, source: Box::new(e) });
+        }
     };
     let differs = tables.iter().any(|t| t.verdict == "differs");
     seconds.insert("total".into(), began.elapsed().as_secs_f64());
@@ -269,18 +290,19 @@ async fn load_rows(
             element_oid: oids.and_then(|o| o.get(&column.name)).copied().unwrap_or(0),
         });
         let name = planned.target.to_string();
-        let rows = worker.load(&planned.target, &planned.dataset.columns, &item.item, |put: &mut dyn FnMut(&[u8]) -> Result<()>| {
-            for batch in batches {
-                let batch = batch.map_err(encode)?;
-                let mut bytes = 0;
-                encoder.encode(&batch, |tuple| {
-                    bytes += tuple.len() as u64;
-                    put(tuple)
-                })?;
-                progress.advance(&name, batch.num_rows() as u64, bytes);
-            }
-            Ok::<(), EngineError>(())
-        })?;
+        let rows =
+            worker.load(&planned.target, &planned.dataset.columns, &item.item, |put: &mut dyn FnMut(&[u8]) -> Result<()>| {
+                for batch in batches {
+                    let batch = batch.map_err(encode)?;
+                    let mut bytes = 0;
+                    encoder.encode(&batch, |tuple| {
+                        bytes += tuple.len() as u64;
+                        put(tuple)
+                    })?;
+                    progress.advance(&name, batch.num_rows() as u64, bytes);
+                }
+                Ok::<(), EngineError>(())
+            })?;
         if rows != part.fingerprint.rows {
             return Err(EngineError::Internal(format!("{rows} of {} rows of {name} were loaded", part.fingerprint.rows)));
         }
@@ -300,7 +322,13 @@ async fn load_rows(
 }
 
 /// Runs entries that do not need each other, in parallel.
-async fn run_entries(ctx: &Context, info: &ConnInfo, options: &RestoreOptions, entries: Vec<PlannedEntry>, done: &std::collections::HashSet<String>) -> Result<()> {
+async fn run_entries(
+    ctx: &Context,
+    info: &ConnInfo,
+    options: &RestoreOptions,
+    entries: Vec<PlannedEntry>,
+    done: &std::collections::HashSet<String>,
+) -> Result<()> {
     let left: Vec<PlannedEntry> = entries.into_iter().filter(|e| !done.contains(&e.item())).collect();
     let parallel = if left.iter().any(|e| e.in_order) { 1 } else { options.workers };
     let (info, role, cancel) = (info.clone(), options.role.clone(), ctx.cancel.child_token());
@@ -314,7 +342,13 @@ async fn run_entries(ctx: &Context, info: &ConnInfo, options: &RestoreOptions, e
     Ok(())
 }
 
-async fn compare(ctx: &Context, info: &ConnInfo, options: &RestoreOptions, plan: &RestorePlan, columns: Vec<Option<TableColumns>>) -> Result<Vec<RestoredTable>> {
+async fn compare(
+    ctx: &Context,
+    info: &ConnInfo,
+    options: &RestoreOptions,
+    plan: &RestorePlan,
+    columns: Vec<Option<TableColumns>>,
+) -> Result<Vec<RestoredTable>> {
     ctx.progress.stage(Stage::Verify, plan.datasets.iter().map(|d| d.dataset.fingerprint.rows).sum(), 0);
     let (info, role, cancel) = (info.clone(), options.role.clone(), ctx.cancel.child_token());
     let stop = cancel.clone();

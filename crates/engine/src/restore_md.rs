@@ -44,7 +44,11 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
     );
     match &m.files.globals_sql {
         Some(key) => {
-            let _ = writeln!(out, "\nRoles, without passwords, are in `{key}`. Run it as a superuser if they are missing:\n\n    psql -d \"$TARGET\" -f {}\n", file(key));
+            let _ = writeln!(
+                out,
+                "\nRoles, without passwords, are in `{key}`. Run it as a superuser if they are missing:\n\n    psql -d \"$TARGET\" -f {}\n",
+                file(key)
+            );
         }
         None => {
             let _ = writeln!(out, "\nRoles could not be read. These own or may use something: {}.\n", m.roles.join(", "));
@@ -91,7 +95,9 @@ pg_restore --section=post-data --no-owner --no-privileges --exit-on-error -d \"$
     let lossy: Vec<String> = m
         .datasets
         .iter()
-        .flat_map(|d| exact_only_through_dozo(&d.columns).into_iter().map(move |c| format!("`{}.{c}`", d.root.as_ref().unwrap_or(&d.name))))
+        .flat_map(|d| {
+            exact_only_through_dozo(&d.columns).into_iter().map(move |c| format!("`{}.{c}`", d.root.as_ref().unwrap_or(&d.name)))
+        })
         .collect::<BTreeSet<_>>()
         .into_iter()
         .collect();
@@ -100,12 +106,17 @@ pg_restore --section=post-data --no-owner --no-privileges --exit-on-error -d \"$
     }
     let money = m.datasets.iter().any(|d| d.columns.iter().any(|c| c.type_name.starts_with("money")));
     if money {
-        let _ = writeln!(out, "\n`money` is written with a decimal point: load it with `lc_monetary = '{}'` or `C`.", m.server.lc_monetary);
+        let _ = writeln!(
+            out,
+            "\n`money` is written with a decimal point: load it with `lc_monetary = '{}'` or `C`.",
+            m.server.lc_monetary
+        );
     }
     if !m.left_out.is_empty() {
         let _ = writeln!(out, "\n## Not in this backup\n");
         for left in &m.left_out {
-            let needed = if left.needed_by.is_empty() { String::new() } else { format!("; needed by {}", left.needed_by.join(", ")) };
+            let needed =
+                if left.needed_by.is_empty() { String::new() } else { format!("; needed by {}", left.needed_by.join(", ")) };
             let _ = writeln!(out, "- `{}`: {}{needed}", left.name, left.reason);
         }
     }
@@ -127,7 +138,10 @@ fn rows_of(out: &mut String, starts: &RowStarts<'_>, dataset: &Dataset) {
     }
     let _ = writeln!(out, "\n### {} ({} rows)\n\n```sh", one_line(&dataset.name), human_count(dataset.fingerprint.rows));
     if dataset.columns.iter().all(|c| c.generated) {
-        heredoc(out, &format!("INSERT INTO {} SELECT FROM generate_series(1, {});", dataset.name.sql(), dataset.fingerprint.rows));
+        heredoc(
+            out,
+            &format!("INSERT INTO {} SELECT FROM generate_series(1, {});", dataset.name.sql(), dataset.fingerprint.rows),
+        );
         let _ = writeln!(out, "```");
         return;
     }
@@ -135,9 +149,8 @@ fn rows_of(out: &mut String, starts: &RowStarts<'_>, dataset: &Dataset) {
         // A shared object holds its partitions one after the other.
         let start = starts.get(&(part.object.as_str(), part.row_groups.0)).copied().unwrap_or(0);
         let shared = starts.keys().filter(|(object, _)| *object == part.object).count() > 1;
-        let filter = shared.then(|| {
-            format!("file_row_number >= {start} AND file_row_number < {}", start + part.fingerprint.rows)
-        });
+        let filter =
+            shared.then(|| format!("file_row_number >= {start} AND file_row_number < {}", start + part.fingerprint.rows));
         let sql = csv_from_parquet(&dataset.columns, &[format!("repo/{}", part.object)], "dozo-rows.csv", filter.as_deref());
         let _ = writeln!(out, "duckdb <<'DOZO_SQL'\n.bail on\n{sql}\nDOZO_SQL");
         heredoc(out, &format!("SET TimeZone = 'UTC';\n{}", copy_csv_into(&dataset.name, &dataset.columns, "dozo-rows.csv")));

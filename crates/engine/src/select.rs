@@ -17,8 +17,8 @@ impl Patterns {
     pub fn new(patterns: &[String]) -> Result<Self> {
         let compile = |text: &String| {
             let full = if text.contains('.') { text.clone() } else { format!("*.{text}") };
-            let glob = Glob::new(&full)
-                .map_err(|e| EngineError::BadPattern { pattern: text.clone(), reason: e.kind().to_string() })?;
+            let glob =
+                Glob::new(&full).map_err(|e| EngineError::BadPattern { pattern: text.clone(), reason: e.kind().to_string() })?;
             Ok((text.clone(), glob.compile_matcher()))
         };
         Ok(Self(patterns.iter().map(compile).collect::<Result<_>>()?))
@@ -41,7 +41,11 @@ impl Patterns {
     ///
     /// # Errors
     /// [`EngineError::NoMatch`] for the first that does not.
-    pub fn all_match<'a>(&self, tables: impl Iterator<Item = (&'a QualifiedName, Option<&'a QualifiedName>)>, place: &str) -> Result<()> {
+    pub fn all_match<'a>(
+        &self,
+        tables: impl Iterator<Item = (&'a QualifiedName, Option<&'a QualifiedName>)>,
+        place: &str,
+    ) -> Result<()> {
         let tables: Vec<_> = tables.collect();
         for (text, glob) in &self.0 {
             let hit = tables.iter().any(|(n, r)| glob.is_match(n.to_string()) || r.is_some_and(|r| glob.is_match(r.to_string())));

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use dozo_catalog::{BackupEntry, BackupState, Repository, tool};
 use dozo_encode::{EncodeError, ParquetInput, ParquetReader};
 use dozo_model::{
-    CheckEvent, Dataset, FORMAT_VERSION, Finding, FindingKind, Fingerprint, Manifest, Md5Digester, ObjectRef, Part, Stage, Verdict,
-    VerifyLevel,
+    CheckEvent, Dataset, FORMAT_VERSION, Finding, FindingKind, Fingerprint, Manifest, Md5Digester, ObjectRef, Part, Stage,
+    Verdict, VerifyLevel,
 };
 use dozo_postgres::{RowEncoder, arrow_schema};
 use dozo_store::{Fetched, ObjectData, StoreError};
@@ -50,7 +50,8 @@ pub async fn verify(ctx: &Context, repository: &Repository, manifest: &Manifest,
     let mut findings = contradictions(manifest);
     let mut not_run = Vec::new();
     let (mut bytes, mut rows) = (0, 0);
-    let parallel = if level == VerifyLevel::Exists { LOOKS } else { std::thread::available_parallelism().map_or(2, usize::from).min(4) };
+    let parallel =
+        if level == VerifyLevel::Exists { LOOKS } else { std::thread::available_parallelism().map_or(2, usize::from).min(4) };
     let uses = &uses;
     let mut looks = futures::stream::iter(&manifest.objects)
         .map(|object| async move { (object, look(ctx, repository, object, uses.get(object.key.as_str()), level).await) })
@@ -105,7 +106,12 @@ pub async fn verify(ctx: &Context, repository: &Repository, manifest: &Manifest,
 ///
 /// # Errors
 /// As [`verify`].
-pub async fn verify_entry(ctx: &Context, repository: &Repository, entry: &BackupEntry, level: VerifyLevel) -> Result<Option<VerifyReport>> {
+pub async fn verify_entry(
+    ctx: &Context,
+    repository: &Repository,
+    entry: &BackupEntry,
+    level: VerifyLevel,
+) -> Result<Option<VerifyReport>> {
     let detail = match &entry.state {
         BackupState::Committed(manifest) => return Ok(Some(verify(ctx, repository, manifest, level).await?)),
         BackupState::Uncommitted(_) | BackupState::Aborted => return Ok(None),
@@ -155,19 +161,31 @@ fn uses(manifest: &Manifest) -> Uses<'_> {
 /// What the manifest says about itself must fit together.
 fn contradictions(manifest: &Manifest) -> Vec<Finding> {
     let known: HashMap<&str, &ObjectRef> = manifest.objects.iter().map(|o| (o.key.as_str(), o)).collect();
-    let finding = |object: &str, tables: Vec<String>, detail: String| Finding { kind: FindingKind::Manifest, object: object.to_owned(), tables, detail };
+    let finding = |object: &str, tables: Vec<String>, detail: String| Finding {
+        kind: FindingKind::Manifest,
+        object: object.to_owned(),
+        tables,
+        detail,
+    };
     let mut findings = Vec::new();
     for dataset in &manifest.datasets {
         let sum: Fingerprint = dataset.parts.iter().map(|p| p.fingerprint).sum();
         if sum != dataset.fingerprint {
-            findings.push(finding("manifest.json", vec![dataset.name.to_string()], format!("its parts add up to {sum}, not {}", dataset.fingerprint)));
+            findings.push(finding(
+                "manifest.json",
+                vec![dataset.name.to_string()],
+                format!("its parts add up to {sum}, not {}", dataset.fingerprint),
+            ));
         }
         for part in dataset.parts.iter().filter(|p| !known.contains_key(p.object.as_str())) {
             findings.push(finding(&part.object, vec![dataset.name.to_string()], "it is not in the list of objects".into()));
         }
     }
     let files = &manifest.files;
-    for key in [Some(&files.restore_md), Some(&files.schema_dump), Some(&files.schema_sql), files.globals_sql.as_ref()].into_iter().flatten() {
+    for key in [Some(&files.restore_md), Some(&files.schema_dump), Some(&files.schema_sql), files.globals_sql.as_ref()]
+        .into_iter()
+        .flatten()
+    {
         if !known.contains_key(key.as_str()) {
             findings.push(finding(key, vec![], "it is not in the list of objects".into()));
         }
@@ -234,7 +252,12 @@ async fn look(
     Ok(look)
 }
 
-fn decode(key: &str, fetched: Fetched, work: &[(Dataset, Part)], cancel: &tokio_util::sync::CancellationToken) -> Vec<(u64, Option<Finding>)> {
+fn decode(
+    key: &str,
+    fetched: Fetched,
+    work: &[(Dataset, Part)],
+    cancel: &tokio_util::sync::CancellationToken,
+) -> Vec<(u64, Option<Finding>)> {
     let mut readers: BTreeMap<String, std::result::Result<Arc<ParquetReader>, String>> = BTreeMap::new();
     let mut data = Some(fetched.data);
     let mut results = Vec::new();
@@ -251,9 +274,10 @@ fn decode(key: &str, fetched: Fetched, work: &[(Dataset, Part)], cancel: &tokio_
         };
         results.push(match outcome {
             Err(why) => (0, Some(finding(FindingKind::Decode, why))),
-            Ok(found) if found.rows != part.fingerprint.rows => {
-                (found.rows, Some(finding(FindingKind::Rows, format!("{} rows instead of {}", found.rows, part.fingerprint.rows))))
-            }
+            Ok(found) if found.rows != part.fingerprint.rows => (
+                found.rows,
+                Some(finding(FindingKind::Rows, format!("{} rows instead of {}", found.rows, part.fingerprint.rows))),
+            ),
             Ok(found) if found != part.fingerprint => {
                 (found.rows, Some(finding(FindingKind::Content, format!("fingerprint {found} instead of {}", part.fingerprint))))
             }
@@ -272,7 +296,12 @@ pub(crate) fn open(data: ObjectData, dataset: &Dataset) -> std::result::Result<P
     ParquetReader::open(input, &arrow_schema(&dataset.columns))
 }
 
-fn fingerprint_part(reader: &ParquetReader, dataset: &Dataset, part: &Part, cancel: &tokio_util::sync::CancellationToken) -> Result<Fingerprint> {
+fn fingerprint_part(
+    reader: &ParquetReader,
+    dataset: &Dataset,
+    part: &Part,
+    cancel: &tokio_util::sync::CancellationToken,
+) -> Result<Fingerprint> {
     let encode = |source| EngineError::Encode { object: part.object.clone(), source };
     let mut encoder = RowEncoder::for_digest(&dataset.columns);
     let mut digester = Md5Digester::default();

@@ -45,11 +45,7 @@ impl Add for Fingerprint {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self {
-            rows: self.rows + other.rows,
-            hi: self.hi.wrapping_add(other.hi),
-            lo: self.lo.wrapping_add(other.lo),
-        }
+        Self { rows: self.rows + other.rows, hi: self.hi.wrapping_add(other.hi), lo: self.lo.wrapping_add(other.lo) }
     }
 }
 
@@ -82,8 +78,7 @@ impl FromStr for Fingerprint {
     fn from_str(text: &str) -> Result<Self, FingerprintError> {
         let bad = || FingerprintError(text.to_owned());
         let mut parts = text.split(':');
-        let (Some(ALGORITHM), Some(rows), Some(hex), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
+        let (Some(ALGORITHM), Some(rows), Some(hex), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
             return Err(bad());
         };
         if hex.len() != 32 || !hex.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
@@ -153,8 +148,14 @@ mod tests {
 
     #[test]
     fn refuses_other_texts() {
-        for text in ["", "b1:1:90", "t1:1:900150983cd24fb0d6963f7d28e17f72", "b1:x:900150983cd24fb0d6963f7d28e17f72",
-                     "b1:1:900150983CD24FB0D6963F7D28E17F72", "b1:1:900150983cd24fb0d6963f7d28e17f72:"] {
+        for text in [
+            "",
+            "b1:1:90",
+            "t1:1:900150983cd24fb0d6963f7d28e17f72",
+            "b1:x:900150983cd24fb0d6963f7d28e17f72",
+            "b1:1:900150983CD24FB0D6963F7D28E17F72",
+            "b1:1:900150983cd24fb0d6963f7d28e17f72:",
+        ] {
             assert!(text.parse::<Fingerprint>().is_err(), "{text}");
         }
     }

@@ -19,16 +19,16 @@ pub use clock::{Clock, FixedClock, SystemClock, Timestamp};
 pub use digest::{Sha256Digest, Sha256Hasher};
 pub use error::{ErrorClass, Explain};
 pub use events::{
-    CheckEvent, Finding, FindingKind, Intent, LeaseHolder, LeaseRecord, LeaseState, Operator, RepositoryMarker,
-    Tool, Verdict, VerifyLevel,
+    CheckEvent, Finding, FindingKind, Intent, LeaseHolder, LeaseRecord, LeaseState, Operator, RepositoryMarker, Tool, Verdict,
+    VerifyLevel,
 };
 pub use fingerprint::{ALGORITHM, Fingerprint, FingerprintError, Md5Digester, RowDigester};
 pub use ids::{BackupId, IdError, SourceName, random_suffix};
 pub use manifest::{
-    BlockRange, Column, Dataset, DatasetKind, FORMAT_VERSION, Files, LeftOut, Manifest, ManifestError,
-    MaterializedView, ObjectRef, Part, SequenceValue, ServerIdentity, Settings, SnapshotInfo, KeyRange,
+    BlockRange, Column, Dataset, DatasetKind, FORMAT_VERSION, Files, KeyRange, LeftOut, Manifest, ManifestError,
+    MaterializedView, ObjectRef, Part, SequenceValue, ServerIdentity, Settings, SnapshotInfo,
 };
 pub use names::{QualifiedName, quote_ident, quote_literal};
 pub use pgtype::{NumericMod, PgType};
 pub use progress::{NoProgress, Progress, Stage};
-pub use units::{ByteSize, Span, UnitError, human_bytes, human_duration, human_count};
+pub use units::{ByteSize, Span, UnitError, human_bytes, human_count, human_duration};

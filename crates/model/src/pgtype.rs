@@ -137,9 +137,9 @@ impl PgType {
             Self::Int8 | Self::Oid => "INT64".into(),
             Self::Float4 => "FLOAT".into(),
             Self::Float8 => "DOUBLE".into(),
-            Self::Numeric(m) => m
-                .and_then(NumericMod::decimal)
-                .map_or_else(|| "STRING".into(), |(p, s)| format!("DECIMAL({p},{s})")),
+            Self::Numeric(m) => {
+                m.and_then(NumericMod::decimal).map_or_else(|| "STRING".into(), |(p, s)| format!("DECIMAL({p},{s})"))
+            }
             Self::Money { scale } => format!("DECIMAL(19,{scale})"),
             Self::Bytea => "BINARY".into(),
             Self::Date => "DATE".into(),
@@ -147,8 +147,17 @@ impl PgType {
             Self::Timestamptz => "TIMESTAMP(MICROS, UTC)".into(),
             Self::Interval => "STRUCT<months,days,micros>".into(),
             Self::Array(inner) => format!("LIST<{}>", inner.parquet()),
-            Self::Text | Self::Varchar | Self::Bpchar | Self::Name | Self::Char | Self::Time | Self::Timetz
-            | Self::Uuid | Self::Json | Self::Jsonb | Self::Enum => "STRING".into(),
+            Self::Text
+            | Self::Varchar
+            | Self::Bpchar
+            | Self::Name
+            | Self::Char
+            | Self::Time
+            | Self::Timetz
+            | Self::Uuid
+            | Self::Json
+            | Self::Jsonb
+            | Self::Enum => "STRING".into(),
         }
     }
 }

@@ -11,20 +11,20 @@ mod bytes;
 mod calendar;
 mod datetime;
 mod floats;
-mod ints;
 mod interval;
+mod ints;
 mod numeric;
 mod rows;
-mod text;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use arrow_array::ArrayRef;
 use arrow_schema::DataType;
 use dozo_model::{NumericMod, PgType};
 
 pub(crate) use array::clear_idle_null_flag;
-pub(crate) use calendar::{date_text, timestamp_text, EPOCH_MICROS};
+pub(crate) use calendar::{EPOCH_MICROS, date_text, timestamp_text};
 pub use rows::{EXACT_COLUMN, LoadTarget, RowDecoder, RowEncoder, arrow_schema};
 
 /// Bytes that are not what the server sends for this type, or a file that does not hold what it should.
@@ -85,9 +85,7 @@ pub(crate) fn family(wire: &PgType) -> Box<dyn Family> {
             None => Box::new(numeric::NumericText),
         },
         PgType::Money { scale } => Box::new(numeric::Money { scale: *scale }),
-        PgType::Text | PgType::Varchar | PgType::Bpchar | PgType::Name | PgType::Json | PgType::Enum => {
-            Box::new(text::Text)
-        }
+        PgType::Text | PgType::Varchar | PgType::Bpchar | PgType::Name | PgType::Json | PgType::Enum => Box::new(text::Text),
         PgType::Jsonb => Box::new(text::Jsonb),
         PgType::Char => Box::new(text::Char),
         PgType::Bytea => Box::new(bytes::Bytea),

@@ -159,7 +159,15 @@ impl ConnInfo {
         let ssl_root_cert = take("sslrootcert", "PGSSLROOTCERT");
         let attrs = take("target_session_attrs", "PGTARGETSESSIONATTRS").unwrap_or_else(|| "any".into());
         let timeout = take("connect_timeout", "PGCONNECT_TIMEOUT").unwrap_or_else(|| "10".into());
-        for ignored in ["application_name", "fallback_application_name", "keepalives", "client_encoding", "gssencmode", "channel_binding", "passfile"] {
+        for ignored in [
+            "application_name",
+            "fallback_application_name",
+            "keepalives",
+            "client_encoding",
+            "gssencmode",
+            "channel_binding",
+            "passfile",
+        ] {
             params.remove(ignored);
         }
         if let Some((key, _)) = params.pop_first() {
@@ -341,7 +349,9 @@ mod tests {
 
     #[test]
     fn urls_and_pairs() {
-        let info = parse("postgresql://ja%40ne:s%3Acret@db1:5433,db2/shop?sslmode=verify-ca&sslrootcert=/ca.pem&target_session_attrs=read-write");
+        let info = parse(
+            "postgresql://ja%40ne:s%3Acret@db1:5433,db2/shop?sslmode=verify-ca&sslrootcert=/ca.pem&target_session_attrs=read-write",
+        );
         assert_eq!(info.hosts, [("db1".into(), 5433), ("db2".into(), 5432)]);
         assert_eq!((info.user.as_str(), info.database.as_str()), ("ja@ne", "shop"));
         assert_eq!(info.password.as_deref(), Some("s:cret"));
@@ -358,7 +368,14 @@ mod tests {
 
     #[test]
     fn refusals_do_not_repeat_the_text() {
-        for text in ["postgres://u:hunter2@h/d?nonsense=1", "hunter2", "mysql://u:hunter2@h", "postgres://u:hunter2@h:x/d", "postgres://u:hunter2@h/d?sslmode=maybe", ""] {
+        for text in [
+            "postgres://u:hunter2@h/d?nonsense=1",
+            "hunter2",
+            "mysql://u:hunter2@h",
+            "postgres://u:hunter2@h:x/d",
+            "postgres://u:hunter2@h/d?sslmode=maybe",
+            "",
+        ] {
             let error = ConnInfo::parse(text, "test").unwrap_err().to_string();
             assert!(!error.contains("hunter2"), "{error}");
         }

@@ -72,7 +72,10 @@ impl RowBlock {
             let tuple = &self.bytes[..end];
             let count = tuple.get(*start..start + 2).ok_or_else(short)?;
             if usize::from(u16::from_be_bytes([count[0], count[1]])) != columns {
-                return Err(WireError(format!("a tuple of {} fields instead of {columns}", u16::from_be_bytes([count[0], count[1]]))));
+                return Err(WireError(format!(
+                    "a tuple of {} fields instead of {columns}",
+                    u16::from_be_bytes([count[0], count[1]])
+                )));
             }
             let mut at = start + 2;
             for _ in 0..columns {

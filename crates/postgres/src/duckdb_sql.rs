@@ -18,14 +18,14 @@ fn text_of(wire: &PgType, value: &str) -> String {
         PgType::Bytea => format!("'\\x' || lower(hex({value}))"),
         PgType::Timestamp => format!("make_timestamp(epoch_us({value}))::VARCHAR"),
         PgType::Timestamptz => format!("make_timestamp(epoch_us({value}))::VARCHAR || '+00'"),
-        PgType::Interval => format!(
-            "({value}).months || ' mons ' || ({value}).days || ' days ' || ({value}).micros || ' microseconds'"
-        ),
+        PgType::Interval => {
+            format!("({value}).months || ' mons ' || ({value}).days || ' days ' || ({value}).micros || ' microseconds'")
+        }
         PgType::Array(element) => {
             let inner = text_of(element, "x");
             format!(
-                "'{{' || array_to_string(list_transform({value}, x -> CASE WHEN x IS NULL THEN 'NULL' ELSE '\"' || \
-                 replace(replace({inner}, '\\', '\\\\'), '\"', '\\\"') || '\"' END), ',') || '}}'"
+                "'{{' || array_to_string([CASE WHEN x IS NULL THEN 'NULL' ELSE '\"' || \
+                 replace(replace({inner}, '\\', '\\\\'), '\"', '\\\"') || '\"' END for x in {value}], ',') || '}}'"
             )
         }
         _ => format!("{value}::VARCHAR"),

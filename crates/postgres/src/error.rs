@@ -228,7 +228,9 @@ impl Explain for PgError {
     fn next(&self) -> Option<String> {
         Some(match self {
             Self::Conninfo { .. } => "write it as postgres://user@host:5432/database?sslmode=verify-full".into(),
-            Self::PasswordInUrl { .. } => "put the URL into an environment variable or a file of mode 0600 and name it as env:NAME or file:PATH".into(),
+            Self::PasswordInUrl { .. } => {
+                "put the URL into an environment variable or a file of mode 0600 and name it as env:NAME or file:PATH".into()
+            }
             Self::Secret { .. } => "set the variable or write the file, then run `dozo check`".into(),
             Self::Unreachable { .. } | Self::Lost { .. } | Self::ToolFailed { .. } => "dozo check".into(),
             Self::Auth { .. } => "correct user and password (env:, file: or PGPASSFILE), then run `dozo check`".into(),

@@ -288,11 +288,8 @@ pub async fn columns(
             column: c.name.clone(),
             type_name: c.type_name.clone(),
         }));
-        let enum_oids = own
-            .iter()
-            .map(|(c, oid, _)| (c.name.clone(), types.enum_oid(*oid)))
-            .filter(|(_, oid)| *oid != 0)
-            .collect();
+        let enum_oids =
+            own.iter().map(|(c, oid, _)| (c.name.clone(), types.enum_oid(*oid))).filter(|(_, oid)| *oid != 0).collect();
         let mut columns: Vec<Column> = own.into_iter().map(|(c, ..)| c).collect();
         name_for_parquet(&mut columns);
         found.insert(table.oid, TableColumns { columns, enum_oids });
@@ -444,9 +441,7 @@ pub async fn dependents(session: &Session, tables: &[u32]) -> Result<HashMap<u32
 /// # Errors
 /// What the server says.
 pub async fn not_carried(session: &Session) -> Result<Vec<(QualifiedName, String)>, PgError> {
-    let row = session
-        .query_one("counting large objects", "SELECT count(*) FROM pg_largeobject_metadata", &[])
-        .await?;
+    let row = session.query_one("counting large objects", "SELECT count(*) FROM pg_largeobject_metadata", &[]).await?;
     let count: i64 = row.get(0);
     let mut found = Vec::new();
     if count > 0 {

@@ -34,8 +34,8 @@ pub use doctor::{LockBudget, lock_budget, missing_grants, suggest_tables};
 pub use duckdb_sql::{copy_csv_into, csv_from_parquet, exact_only_through_dozo};
 pub use error::{PgError, UnsupportedColumn};
 pub use inspect::{
-    TableColumns, TableInfo, TypeCatalog, columns, dependents, materialized_views, not_carried, partition_keys, roles,
-    sequences, tables,
+    TableColumns, TableInfo, TypeCatalog, columns, dependents, materialized_views, not_carried, partition_keys, roles, sequences,
+    tables,
 };
 pub use loader::LoadWorker;
 pub use reader::{LockedTable, RowSource, SnapshotWorker};

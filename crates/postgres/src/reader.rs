@@ -102,14 +102,16 @@ impl SnapshotWorker {
     ///
     /// # Errors
     /// What the server says.
-    pub fn copy<'a>(&'a mut self, table: &LockedTable, columns: &[Column], blocks: BlockRange) -> Result<impl RowSource + 'a, PgError> {
+    pub fn copy<'a>(
+        &'a mut self,
+        table: &LockedTable,
+        columns: &[Column],
+        blocks: BlockRange,
+    ) -> Result<impl RowSource + 'a, PgError> {
         self.lock(table)?;
         let statement = sql::copy_out(&table.name, columns, blocks);
         let what = format!("copying {}", table.name);
-        let stream = self
-            .runtime
-            .block_on(self.session.client().copy_out(&statement))
-            .map_err(|e| query_error(&what, e))?;
+        let stream = self.runtime.block_on(self.session.client().copy_out(&statement)).map_err(|e| query_error(&what, e))?;
         Ok(CopyReader {
             runtime: &self.runtime,
             stream: Box::pin(stream),
@@ -123,10 +125,10 @@ impl SnapshotWorker {
 
 /// Makes a runtime for one connection on the calling thread.
 pub(crate) fn current_thread() -> Result<Runtime, PgError> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| PgError::Lost {
-        what: "starting a worker".into(),
-        source: e.into(),
-    })
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| PgError::Lost { what: "starting a worker".into(), source: e.into() })
 }
 
 struct CopyReader<'a> {

@@ -241,7 +241,15 @@ mod tests {
     use crate::script::Section;
 
     fn entry(kind: &str, sql: &str) -> Entry {
-        Entry { id: 1, needs: vec![], name: "x".into(), kind: kind.into(), schema: None, section: Section::PostData, sql: sql.into() }
+        Entry {
+            id: 1,
+            needs: vec![],
+            name: "x".into(),
+            kind: kind.into(),
+            schema: None,
+            section: Section::PostData,
+            sql: sql.into(),
+        }
     }
 
     #[test]
@@ -252,7 +260,10 @@ mod tests {
         };
         let sql = "CREATE TABLE public.orders (\n  a text DEFAULT 'public.orders',\n  public_orders int, b public.mark, -- public.orders\n  c bigint DEFAULT nextval('public.orders'::regclass), d text DEFAULT $q$public.orders$q$,\n  e public.\"orders\"\n);";
         let got = rewrite_entry(&entry("TABLE", sql), &renames).unwrap();
-        assert_eq!(got, "CREATE TABLE \"public\".\"Old Orders\" (\n  a text DEFAULT 'public.orders',\n  public_orders int, b public.mark, -- public.orders\n  c bigint DEFAULT nextval('\"public\".\"Old Orders\"'::regclass), d text DEFAULT $q$public.orders$q$,\n  e \"public\".\"Old Orders\"\n);");
+        assert_eq!(
+            got,
+            "CREATE TABLE \"public\".\"Old Orders\" (\n  a text DEFAULT 'public.orders',\n  public_orders int, b public.mark, -- public.orders\n  c bigint DEFAULT nextval('\"public\".\"Old Orders\"'::regclass), d text DEFAULT $q$public.orders$q$,\n  e \"public\".\"Old Orders\"\n);"
+        );
         let index = "SET default_tablespace = '';\nCREATE UNIQUE INDEX \"orders idx\" ON ONLY public.orders USING btree (id);\nALTER TABLE public.orders CLUSTER ON x;";
         assert_eq!(
             rewrite_entry(&entry("INDEX", index), &renames).unwrap(),

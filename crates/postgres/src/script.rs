@@ -87,7 +87,14 @@ impl SchemaScript {
             }
             let Some((name, kind, schema)) = named else { continue };
             let mut last = end;
-            while last > body + 1 && (lines[last - 1].is_empty() || lines[last - 1].starts_with("-- Completed on") || lines[last - 1] == "--" || lines[last - 1].starts_with("-- PostgreSQL database dump complete") || lines[last - 1].starts_with("\\unrestrict ") || CARRIED.iter().any(|c| lines[last - 1].starts_with(c))) {
+            while last > body + 1
+                && (lines[last - 1].is_empty()
+                    || lines[last - 1].starts_with("-- Completed on")
+                    || lines[last - 1] == "--"
+                    || lines[last - 1].starts_with("-- PostgreSQL database dump complete")
+                    || lines[last - 1].starts_with("\\unrestrict ")
+                    || CARRIED.iter().any(|c| lines[last - 1].starts_with(c)))
+            {
                 last -= 1;
             }
             let carried: Vec<&str> = CARRIED.iter().filter_map(|c| settings.get(c).copied()).collect();
@@ -114,9 +121,12 @@ impl SchemaScript {
         // What belongs to the chosen tables: everything that needs one of them and no other table.
         loop {
             let before = chosen.len();
-            for entry in self.entries.iter().filter(|e| !is_relation(e) && !matches!(e.kind.as_str(), "FUNCTION" | "PROCEDURE" | "PUBLICATION TABLE" | "EVENT TRIGGER")) {
+            for entry in self.entries.iter().filter(|e| {
+                !is_relation(e) && !matches!(e.kind.as_str(), "FUNCTION" | "PROCEDURE" | "PUBLICATION TABLE" | "EVENT TRIGGER")
+            }) {
                 let relations_ok = entry.needs.iter().all(|n| {
-                    chosen.contains(n) || by_id.get(n).is_none_or(|e| !is_relation(e) && !belongs_to_other_table(e, &by_id, &chosen))
+                    chosen.contains(n)
+                        || by_id.get(n).is_none_or(|e| !is_relation(e) && !belongs_to_other_table(e, &by_id, &chosen))
                 });
                 if relations_ok && entry.needs.iter().any(|n| chosen.contains(n)) {
                     chosen.insert(entry.id);
@@ -140,8 +150,7 @@ impl SchemaScript {
             }
         }
         // A schema is needed even where the dump does not say so.
-        let schemas: BTreeSet<&str> =
-            chosen.iter().chain(&support).filter_map(|id| by_id.get(id)?.schema.as_deref()).collect();
+        let schemas: BTreeSet<&str> = chosen.iter().chain(&support).filter_map(|id| by_id.get(id)?.schema.as_deref()).collect();
         support.extend(self.entries.iter().filter(|e| e.kind == "SCHEMA" && schemas.contains(e.name.as_str())).map(|e| e.id));
         (chosen, support)
     }

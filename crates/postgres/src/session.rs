@@ -100,8 +100,7 @@ impl Session {
             // As libpq: TLS is ignored on a socket in the file system.
             config.ssl_mode(DriverSslMode::Disable);
         }
-        let connector =
-            tls::connector(info).map_err(|reason| PgError::Tls { target: info.target(), reason })?;
+        let connector = tls::connector(info).map_err(|reason| PgError::Tls { target: info.target(), reason })?;
         let (client, connection) = config.connect(connector).await.map_err(|e| connect_error(info, e))?;
         tokio::spawn(connection);
         let session = Self { client, info: info.clone() };
@@ -157,7 +156,11 @@ impl Session {
             .await?;
         let time = |i: usize| -> Result<Timestamp, PgError> {
             let text: String = row.get(i);
-            text.parse().map_err(|e: jiff::Error| PgError::Query { what: what.into(), reason: e.to_string(), sqlstate: String::new() })
+            text.parse().map_err(|e: jiff::Error| PgError::Query {
+                what: what.into(),
+                reason: e.to_string(),
+                sqlstate: String::new(),
+            })
         };
         let system = "SELECT system_identifier::text FROM pg_catalog.pg_control_system()";
         let system_identifier = self.client.query_opt(system, &[]).await.ok().flatten().map(|r| r.get(0));

@@ -81,7 +81,9 @@ impl Coordinator {
                 Err(e) => return Err(e),
             }
             let lsn_from = wal_position(looker).await;
-            let row = session.query_one("exporting the snapshot", "SELECT pg_export_snapshot(), pg_current_snapshot()::text", &[]).await?;
+            let row = session
+                .query_one("exporting the snapshot", "SELECT pg_export_snapshot(), pg_current_snapshot()::text", &[])
+                .await?;
             let (snapshot_id, snapshot): (String, String) = (row.get(0), row.get(1));
             let lsn_to = wal_position(looker).await;
             let tables = inspect::tables(&session).await?;

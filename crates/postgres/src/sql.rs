@@ -117,9 +117,18 @@ pub const FINGERPRINT_SETTINGS: &str =
 ///
 /// # Errors
 /// What the server says; a row too large for the statement is an error, never a wrong value.
-pub async fn fingerprint(session: &Session, table: &QualifiedName, columns: &[Column], only: bool) -> Result<Fingerprint, PgError> {
+pub async fn fingerprint(
+    session: &Session,
+    table: &QualifiedName,
+    columns: &[Column],
+    only: bool,
+) -> Result<Fingerprint, PgError> {
     let what = format!("computing the fingerprint of {table}");
     let row = session.query_one(&what, &fingerprint_sql(table, columns, only), &[]).await?;
     let text: String = row.get(0);
-    text.parse().map_err(|e: dozo_model::FingerprintError| PgError::Query { what, reason: e.to_string(), sqlstate: String::new() })
+    text.parse().map_err(|e: dozo_model::FingerprintError| PgError::Query {
+        what,
+        reason: e.to_string(),
+        sqlstate: String::new(),
+    })
 }

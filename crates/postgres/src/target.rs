@@ -55,7 +55,8 @@ impl RestoreTarget {
         let facts = session.facts().await?;
         // A killed run's backend may need a moment to notice.
         for attempt in 0..10 {
-            let row = session.query_one("looking for another restore", "SELECT pg_try_advisory_lock($1)", &[&RESTORE_LOCK]).await?;
+            let row =
+                session.query_one("looking for another restore", "SELECT pg_try_advisory_lock($1)", &[&RESTORE_LOCK]).await?;
             if row.get(0) {
                 let wait = format!("SELECT pg_advisory_lock({WORKER_LOCK}); SELECT pg_advisory_unlock({WORKER_LOCK})");
                 session.batch("waiting for workers of an interrupted restore", &wait).await?;
@@ -129,7 +130,13 @@ impl RestoreTarget {
     ///
     /// # Errors
     /// What the server says, naming the entry; then the target is as it was.
-    pub async fn create(&self, label: &str, entries: &[(&Entry, String)], tolerated: &BTreeSet<u32>, role: Option<&str>) -> Result<(), PgError> {
+    pub async fn create(
+        &self,
+        label: &str,
+        entries: &[(&Entry, String)],
+        tolerated: &BTreeSet<u32>,
+        role: Option<&str>,
+    ) -> Result<(), PgError> {
         let session = &self.session;
         session.batch("beginning the restore", "BEGIN").await?;
         let made = self.create_in_transaction(label, entries, tolerated, role).await;
@@ -142,7 +149,13 @@ impl RestoreTarget {
         }
     }
 
-    async fn create_in_transaction(&self, label: &str, entries: &[(&Entry, String)], tolerated: &BTreeSet<u32>, role: Option<&str>) -> Result<(), PgError> {
+    async fn create_in_transaction(
+        &self,
+        label: &str,
+        entries: &[(&Entry, String)],
+        tolerated: &BTreeSet<u32>,
+        role: Option<&str>,
+    ) -> Result<(), PgError> {
         let session = &self.session;
         let what = "creating the table of progress";
         if let Some(role) = role {
@@ -153,7 +166,9 @@ impl RestoreTarget {
         if own {
             session.batch(what, "CREATE SCHEMA dozo").await?;
         }
-        session.batch(what, "CREATE TABLE dozo.restore (item text PRIMARY KEY, at timestamptz DEFAULT clock_timestamp())").await?;
+        session
+            .batch(what, "CREATE TABLE dozo.restore (item text PRIMARY KEY, at timestamptz DEFAULT clock_timestamp())")
+            .await?;
         let mut items = vec![format!("{BEGUN}{label}")];
         items.extend(own.then(|| OWN_SCHEMA.to_owned()));
         for item in &items {
@@ -202,10 +217,7 @@ impl RestoreTarget {
         let wanted: HashSet<&QualifiedName> = names.iter().collect();
         let chosen: Vec<_> = tables.iter().filter(|t| wanted.contains(&t.name)).collect();
         let mut found = inspect::columns(&self.session, &types, &chosen).await?;
-        Ok(names
-            .iter()
-            .map(|n| chosen.iter().find(|t| &t.name == n).and_then(|t| found.remove(&t.oid)))
-            .collect())
+        Ok(names.iter().map(|n| chosen.iter().find(|t| &t.name == n).and_then(|t| found.remove(&t.oid))).collect())
     }
 
     /// Refreshes a materialized view and returns its rows.

@@ -28,17 +28,14 @@ pub(crate) fn connector(info: &ConnInfo) -> Result<MakeRustlsConnect, String> {
             .with_no_client_auth(),
         SslMode::VerifyCa => {
             let roots = Arc::new(roots(info.ssl_root_cert.as_deref())?);
-            let inner = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
-                .build()
-                .map_err(|e| e.to_string())?;
+            let inner =
+                WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build().map_err(|e| e.to_string())?;
             builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(Verifier { provider, inner: Some(inner) }))
                 .with_no_client_auth()
         }
-        SslMode::VerifyFull => {
-            builder.with_root_certificates(roots(info.ssl_root_cert.as_deref())?).with_no_client_auth()
-        }
+        SslMode::VerifyFull => builder.with_root_certificates(roots(info.ssl_root_cert.as_deref())?).with_no_client_auth(),
     };
     Ok(MakeRustlsConnect::new(config))
 }

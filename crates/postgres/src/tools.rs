@@ -37,9 +37,10 @@ pub struct PgTools {
 
 /// Where packages put one folder per major version.
 fn usual_folders() -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> =
-        std::env::var_os("PATH").map(|p| std::env::split_paths(&p).collect()).unwrap_or_default();
-    for (parent, inner) in [("/usr/lib/postgresql", "bin"), ("/usr/local/pgsql", "bin"), ("/opt/homebrew/opt", "bin"), ("/usr", "bin")] {
+    let mut folders: Vec<PathBuf> = std::env::var_os("PATH").map(|p| std::env::split_paths(&p).collect()).unwrap_or_default();
+    for (parent, inner) in
+        [("/usr/lib/postgresql", "bin"), ("/usr/local/pgsql", "bin"), ("/opt/homebrew/opt", "bin"), ("/usr", "bin")]
+    {
         for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
             folders.push(entry.path().join(inner));
         }
@@ -107,7 +108,8 @@ impl PgTools {
         for (name, value) in std::env::vars_os() {
             // A wrapper such as docker needs its own variables; nobody needs those of the repository.
             let name_text = name.to_string_lossy();
-            let keep = matches!(&*name_text, "PATH" | "HOME" | "USER" | "TMPDIR" | "LD_LIBRARY_PATH") || !self.prefix.is_empty() && name_text.starts_with("DOCKER_");
+            let keep = matches!(&*name_text, "PATH" | "HOME" | "USER" | "TMPDIR" | "LD_LIBRARY_PATH")
+                || !self.prefix.is_empty() && name_text.starts_with("DOCKER_");
             if keep {
                 command.env(name, value);
             }
@@ -127,7 +129,13 @@ impl PgTools {
         digits.parse().map_err(|_| unusable(format!("`--version` printed `{}`", text.trim())))
     }
 
-    async fn run(&self, program: &str, args: &[String], info: Option<&ConnInfo>, input: Option<&[u8]>) -> Result<Vec<u8>, PgError> {
+    async fn run(
+        &self,
+        program: &str,
+        args: &[String],
+        info: Option<&ConnInfo>,
+        input: Option<&[u8]>,
+    ) -> Result<Vec<u8>, PgError> {
         let (mut command, name) = self.command(program);
         command.args(args);
         let mut passfile = None;
@@ -141,7 +149,8 @@ impl PgTools {
                     command.env("PGSSLROOTCERT", cert);
                 }
                 if let Some(password) = &info.password {
-                    let file = write_passfile(password).map_err(|e| PgError::Tool { program: name.clone(), reason: e.to_string() })?;
+                    let file =
+                        write_passfile(password).map_err(|e| PgError::Tool { program: name.clone(), reason: e.to_string() })?;
                     command.env("PGPASSFILE", file.path());
                     passfile = Some(file);
                 }
@@ -165,7 +174,8 @@ impl PgTools {
             return Ok(out.stdout);
         }
         let stderr = String::from_utf8_lossy(&out.stderr);
-        let mut lines: Vec<&str> = stderr.lines().filter(|l| l.contains("error") || l.contains("FATAL") || l.contains("detail")).collect();
+        let mut lines: Vec<&str> =
+            stderr.lines().filter(|l| l.contains("error") || l.contains("FATAL") || l.contains("detail")).collect();
         if lines.is_empty() {
             lines = stderr.lines().collect();
         }
@@ -177,7 +187,13 @@ impl PgTools {
     ///
     /// # Errors
     /// [`PgError::ToolFailed`] with pg_dump's own words.
-    pub async fn dump_schema(&self, info: &ConnInfo, snapshot: &str, exclude: &[String], lock_timeout_ms: u128) -> Result<Vec<u8>, PgError> {
+    pub async fn dump_schema(
+        &self,
+        info: &ConnInfo,
+        snapshot: &str,
+        exclude: &[String],
+        lock_timeout_ms: u128,
+    ) -> Result<Vec<u8>, PgError> {
         let mut args = vec![
             "--schema-only".to_owned(),
             "--format=custom".to_owned(),
@@ -192,7 +208,13 @@ impl PgTools {
     ///
     /// # Errors
     /// [`PgError::ToolFailed`] when the dump is damaged.
-    pub async fn dump_to_sql(&self, dump: &[u8], section: Option<&str>, options: &[String], annotated: bool) -> Result<String, PgError> {
+    pub async fn dump_to_sql(
+        &self,
+        dump: &[u8],
+        section: Option<&str>,
+        options: &[String],
+        annotated: bool,
+    ) -> Result<String, PgError> {
         let mut args: Vec<String> = options.to_vec();
         args.extend(section.map(|s| format!("--section={s}")));
         if annotated {

@@ -75,12 +75,12 @@ impl Layout {
                 && !part.starts_with(['.', '_'])
                 && part.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.'))
         });
-        let data = key.strip_prefix(&format!("{}/{source}/", Self::DATA)).is_some_and(|rest| {
-            (3..=4).contains(&rest.split('/').count()) && rest.ends_with(".parquet")
-        });
-        let beside = key.strip_prefix(&format!("{}/", Self::backup(source, id))).is_some_and(|name| {
-            ["RESTORE.md", "schema.dump", "schema.sql", "globals.sql"].contains(&name)
-        });
+        let data = key
+            .strip_prefix(&format!("{}/{source}/", Self::DATA))
+            .is_some_and(|rest| (3..=4).contains(&rest.split('/').count()) && rest.ends_with(".parquet"));
+        let beside = key
+            .strip_prefix(&format!("{}/", Self::backup(source, id)))
+            .is_some_and(|name| ["RESTORE.md", "schema.dump", "schema.sql", "globals.sql"].contains(&name));
         clean && (data || beside)
     }
 }
@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn names_never_hide_and_never_collide() {
-        let names = ["orders", "Orders", "ORDERS", "_dozo", ".git", "a.b_c", "a_b.c", "a/b", "a b", "注文", "-", "a-2d", "..", "a\n"];
+        let names =
+            ["orders", "Orders", "ORDERS", "_dozo", ".git", "a.b_c", "a_b.c", "a/b", "a b", "注文", "-", "a-2d", "..", "a\n"];
         let encoded: HashSet<String> = names.iter().map(|n| encode_name(n).to_lowercase()).collect();
         assert_eq!(encoded.len(), names.len());
         assert!(encoded.iter().all(|e| !e.starts_with(['_', '.']) && !e.contains('/')));

@@ -101,9 +101,7 @@ impl Store {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.inner.put_opts(&self.path(key)?, PutPayload::from_bytes(bytes), options).await {
             Ok(_) => Ok(PutOutcome::Created),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                Ok(PutOutcome::Exists)
-            }
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(PutOutcome::Exists),
             Err(e) => Err(self.error("write", key, e)),
         }
     }
@@ -176,10 +174,8 @@ impl Store {
     /// When the store cannot be listed.
     pub async fn folders(&self, folder: &str) -> Result<Vec<String>> {
         let prefix = self.path(folder)?;
-        let listing =
-            self.inner.list_with_delimiter(Some(&prefix)).await.map_err(|e| self.error("list", folder, e))?;
-        let mut names: Vec<String> =
-            listing.common_prefixes.iter().filter_map(|p| p.filename().map(str::to_owned)).collect();
+        let listing = self.inner.list_with_delimiter(Some(&prefix)).await.map_err(|e| self.error("list", folder, e))?;
+        let mut names: Vec<String> = listing.common_prefixes.iter().filter_map(|p| p.filename().map(str::to_owned)).collect();
         names.sort();
         Ok(names)
     }

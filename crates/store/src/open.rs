@@ -58,14 +58,9 @@ impl Store {
         if bucket.is_empty() || bucket.contains('@') {
             return Err("it must be s3://bucket/prefix; credentials come from the environment or a profile".into());
         }
-        let retry = RetryConfig {
-            backoff: BackoffConfig::default(),
-            max_retries: 5,
-            retry_timeout: Duration::from_secs(60),
-        };
+        let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: 5, retry_timeout: Duration::from_secs(60) };
         let client = ClientOptions::new().with_connect_timeout(Duration::from_secs(10)).with_timeout(Duration::from_secs(300));
-        let mut builder =
-            AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry).with_client_options(client);
+        let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry).with_client_options(client);
         if let Some(endpoint) = &options.endpoint {
             builder = builder.with_allow_http(endpoint.starts_with("http://")).with_endpoint(endpoint);
         }
@@ -74,9 +69,10 @@ impl Store {
         }
         let path_style = options.path_style.unwrap_or(options.endpoint.is_some());
         builder = builder.with_virtual_hosted_style_request(!path_style);
-        let profile = options.profile.clone().or_else(|| {
-            std::env::var("AWS_ACCESS_KEY_ID").is_err().then(|| std::env::var("AWS_PROFILE").ok()).flatten()
-        });
+        let profile = options
+            .profile
+            .clone()
+            .or_else(|| std::env::var("AWS_ACCESS_KEY_ID").is_err().then(|| std::env::var("AWS_PROFILE").ok()).flatten());
         if let Some(profile) = profile {
             let (id, secret, token) = credentials_of_profile(&profile)?;
             builder = builder.with_access_key_id(id).with_secret_access_key(secret);
@@ -95,14 +91,12 @@ impl Store {
 /// # Errors
 /// A text that names the file and what is missing in it.
 fn credentials_of_profile(profile: &str) -> std::result::Result<(String, String, Option<String>), String> {
-    let path = std::env::var_os("AWS_SHARED_CREDENTIALS_FILE").map(PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").map(|home| FsPath::new(&home).join(".aws/credentials"))
-    });
+    let path = std::env::var_os("AWS_SHARED_CREDENTIALS_FILE")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| FsPath::new(&home).join(".aws/credentials")));
     let path = path.ok_or("no HOME, so no ~/.aws/credentials")?;
     let file = ini::Ini::load_from_file(&path).map_err(|e| format!("profile `{profile}`: {}: {e}", path.display()))?;
-    let section = file
-        .section(Some(profile))
-        .ok_or_else(|| format!("profile `{profile}` is not in {}", path.display()))?;
+    let section = file.section(Some(profile)).ok_or_else(|| format!("profile `{profile}` is not in {}", path.display()))?;
     let key = |name: &str| {
         section.get(name).map(str::to_owned).ok_or_else(|| format!("profile `{profile}` in {} has no {name}", path.display()))
     };

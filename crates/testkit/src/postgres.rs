@@ -109,7 +109,21 @@ impl Cluster {
         }
         let standby = Self { major: self.major, port: free_port(), server: Mutex::new(None), folder };
         let made = as_server_user(&mut Command::new(self.bin("pg_basebackup")))
-            .args(["--no-sync", "-R", "-X", "stream", "-c", "fast", "-U", "postgres", "-h", "127.0.0.1", "-p", &self.port.to_string(), "-D"])
+            .args([
+                "--no-sync",
+                "-R",
+                "-X",
+                "stream",
+                "-c",
+                "fast",
+                "-U",
+                "postgres",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &self.port.to_string(),
+                "-D",
+            ])
             .arg(standby.data())
             .output()
             .expect("pg_basebackup runs");
@@ -205,7 +219,22 @@ impl Cluster {
     fn psql_output(&self, database: &str, sql: &str) -> Output {
         let mut child = Command::new(self.bin("psql"))
             .env("PGCONNECT_TIMEOUT", "5")
-            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h", "127.0.0.1", "-p", &self.port.to_string(), "-d", database])
+            .args([
+                "-X",
+                "-q",
+                "-A",
+                "-t",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-U",
+                "postgres",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &self.port.to_string(),
+                "-d",
+                database,
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -240,7 +269,8 @@ impl Cluster {
             let _one = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let there = self.psql("postgres", &format!("SELECT count(*) FROM pg_database WHERE datname = '{template}'"));
             if there == "0" {
-                let sql = Command::new("python3").arg(root().join("fixtures/shop.sql.py")).arg(scale).output().expect("python3 runs");
+                let sql =
+                    Command::new("python3").arg(root().join("fixtures/shop.sql.py")).arg(scale).output().expect("python3 runs");
                 assert!(sql.status.success(), "{}", String::from_utf8_lossy(&sql.stderr));
                 self.psql("postgres", &format!("CREATE DATABASE making_{template} TEMPLATE template0"));
                 self.psql(&format!("making_{template}"), &String::from_utf8(sql.stdout).expect("UTF-8"));
@@ -301,6 +331,7 @@ pub fn shared(major: u32) -> &'static Cluster {
 
 /// A shared server lives in a static, which is never dropped: a small shell waits for this process to end, then stops the
 /// server by its process id and removes its folder.
+#[expect(clippy::zombie_processes, reason = "it outlives this process by design")]
 pub(crate) fn watch(pid: u32, folder: &Path) {
     let script = "while kill -0 $1 2>/dev/null; do sleep 0.5; done; kill -INT $2 2>/dev/null; sleep 2; kill -KILL $2 2>/dev/null; rm -rf \"$3\"";
     let mut command = Command::new("sh");

@@ -26,6 +26,7 @@ pub struct S3Server {
 ///
 /// # Panics
 /// When it is not installed or does not start.
+#[expect(clippy::zombie_processes, reason = "the watcher stops it by its process id")]
 pub fn shared_s3() -> &'static S3Server {
     static SERVER: OnceLock<S3Server> = OnceLock::new();
     SERVER.get_or_init(|| {
@@ -33,10 +34,11 @@ pub fn shared_s3() -> &'static S3Server {
         fs::create_dir_all(&folder).expect("a temporary folder");
         let port = free_port();
         let (key, secret, bucket) = ("dozotest", "dozotestsecret", "dozo-test");
-        let ports: Vec<String> = ["-master.port", "-volume.port", "-filer.port", "-webdav.port", "-admin.port", "-s3.port.iceberg"]
-            .iter()
-            .map(|flag| format!("{flag}={}", free_port()))
-            .collect();
+        let ports: Vec<String> =
+            ["-master.port", "-volume.port", "-filer.port", "-webdav.port", "-admin.port", "-s3.port.iceberg"]
+                .iter()
+                .map(|flag| format!("{flag}={}", free_port()))
+                .collect();
         let log = fs::File::create(folder.join("log")).expect("a log file");
         let mut command = Command::new(services().join("weed"));
         command

@@ -16,15 +16,22 @@ const PARTIAL: u8 = 4;
 pub(super) async fn run(session: &Session, args: Backup) -> Outcome {
     let config = session.config()?;
     let wait = match &args.wait {
-        Some(text) => text.parse::<Span>().map_err(|e| CliError::Usage("DOZO-E1006", format!("--wait: {e}"), "dozo help backup".into()))?.0,
+        Some(text) => {
+            text.parse::<Span>().map_err(|e| CliError::Usage("DOZO-E1006", format!("--wait: {e}"), "dozo help backup".into()))?.0
+        }
         None => Duration::ZERO,
     };
     if let Some(unknown) = args.sources.iter().find(|s| config.source(s).is_none()) {
         return Err(unknown_source(&config, unknown));
     }
-    let chosen: Vec<_> = config.sources.iter().filter(|s| args.all || args.sources.iter().any(|n| n == s.name.as_str())).collect();
+    let chosen: Vec<_> =
+        config.sources.iter().filter(|s| args.all || args.sources.iter().any(|n| n == s.name.as_str())).collect();
     if chosen.is_empty() {
-        return Err(CliError::Usage("DOZO-E1007", format!("{} has no source", config.file.display()), "add [source.NAME]".into()));
+        return Err(CliError::Usage(
+            "DOZO-E1007",
+            format!("{} has no source", config.file.display()),
+            "add [source.NAME]".into(),
+        ));
     }
     let repository = Repository::open_or_init(config.repository.store()?, session.ctx.clock.as_ref()).await?;
     let mut reports = Vec::new();
@@ -67,7 +74,8 @@ fn tell_losses(session: &Session, report: &BackupReport) {
     let lost: Vec<_> = report.left_out.iter().filter(|l| l.error).collect();
     if let Some(first) = lost.first() {
         let more = if lost.len() > 1 { format!(" and {} more", lost.len() - 1) } else { String::new() };
-        let needed = if first.needed_by.is_empty() { String::new() } else { format!("; needed by {}", first.needed_by.join(", ")) };
+        let needed =
+            if first.needed_by.is_empty() { String::new() } else { format!("; needed by {}", first.needed_by.join(", ")) };
         session.output.message(&format!(
             "warning: {}: backup {} is partial: {} was left out ({}{needed}){more}; next: dozo check {}",
             report.source, report.id, first.name, first.reason, report.source

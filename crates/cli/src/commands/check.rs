@@ -10,8 +10,12 @@ pub(super) async fn run(session: &Session, args: Check) -> Outcome {
     if let Some(unknown) = args.sources.iter().find(|s| config.source(s).is_none()) {
         return Err(unknown_source(&config, unknown));
     }
-    let chosen: Vec<_> =
-        config.sources.iter().filter(|s| args.sources.is_empty() || args.sources.iter().any(|n| n == s.name.as_str())).cloned().collect();
+    let chosen: Vec<_> = config
+        .sources
+        .iter()
+        .filter(|s| args.sources.is_empty() || args.sources.iter().any(|n| n == s.name.as_str()))
+        .cloned()
+        .collect();
     let mut lines = vec![CheckLine {
         about: "configuration".into(),
         question: "file",

@@ -19,7 +19,14 @@ pub(super) async fn run(session: &Session, args: Gc) -> Outcome {
                 (_, true) => "aborted",
                 _ => "never committed",
             };
-            lines.push(format!("{}@{}  {state}, started {}, {} objects, {}", b.source, b.id, when(b.started), b.objects, human_bytes(b.bytes)));
+            lines.push(format!(
+                "{}@{}  {state}, started {}, {} objects, {}",
+                b.source,
+                b.id,
+                when(b.started),
+                b.objects,
+                human_bytes(b.bytes)
+            ));
         }
         lines.extend(plan.orphans.iter().map(|key| format!("{key}  named by no manifest")));
         lines.extend(plan.staged.iter().map(|key| format!("{key}  left by a killed upload")));

@@ -20,16 +20,18 @@ pub(super) async fn run(session: &Session, args: Init) -> Outcome {
     };
     let name = args.name.clone().unwrap_or_else(|| source_name(draft.as_ref().map_or("shop", |(_, d)| &d.database)));
     let text = render(&name, &args.repository, draft.as_ref());
-    let failed = |reason: String, next: &str| CliError::Usage("DOZO-E1005", format!("{} cannot be written: {reason}", args.file.display()), next.into());
+    let failed = |reason: String, next: &str| {
+        CliError::Usage("DOZO-E1005", format!("{} cannot be written: {reason}", args.file.display()), next.into())
+    };
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(&args.file).map_err(|e| match e.kind() {
         std::io::ErrorKind::AlreadyExists => failed("it exists".into(), "name another file, or remove this one"),
         _ => failed(e.to_string(), "check the path and its permissions"),
     })?;
     file.write_all(text.as_bytes()).map_err(|e| failed(e.to_string(), "check the path and its permissions"))?;
     let value = serde_json::json!({ "file": args.file, "source": name, "database": draft.as_ref().map(|(_, d)| d) });
-    session.output.result(&value, || {
-        format!("wrote {}\n  next: dozo --config {} check", args.file.display(), args.file.display())
-    })?;
+    session
+        .output
+        .result(&value, || format!("wrote {}\n  next: dozo --config {} check", args.file.display(), args.file.display()))?;
     Ok(0)
 }
 
@@ -54,10 +56,20 @@ fn render(name: &str, repository: &str, draft: Option<&(String, Draft)>) -> Stri
     let url = draft.map_or_else(|| "env:SHOP_URL".to_owned(), |(from, _)| from.clone());
     let mut found = String::new();
     if let Some((_, d)) = draft {
-        found.push_str(&format!("# Found in database {} (Postgres {}, time zone {}), largest first:\n", d.database.replace('\n', " "), d.version, d.time_zone));
+        found.push_str(&format!(
+            "# Found in database {} (Postgres {}, time zone {}), largest first:\n",
+            d.database.replace('\n', " "),
+            d.version,
+            d.time_zone
+        ));
         for (table, leaves, bytes, rows) in &d.tables {
             let partitions = if *leaves > 0 { format!(", {leaves} partitions") } else { String::new() };
-            found.push_str(&format!("#   {}: {}, about {} rows{partitions}\n", table.to_string().replace('\n', " "), human_bytes(*bytes), human_count(*rows)));
+            found.push_str(&format!(
+                "#   {}: {}, about {} rows{partitions}\n",
+                table.to_string().replace('\n', " "),
+                human_bytes(*bytes),
+                human_count(*rows)
+            ));
         }
     }
     format!(

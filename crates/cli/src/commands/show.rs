@@ -17,14 +17,26 @@ pub(super) async fn run(session: &Session, args: Show) -> Outcome {
     session.output.result(&json!({ "manifest": manifest, "checks": checks }), || {
         let mut text = head(&manifest);
         for check in &checks {
-            text.push_str(&format!("check {} at {}: {:?}, {} findings\n", check.level.as_str(), when(Some(check.at)), check.verdict, check.findings.len()));
+            text.push_str(&format!(
+                "check {} at {}: {:?}, {} findings\n",
+                check.level.as_str(),
+                when(Some(check.at)),
+                check.verdict,
+                check.findings.len()
+            ));
         }
         let rows = manifest
             .datasets
             .iter()
             .map(|d| {
                 let range = d.key_range.as_ref().map_or_else(String::new, |r| format!("{} {} … {}", r.column, r.min, r.max));
-                vec![d.name.to_string(), human_count(d.fingerprint.rows), d.fingerprint.to_string(), d.parts.len().to_string(), range]
+                vec![
+                    d.name.to_string(),
+                    human_count(d.fingerprint.rows),
+                    d.fingerprint.to_string(),
+                    d.parts.len().to_string(),
+                    range,
+                ]
             })
             .collect();
         text.push('\n');

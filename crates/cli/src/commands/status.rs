@@ -30,7 +30,11 @@ pub(super) async fn run(session: &Session) -> Outcome {
                 ]
             })
             .collect();
-        table(&["SOURCE", "BACKUPS", "NEWEST", "AGE", "STATE", "NEWEST GOOD", "VERIFIED", "PROVEN", "DRILLED", "SIZE"], &[1, 9], rows)
+        table(
+            &["SOURCE", "BACKUPS", "NEWEST", "AGE", "STATE", "NEWEST GOOD", "VERIFIED", "PROVEN", "DRILLED", "SIZE"],
+            &[1, 9],
+            rows,
+        )
     })?;
     Ok(0)
 }

@@ -30,7 +30,11 @@ pub(super) async fn run(session: &Session, args: Verify) -> Outcome {
             }
         }
         Some(_) => {
-            return Err(CliError::Usage("DOZO-E1008", "--all goes with `latest` or with no backup".into(), "dozo help verify".into()));
+            return Err(CliError::Usage(
+                "DOZO-E1008",
+                "--all goes with `latest` or with no backup".into(),
+                "dozo help verify".into(),
+            ));
         }
         None => {
             for entry in repository.backups(None).await? {
@@ -39,7 +43,11 @@ pub(super) async fn run(session: &Session, args: Verify) -> Outcome {
         }
     }
     session.output.result(&reports, || {
-        if reports.is_empty() { "there is no backup to verify".into() } else { reports.iter().map(text).collect::<Vec<_>>().join("\n") }
+        if reports.is_empty() {
+            "there is no backup to verify".into()
+        } else {
+            reports.iter().map(text).collect::<Vec<_>>().join("\n")
+        }
     })?;
     if session.output.quiet() {
         for report in reports.iter().filter(|r| r.check.verdict != Verdict::Passed) {
@@ -76,7 +84,11 @@ fn text(r: &VerifyReport) -> String {
     );
     for f in &c.findings {
         let kind = serde_json::to_value(f.kind).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
-        let tables = if f.tables.len() > 3 { format!("{} and {} more", f.tables[..3].join(", "), f.tables.len() - 3) } else { f.tables.join(", ") };
+        let tables = if f.tables.len() > 3 {
+            format!("{} and {} more", f.tables[..3].join(", "), f.tables.len() - 3)
+        } else {
+            f.tables.join(", ")
+        };
         text.push_str(&format!("\n  {kind}: {} (table {tables}): {}", f.object, f.detail));
     }
     for line in &c.not_run {

@@ -132,7 +132,11 @@ impl<'t> Reader<'t> {
         };
         let valid = number.filter(|n| range.contains(n));
         if valid.is_none() {
-            self.problem(line, &Self::dotted(table, key), format!("it must be a number from {} to {}", range.start(), range.end()));
+            self.problem(
+                line,
+                &Self::dotted(table, key),
+                format!("it must be a number from {} to {}", range.start(), range.end()),
+            );
         }
         valid
     }
@@ -200,7 +204,11 @@ impl<'t> Reader<'t> {
 
     fn repository(&mut self, root: &mut Table<'t>) -> Option<RepositorySettings> {
         let Some((line, value)) = self.take(root, "repository") else {
-            self.problem(1, "repository", "it is missing: [repository] with url = \"file:///folder\" or \"s3://bucket/prefix\"".into());
+            self.problem(
+                1,
+                "repository",
+                "it is missing: [repository] with url = \"file:///folder\" or \"s3://bucket/prefix\"".into(),
+            );
             return None;
         };
         let DeValue::Table(table) = value else {
@@ -245,7 +253,8 @@ impl<'t> Reader<'t> {
             self.problem(line, &format!("{path}.url"), "it is missing (env:NAME or file:PATH)".into());
         }
         let base = self.base.clone();
-        let url = url.and_then(|u| UrlRef::parse(&u, &base).map_err(|e| self.problem(line, &format!("{path}.url"), e.to_string())).ok());
+        let url = url
+            .and_then(|u| UrlRef::parse(&u, &base).map_err(|e| self.problem(line, &format!("{path}.url"), e.to_string())).ok());
         if let Some(format) = self.text(&mut table, "format").filter(|f| f != "parquet") {
             self.problem(line, &format!("{path}.format"), format!("`{format}` is not available in this version (parquet)"));
         }

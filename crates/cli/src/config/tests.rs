@@ -2,7 +2,9 @@ use super::*;
 
 fn problems(text: &str) -> Vec<String> {
     match Config::parse(Path::new("/etc/dozo/dozo.toml"), text) {
-        Err(ConfigError::Invalid(_, problems)) => problems.iter().map(|p| format!("{}: {}: {}", p.line, p.key, p.reason)).collect(),
+        Err(ConfigError::Invalid(_, problems)) => {
+            problems.iter().map(|p| format!("{}: {}: {}", p.line, p.key, p.reason)).collect()
+        }
         other => panic!("{other:?}"),
     }
 }

@@ -198,14 +198,25 @@ impl Plan {
         let mut sums: Vec<Sum> = self
             .tables
             .iter()
-            .map(|_| Sum { parts: vec![], bytes_read: 0, written: 0, escaped: BTreeMap::new(), seconds: BTreeMap::new(), range: None })
+            .map(|_| Sum {
+                parts: vec![],
+                bytes_read: 0,
+                written: 0,
+                escaped: BTreeMap::new(),
+                seconds: BTreeMap::new(),
+                range: None,
+            })
             .collect();
         let mut objects = Vec::new();
         for unit in units {
             let rows: u64 = unit.pieces.iter().map(|p| p.part.fingerprint.rows).sum();
             for piece in unit.pieces {
                 let sum = &mut sums[piece.dataset];
-                let share = if rows == 0 { 0 } else { u128::from(unit.object.bytes) * u128::from(piece.part.fingerprint.rows) / u128::from(rows) };
+                let share = if rows == 0 {
+                    0
+                } else {
+                    u128::from(unit.object.bytes) * u128::from(piece.part.fingerprint.rows) / u128::from(rows)
+                };
                 sum.written += u64::try_from(share).unwrap_or(0);
                 sum.bytes_read += piece.bytes_read;
                 for (column, count) in piece.escaped {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use dozo_encode::{EncodeError, EncodeOptions, ParquetEncoder, PartSink, SinkClosed, TableEncoder};
 use dozo_model::{BackupId, Md5Digester, ObjectRef, Part, Progress, RowDigester, SourceName, random_suffix};
-use dozo_postgres::{RowBlock, RowDecoder, RowSource, SnapshotWorker, Unit, PgError};
+use dozo_postgres::{PgError, RowBlock, RowDecoder, RowSource, SnapshotWorker, Unit};
 use dozo_store::{Layout, PART_BYTES, Store, UploadPart};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -71,13 +71,21 @@ pub(crate) fn run_unit(worker: &mut SnapshotWorker, unit: &Unit, shared: &UnitCo
     let uploaded = shared.handle.block_on(upload).map_err(|e| EngineError::Internal(e.to_string()))?;
     match (copied, uploaded) {
         (Ok(report), Ok(size)) if size == report.object.bytes => Ok(report),
-        (Ok(report), Ok(size)) => Err(EngineError::Internal(format!("{size} of {} bytes of `{key}` were stored", report.object.bytes))),
+        (Ok(report), Ok(size)) => {
+            Err(EngineError::Internal(format!("{size} of {} bytes of `{key}` were stored", report.object.bytes)))
+        }
         (Err(EngineError::Encode { source: EncodeError::Closed, .. }), Err(e)) | (Ok(_), Err(e)) => Err(e.into()),
         (Err(e), _) => Err(e),
     }
 }
 
-fn copy_pieces(worker: &mut SnapshotWorker, unit: &Unit, shared: &UnitContext, key: &str, sink: UploadSink) -> Result<UnitReport> {
+fn copy_pieces(
+    worker: &mut SnapshotWorker,
+    unit: &Unit,
+    shared: &UnitContext,
+    key: &str,
+    sink: UploadSink,
+) -> Result<UnitReport> {
     let encode_error = |source| EngineError::Encode { object: key.to_owned(), source };
     let first = &shared.datasets[unit.pieces[0].dataset];
     let mut decoder = RowDecoder::new(&first.columns);
@@ -113,9 +121,8 @@ fn copy_pieces(worker: &mut SnapshotWorker, unit: &Unit, shared: &UnitContext, k
                 if !more {
                     break;
                 }
-                let batch = decoder
-                    .decode(&mut block, &mut digester)
-                    .map_err(|source| PgError::Wire { table: name.clone(), source })?;
+                let batch =
+                    decoder.decode(&mut block, &mut digester).map_err(|source| PgError::Wire { table: name.clone(), source })?;
                 let t2 = Instant::now();
                 decode += (t2 - t1).as_secs_f64();
                 encoder.write(&batch).map_err(encode_error)?;

@@ -65,16 +65,28 @@ pub(crate) struct RestorePlan {
 }
 
 impl RestorePlan {
-    pub(crate) async fn new(repository: &Repository, manifest: &Manifest, tools: &PgTools, options: &RestoreOptions) -> Result<Self> {
+    pub(crate) async fn new(
+        repository: &Repository,
+        manifest: &Manifest,
+        tools: &PgTools,
+        options: &RestoreOptions,
+    ) -> Result<Self> {
         let objects: HashMap<String, (u64, Sha256Digest)> =
             manifest.objects.iter().map(|o| (o.key.clone(), (o.bytes, o.sha256))).collect();
         let key = &manifest.files.schema_dump;
         let dump = repository.store().get(key).await?;
         if objects.get(key) != Some(&(dump.len() as u64, Sha256Digest::of(&dump))) {
-            return Err(EngineError::Damaged { object: key.clone(), reason: "its size or sha256 is not that of the manifest".into() });
+            return Err(EngineError::Damaged {
+                object: key.clone(),
+                reason: "its size or sha256 is not that of the manifest".into(),
+            });
         }
         let mut flags = Vec::new();
-        for (on, flag) in [(options.no_owner || options.role.is_some(), "--no-owner"), (options.no_privileges, "--no-privileges"), (options.no_tablespaces, "--no-tablespaces")] {
+        for (on, flag) in [
+            (options.no_owner || options.role.is_some(), "--no-owner"),
+            (options.no_privileges, "--no-privileges"),
+            (options.no_tablespaces, "--no-tablespaces"),
+        ] {
             flags.extend(on.then(|| flag.to_owned()));
         }
         let mut script = SchemaScript::default();
@@ -99,7 +111,8 @@ impl RestorePlan {
         };
         let entries = planned_entries(&script, manifest, &wanted, &tolerated, &renames, &mut warnings);
         let sequences = sequences(manifest, chosen.as_deref(), options, &renames);
-        let views = manifest.materialized_views.iter().filter(|v| v.populated && (whole || options.schemas.contains(&v.name.schema)));
+        let views =
+            manifest.materialized_views.iter().filter(|v| v.populated && (whole || options.schemas.contains(&v.name.schema)));
         Ok(Self {
             label: format!("{}@{} {}", manifest.source, manifest.id, selection_label(options)),
             whole,
@@ -186,7 +199,14 @@ fn choose(manifest: &Manifest, options: &RestoreOptions) -> Result<Option<Vec<Qu
     let lower: Vec<QualifiedName> = manifest
         .partitioned
         .iter()
-        .filter(|p| !roots.contains(p) && manifest.datasets.iter().any(|d| d.root.as_ref().is_some_and(|r| roots.contains(r)) && d.name.schema == p.schema && d.name.name.starts_with(&p.name)))
+        .filter(|p| {
+            !roots.contains(p)
+                && manifest.datasets.iter().any(|d| {
+                    d.root.as_ref().is_some_and(|r| roots.contains(r))
+                        && d.name.schema == p.schema
+                        && d.name.name.starts_with(&p.name)
+                })
+        })
         .cloned()
         .collect();
     names.extend(lower);
@@ -251,12 +271,14 @@ fn planned_entries(
     warnings: &mut Vec<String>,
 ) -> Vec<PlannedEntry> {
     // What needs a table that is not in the backup cannot be made.
-    let mut absent: BTreeSet<QualifiedName> = manifest.left_out.iter().filter(|l| !l.reason.starts_with("foreign table")).map(|l| l.name.clone()).collect();
+    let mut absent: BTreeSet<QualifiedName> =
+        manifest.left_out.iter().filter(|l| !l.reason.starts_with("foreign table")).map(|l| l.name.clone()).collect();
     let attached_indexes: BTreeSet<u32> = script
         .entries
         .iter()
         .filter(|e| e.kind == "INDEX ATTACH" && wanted.contains(&e.id) && !renames.tables.is_empty())
         .flat_map(|e| e.needs.iter().copied())
+        .filter(|id| script.entries.iter().any(|e| e.id == *id && ["INDEX", "CONSTRAINT"].contains(&e.kind.as_str())))
         .collect();
     let mut planned = Vec::new();
     for entry in script.entries.iter().filter(|e| wanted.contains(&e.id) || support.contains(&e.id)) {
@@ -269,7 +291,8 @@ fn planned_entries(
         }
         // A side copy's partition gets its part of an index from its parent.
         let partition_index = attached_indexes.contains(&entry.id) && !entry.sql.contains(" ONLY ")
-            || attached_indexes.contains(&entry.id) && manifest.datasets.iter().any(|d| d.root.is_some() && mentions(&entry.sql, &BTreeSet::from([d.name.clone()])));
+            || attached_indexes.contains(&entry.id)
+                && manifest.datasets.iter().any(|d| d.root.is_some() && mentions(&entry.sql, &BTreeSet::from([d.name.clone()])));
         if partition_index {
             continue;
         }
@@ -280,19 +303,19 @@ fn planned_entries(
     planned
 }
 
-fn sequences(manifest: &Manifest, chosen: Option<&[QualifiedName]>, options: &RestoreOptions, renames: &Renames) -> Vec<SequenceValue> {
+fn sequences(
+    manifest: &Manifest,
+    chosen: Option<&[QualifiedName]>,
+    options: &RestoreOptions,
+    renames: &Renames,
+) -> Vec<SequenceValue> {
     let wanted = |s: &&SequenceValue| match chosen {
         None => true,
         // A side copy leaves the sequences of the live table alone.
         Some(_) if !renames.tables.is_empty() => false,
         Some(names) => options.schemas.contains(&s.name.schema) || s.owned_by.as_ref().is_some_and(|o| names.contains(o)),
     };
-    manifest
-        .sequences
-        .iter()
-        .filter(wanted)
-        .map(|s| SequenceValue { name: renames.apply(&s.name), ..s.clone() })
-        .collect()
+    manifest.sequences.iter().filter(wanted).map(|s| SequenceValue { name: renames.apply(&s.name), ..s.clone() }).collect()
 }
 
 fn needed_roles(manifest: &Manifest, options: &RestoreOptions) -> Vec<String> {
@@ -300,4 +323,3 @@ fn needed_roles(manifest: &Manifest, options: &RestoreOptions) -> Vec<String> {
     let owners_only = options.no_owner || options.role.is_some();
     if owners_only && (options.no_privileges || side_copy) { Vec::new() } else { manifest.roles.clone() }
 }
-

@@ -48,8 +48,5 @@ fn unknown_fields_are_ignored_unknown_versions_refused() {
     assert_eq!(Manifest::from_bytes(&sealed(&value.to_string())).unwrap(), sample());
     value["min-reader"] = serde_json::json!(2);
     assert!(matches!(Manifest::from_bytes(&sealed(&value.to_string())), Err(ManifestError::TooNew { found: 2 })));
-    assert!(matches!(
-        Manifest::from_bytes(&sealed(r#"{"aborted":"2026-11-21T02:00:00Z"}"#)),
-        Err(ManifestError::Aborted)
-    ));
+    assert!(matches!(Manifest::from_bytes(&sealed(r#"{"aborted":"2026-11-21T02:00:00Z"}"#)), Err(ManifestError::Aborted)));
 }

@@ -106,7 +106,6 @@ pub(crate) fn parse_timestamp(text: &str, utc: bool) -> Result<i64> {
     parse().ok_or_else(|| WireError(format!("`{text}` is not a timestamp")))
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,11 +10,9 @@ use arrow_array::builder::{Date32Builder, TimestampMicrosecondBuilder};
 use arrow_array::{ArrayRef, Date32Array, TimestampMicrosecondArray};
 use arrow_schema::{DataType, TimeUnit};
 
-use super::calendar::{
-    EPOCH_DAYS, EPOCH_MICROS, date_text, parse_date, parse_time, parse_timestamp, time_text, timestamp_text,
-};
+use super::calendar::{EPOCH_DAYS, EPOCH_MICROS, date_text, parse_date, parse_time, parse_timestamp, time_text, timestamp_text};
 use super::text::{strings_builder, strings_values};
-use super::{ColumnBuilder, Family, Result, Values, WireError, bad, exactly, downcast};
+use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast, exactly};
 
 /// `date` as DATE.
 pub(crate) struct Date;
@@ -103,7 +101,8 @@ impl Timestamp {
     fn readable(wire: &[u8]) -> Result<Option<i64>> {
         Ok(match i64::from_be_bytes(exactly(wire)?) {
             i64::MAX | i64::MIN => None,
-            micros => micros.checked_add(EPOCH_MICROS),
+            // The greatest integer is infinity to some engines.
+            micros => micros.checked_add(EPOCH_MICROS).filter(|unix| *unix != i64::MAX),
         })
     }
 }

@@ -80,9 +80,8 @@ impl<'a> Parts<'a> {
         }
         let groups: Vec<u16> = self.groups().collect();
         // Group `i` stands for 10000^(weight - i).
-        let group = |power: i32| {
-            usize::try_from(i32::from(self.weight) - power).ok().and_then(|i| groups.get(i)).copied().unwrap_or(0)
-        };
+        let group =
+            |power: i32| usize::try_from(i32::from(self.weight) - power).ok().and_then(|i| groups.get(i)).copied().unwrap_or(0);
         let mut text = String::new();
         if self.sign == NEGATIVE {
             text.push('-');
@@ -202,11 +201,8 @@ fn put_text(text: &str, out: &mut Vec<u8>) -> Result<()> {
     aligned.push_str(whole);
     aligned.push_str(fraction);
     aligned.push_str(&"0".repeat(4 * fraction.len().div_ceil(4) - fraction.len()));
-    let groups: Vec<u16> = aligned
-        .as_bytes()
-        .chunks_exact(4)
-        .map(|c| c.iter().fold(0, |n, d| 10 * n + u16::from(d - b'0')))
-        .collect();
+    let groups: Vec<u16> =
+        aligned.as_bytes().chunks_exact(4).map(|c| c.iter().fold(0, |n, d| 10 * n + u16::from(d - b'0'))).collect();
     let weight = i32::try_from(whole_groups).map_err(|_| WireError("a numeric out of range".into()))? - 1;
     put_stripped(weight, negative, dscale, &groups, out)
 }
@@ -224,7 +220,10 @@ impl Decimal {
         let scale = scale.unsigned_abs();
         let exact = parts.finite() && parts.dscale == u16::from(scale);
         let value = exact.then(|| parts.scaled(scale)).flatten();
-        Ok(value.filter(|v| precision == 38 && v.unsigned_abs() < POW10[38].unsigned_abs() || precision < 38 && v.unsigned_abs() < POW10[usize::from(precision)].unsigned_abs()))
+        Ok(value.filter(|v| {
+            precision == 38 && v.unsigned_abs() < POW10[38].unsigned_abs()
+                || precision < 38 && v.unsigned_abs() < POW10[usize::from(precision)].unsigned_abs()
+        }))
     }
 }
 

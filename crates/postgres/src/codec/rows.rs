@@ -134,9 +134,7 @@ impl RowDecoder {
         for row in 0..block.rows() {
             match escapes.get(&row) {
                 None => self.exact.append_null(),
-                Some(values) => self
-                    .exact
-                    .append_value(serde_json::to_string(values).map_err(|e| WireError(e.to_string()))?),
+                Some(values) => self.exact.append_value(serde_json::to_string(values).map_err(|e| WireError(e.to_string()))?),
             }
         }
         arrays.push(Arc::new(self.exact.finish()));

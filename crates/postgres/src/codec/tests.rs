@@ -80,23 +80,42 @@ fn decimals_hold_what_they_can_and_nothing_else() {
     assert_eq!(round_trip(&constrained(38, 38), &["0.99999999999999999999999999999999999999"].map(numeric)), [true]);
     assert_eq!(round_trip(&constrained(2, 5), &["0.00099", "-0.00001"].map(numeric)), [true; 2]);
     assert_eq!(round_trip(&constrained(5, -2), &["1234500", "-100", "0"].map(numeric)), [true; 3]);
-    assert_eq!(round_trip(&PgType::Numeric(None), &["1.0", "1.00", "NaN", "-Infinity", "1000000000000000000000000000000000000000000.5"].map(numeric)), [true; 5]);
+    assert_eq!(
+        round_trip(
+            &PgType::Numeric(None),
+            &["1.0", "1.00", "NaN", "-Infinity", "1000000000000000000000000000000000000000000.5"].map(numeric)
+        ),
+        [true; 5]
+    );
 }
 
 #[test]
 fn dates_and_times() {
     let date = |d: i32| d.to_be_bytes().to_vec();
-    assert_eq!(round_trip(&PgType::Date, &[date(0), date(-2_451_545), date(2_145_031_948), date(i32::MAX), date(i32::MIN)]), [true, true, true, false, false]);
+    assert_eq!(
+        round_trip(&PgType::Date, &[date(0), date(-2_451_545), date(2_145_031_948), date(i32::MAX), date(i32::MIN)]),
+        [true, true, true, false, false]
+    );
     let stamp = |t: i64| t.to_be_bytes().to_vec();
-    let stamps = [stamp(0), stamp(-211_813_488_000_000_000), stamp(1), stamp(i64::MAX), stamp(i64::MIN), stamp(9_223_371_331_199_999_999)];
+    let stamps =
+        [stamp(0), stamp(-211_813_488_000_000_000), stamp(1), stamp(i64::MAX), stamp(i64::MIN), stamp(9_223_371_331_199_999_999)];
     for wire in [PgType::Timestamp, PgType::Timestamptz] {
         assert_eq!(round_trip(&wire, &stamps), [true, true, true, false, false, false]);
     }
     assert_eq!(round_trip(&PgType::Time, &[stamp(0), stamp(86_400_000_000), stamp(1)]), [true; 3]);
     let zoned = |t: i64, west: i32| [t.to_be_bytes().to_vec(), west.to_be_bytes().to_vec()].concat();
-    assert_eq!(round_trip(&PgType::Timetz, &[zoned(0, -7200), zoned(86_400_000_000, 57_599), zoned(5, -1), zoned(5, 0)]), [true; 4]);
-    let interval = |us: i64, d: i32, m: i32| [us.to_be_bytes().to_vec(), d.to_be_bytes().to_vec(), m.to_be_bytes().to_vec()].concat();
-    let intervals = [interval(3_500_001, -2, 1), interval(i64::MIN, 0, 0), interval(i64::MAX, i32::MAX, i32::MAX), interval(i64::MIN, i32::MIN, i32::MIN)];
+    assert_eq!(
+        round_trip(&PgType::Timetz, &[zoned(0, -7200), zoned(86_400_000_000, 57_599), zoned(5, -1), zoned(5, 0)]),
+        [true; 4]
+    );
+    let interval =
+        |us: i64, d: i32, m: i32| [us.to_be_bytes().to_vec(), d.to_be_bytes().to_vec(), m.to_be_bytes().to_vec()].concat();
+    let intervals = [
+        interval(3_500_001, -2, 1),
+        interval(i64::MIN, 0, 0),
+        interval(i64::MAX, i32::MAX, i32::MAX),
+        interval(i64::MIN, i32::MIN, i32::MIN),
+    ];
     assert_eq!(round_trip(&PgType::Interval, &intervals), [true, true, false, false]);
 }
 
@@ -143,12 +162,17 @@ fn arrays() {
         array(&[], 1, 25),
         array(&[Some(b"a"), None, Some(b""), Some(b"NULL"), Some(b"q\"\\{},x y")], 1, 25),
         array(&[Some(b"a")], 0, 25),
-        hex("00000002 00000000 00000019 00000002 00000001 00000001 00000005 00000001 78 00000001 79".replace("00000005", "00000001").as_str()),
+        hex("00000002 00000000 00000019 00000002 00000001 00000001 00000005 00000001 78 00000001 79"
+            .replace("00000005", "00000001")
+            .as_str()),
     ];
     assert_eq!(round_trip(&text, &values), [true, true, false, false]);
     let money = numeric("NaN");
     let decimals = PgType::Array(Box::new(constrained(10, 2)));
-    assert_eq!(round_trip(&decimals, &[array(&[Some(&money)], 1, 1700), array(&[Some(&numeric("1.00")), None], 1, 1700)]), [false, true]);
+    assert_eq!(
+        round_trip(&decimals, &[array(&[Some(&money)], 1, 1700), array(&[Some(&numeric("1.00")), None], 1, 1700)]),
+        [false, true]
+    );
     let enums = PgType::Array(Box::new(PgType::Enum));
     let literals = ["{}", "{a,NULL,\"NULL\",\"b c\",\"\"}", "[0:1]={a,b}", "{{a,b},{c,NULL}}"].map(|s| s.as_bytes().to_vec());
     assert_eq!(round_trip(&enums, &literals), [true, true, false, false]);
@@ -176,7 +200,10 @@ fn texts_and_bytes() {
     assert_eq!(round_trip(&PgType::Uuid, &[(0..16).collect()]), [true]);
     assert_eq!(round_trip(&PgType::Bool, &[vec![0], vec![1]]), [true; 2]);
     assert_eq!(round_trip(&PgType::Oid, &[vec![255; 4], vec![0; 4]]), [true; 2]);
-    assert_eq!(round_trip(&PgType::Money { scale: 2 }, &[(-5i64).to_be_bytes().to_vec(), i64::MIN.to_be_bytes().to_vec()]), [true; 2]);
+    assert_eq!(
+        round_trip(&PgType::Money { scale: 2 }, &[(-5i64).to_be_bytes().to_vec(), i64::MIN.to_be_bytes().to_vec()]),
+        [true; 2]
+    );
     assert!(family(&PgType::Text).builder().push(Some(&[0xff])).is_err());
     assert!(family(&PgType::Jsonb).builder().push(Some(b"\x02{}")).is_err());
 }

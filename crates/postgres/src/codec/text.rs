@@ -109,9 +109,7 @@ impl<R: Fn(&[u8]) -> Result<Option<String>> + Send> ColumnBuilder for StringsBui
 }
 
 /// Collects a STRING column; `read` returns `None` for a value that does not fit.
-pub(crate) fn strings_builder(
-    read: impl Fn(&[u8]) -> Result<Option<String>> + Send + 'static,
-) -> Box<dyn ColumnBuilder> {
+pub(crate) fn strings_builder(read: impl Fn(&[u8]) -> Result<Option<String>> + Send + 'static) -> Box<dyn ColumnBuilder> {
     Box::new(StringsBuilder { builder: StringBuilder::new(), read })
 }
 

@@ -1,0 +1,114 @@
+//! Killed anywhere, nothing is lost: SIGKILL at random moments of a backup and of a restore.
+
+use std::time::{Duration, Instant};
+
+use dozo_testkit::shared;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{Dozo, Place, fingerprints, fresh, nightly};
+
+fn rounds() -> usize {
+    if nightly() { 20 } else { 4 }
+}
+
+/// Runs and kills after a while. Returns whether it was killed in time.
+fn killed(dozo: &Dozo, args: &[&str], after: Duration) -> bool {
+    let mut child = dozo.command(args).spawn().unwrap();
+    std::thread::sleep(after);
+    let running = child.try_wait().unwrap().is_none();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    running
+}
+
+#[test]
+fn a_killed_backup_leaves_no_manifest_and_the_next_run_goes_on() {
+    let cluster = shared(15);
+    let shop = cluster.shop("0.1");
+    let dozo = Dozo::new(&shop, Place::Local);
+    let began = Instant::now();
+    let _ = dozo.backup();
+    let whole = began.elapsed();
+    let mut rng = StdRng::seed_from_u64(rand::rng().random());
+    let mut uncommitted = 0;
+    for _ in 0..rounds() {
+        let hit = killed(&dozo, &["backup", "shop"], whole.mul_f64(rng.random_range(0.05..0.95)));
+        let plan = dozo.run(&["--json", "gc", "plan"]).exits(0).json();
+        let open = plan["uncommitted"].as_array().unwrap();
+        // Killed before its intent, it left nothing; after, it is listed. Never is there an orphan that nobody owns.
+        assert!(open.len() <= uncommitted + 1, "{plan}");
+        assert!(hit || open.len() == uncommitted, "{plan}");
+        assert!(plan["orphans"].as_array().unwrap().is_empty(), "{plan}");
+        assert!(open.iter().all(|b| b["running"] == false), "{plan}");
+        uncommitted = open.len();
+        // At once: the lease of a dead process on this host is broken, and that is said.
+        let began = Instant::now();
+        let run = dozo.run(&["backup", "shop"]).exits(0);
+        assert!(began.elapsed() < whole * 4 + Duration::from_secs(5));
+        assert!(!run.stderr.contains("error"), "{}", run.stderr);
+        // No manifest without all its objects.
+        let _ = dozo.run(&["verify", "--all", "--level", "digest"]).exits(0);
+    }
+    let _ = dozo.run(&["verify", "--all"]).exits(0);
+    assert!(uncommitted > 0, "no round hit a running backup");
+}
+
+#[test]
+fn a_killed_restore_continues() {
+    let cluster = shared(15);
+    let shop = cluster.shop("0.1");
+    let mut dozo = Dozo::new(&shop, Place::Local);
+    let _ = dozo.backup();
+    let began = Instant::now();
+    let reference = dozo.restore_into(cluster, "reference");
+    let whole = began.elapsed();
+    let expected = fingerprints(&dozo, cluster, &reference);
+    let mut rng = StdRng::seed_from_u64(rand::rng().random());
+    let mut continued = 0;
+    for _ in 0..rounds() {
+        let target = format!("killed_{}", fresh());
+        dozo.set("COPY_URL", &cluster.url("postgres", &target));
+        let args = ["restore", "shop@latest", "--to", "env:COPY_URL", "--create-db"];
+        // Twice: the second run is killed too.
+        for _ in 0..2 {
+            killed(&dozo, &args, whole.mul_f64(rng.random_range(0.1..0.8)));
+        }
+        let run = dozo.run(&args);
+        if run.code == 1 && run.stderr.contains("is not empty") {
+            // The killed run had already ended.
+            assert_eq!(fingerprints(&dozo, cluster, &target), expected);
+            continue;
+        }
+        let run = run.exits(0);
+        continued += usize::from(run.stdout.contains("(continued)"));
+        assert_eq!(fingerprints(&dozo, cluster, &target), expected);
+        assert_eq!(cluster.psql(&target, "SELECT to_regnamespace('dozo') IS NULL"), "t");
+        let keys = "SELECT count(*) FROM pg_constraint WHERE connamespace = 'public'::regnamespace";
+        assert_eq!(cluster.psql(&target, keys), shop.psql(keys));
+    }
+    assert!(continued > 0, "no round hit a running restore");
+}
+
+#[test]
+fn ctrl_c_stops_within_a_second() {
+    let cluster = shared(15);
+    let shop = cluster.shop("0.1");
+    let mut dozo = Dozo::new(&shop, Place::Local);
+    let _ = dozo.backup();
+    dozo.set("COPY_URL", &cluster.url("postgres", &format!("interrupted_{}", fresh())));
+    for args in
+        [&["backup", "shop"][..], &["restore", "shop@latest", "--to", "env:COPY_URL", "--create-db"], &["verify", "shop@latest"]]
+    {
+        let mut child = dozo.command(args).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(60));
+        kill_process(Pid::from_raw(child.id().cast_signed()).unwrap(), Signal::INT).unwrap();
+        let began = Instant::now();
+        let status = child.wait().unwrap();
+        assert!(began.elapsed() < Duration::from_millis(1500), "{args:?} took {:?}", began.elapsed());
+        assert!(matches!(status.code(), Some(130 | 0)), "{args:?}: {status}");
+    }
+    // What was interrupted is no backup.
+    let _ = dozo.run(&["verify", "--all", "--level", "exists"]).exits(0);
+}

@@ -1,0 +1,131 @@
+//! Restore of schemas and tables, under other names, into a live database.
+
+use dozo_testkit::shared;
+
+use crate::harness::{Dozo, Place, fresh};
+
+fn fingerprint(dozo: &Dozo, url: &str, table: &str) -> String {
+    dozo.run(&["--json", "fingerprint", url, table]).exits(0).json()["tables"][0]["fingerprint"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_table_beside_the_live_one() {
+    let cluster = shared(15);
+    let shop = cluster.shop("0.02");
+    let dozo = Dozo::new(&shop, Place::Local);
+    let _ = dozo.backup();
+    let url = shop.url();
+    let before = fingerprint(&dozo, &url, "public.orders");
+    shop.psql("DELETE FROM coupon_usages; DELETE FROM returns");
+    let live = fingerprint(&dozo, &url, "public.users");
+
+    // A partition tree, with its leaves and keys, under another name in the same schema.
+    let _ = dozo.run(&["restore", "shop@latest", "--table", "public.orders", "--as", "orders_back", "--to", "shop"]).exits(0);
+    assert_eq!(fingerprint(&dozo, &url, "public.orders_back"), before);
+    assert_eq!(
+        shop.psql("SELECT count(*) FROM pg_inherits WHERE inhparent = 'orders_back'::regclass"),
+        shop.psql("SELECT count(*) FROM pg_inherits WHERE inhparent = 'orders'::regclass")
+    );
+    assert_eq!(shop.psql("SELECT count(*) FROM pg_index WHERE indrelid = 'orders_back'::regclass AND indisvalid"), "3");
+    assert_eq!(shop.psql("SELECT to_regclass('orders_back_2024_05') IS NOT NULL"), "t");
+    // A plain table with identity, into another schema.
+    shop.psql("CREATE SCHEMA rescue");
+    let _ = dozo.run(&["restore", "shop@latest", "--table", "users", "--as", "rescue.users", "--to", "shop"]).exits(0);
+    assert_eq!(fingerprint(&dozo, &url, "rescue.users"), live);
+    assert_eq!(fingerprint(&dozo, &url, "public.users"), live, "the live table is untouched");
+    // One leaf alone.
+    let _ = dozo.run(&["restore", "shop@latest", "--table", "public.orders_2024_05", "--as", "may", "--to", "shop"]).exits(0);
+    assert_eq!(fingerprint(&dozo, &url, "public.may"), fingerprint(&dozo, &url, "public.orders_2024_05"));
+    assert_eq!(shop.psql("SELECT to_regnamespace('dozo') IS NULL"), "t");
+
+    // What exists is never overwritten.
+    let run = dozo.run(&["restore", "shop@latest", "--table", "public.orders", "--to", "shop"]).exits(1);
+    assert!(run.stderr.contains("DOZO-E6004") && run.stderr.contains("orders"), "{}", run.stderr);
+    let run = dozo.run(&["restore", "shop@latest", "--to", "shop"]).exits(1);
+    assert!(run.stderr.contains("is not empty"), "{}", run.stderr);
+}
+
+#[test]
+fn tables_and_schemas_into_another_database() {
+    let cluster = shared(18);
+    let shop = cluster.shop("0.02");
+    shop.psql("CREATE SCHEMA stock; CREATE TYPE stock.kind AS ENUM ('a', 'b'); CREATE TABLE stock.items (id serial PRIMARY KEY, k stock.kind, ks stock.kind[]); INSERT INTO stock.items (k, ks) VALUES ('a', '{b,NULL}'); CREATE VIEW stock.seen AS SELECT * FROM stock.items; CREATE INDEX ON stock.items (k)");
+    let mut dozo = Dozo::new(&shop, Place::Local);
+    let _ = dozo.backup();
+    let target = format!("parts_{}", fresh());
+    dozo.set("COPY_URL", &cluster.url("postgres", &target));
+    let url = cluster.url("postgres", &target);
+    // Types that a table needs come along.
+    let _ = dozo
+        .run(&[
+            "restore",
+            "shop@latest",
+            "--table",
+            "public.orders",
+            "--table",
+            "job_logs",
+            "--to",
+            "env:COPY_URL",
+            "--create-db",
+        ])
+        .exits(0);
+    for table in ["public.orders", "public.job_logs"] {
+        assert_eq!(fingerprint(&dozo, &url, table), fingerprint(&dozo, &shop.url(), table));
+    }
+    assert_eq!(
+        cluster.psql(&target, "SELECT to_regclass('users') IS NULL, enum_range(NULL::order_status)"),
+        "t|{new,paid,shipped,done,cancelled}"
+    );
+    let _ = dozo.run(&["restore", "shop@latest", "--schema", "stock", "--to", "env:COPY_URL"]).exits(0);
+    let _ = dozo.run(&["restore", "shop@latest", "--schema", "stock", "--as", "Stock 2", "--to", "env:COPY_URL"]).exits(0);
+    for table in ["stock.items", "Stock 2.items"] {
+        assert_eq!(fingerprint(&dozo, &url, table), fingerprint(&dozo, &shop.url(), "stock.items"), "{table}");
+    }
+    assert_eq!(cluster.psql(&target, "INSERT INTO \"Stock 2\".items (k) VALUES ('b') RETURNING id"), "2", "the sequence goes on");
+    assert_eq!(cluster.psql(&target, "SELECT count(*) FROM \"Stock 2\".seen"), "2");
+
+    for (args, code, text) in [
+        (vec!["--table", "nope.*"], 2, "DOZO-E6002"),
+        (vec!["--schema", "nope"], 2, "DOZO-E6002"),
+        (vec!["--as", "x"], 2, "DOZO-E6003"),
+        (vec!["--table", "users", "--table", "products", "--as", "x"], 2, "DOZO-E6003"),
+    ] {
+        let mut all = vec!["restore", "shop@latest", "--to", "env:COPY_URL"];
+        all.extend(args);
+        let run = dozo.run(&all).exits(code);
+        assert!(run.stderr.contains(text), "{all:?}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn owners_roles_and_privileges() {
+    let cluster = shared(15);
+    let database = cluster.database("owned");
+    let (owner, reader) = (format!("owner_{}", fresh()), format!("granted_{}", fresh()));
+    database.psql(&format!("CREATE ROLE {owner}; CREATE ROLE {reader}; CREATE TABLE a (id int); ALTER TABLE a OWNER TO {owner}; GRANT SELECT ON a TO {reader}; INSERT INTO a VALUES (1)"));
+    let mut dozo = Dozo::new(&database, Place::Local);
+    let _ = dozo.backup();
+    let who = "SELECT relowner::regrole, relacl FROM pg_class WHERE oid = 'a'::regclass";
+    let copy = dozo.restore_into(cluster, "owned_copy");
+    assert_eq!(cluster.psql(&copy, who), database.psql(who));
+
+    // The same backup where these roles do not exist: said before anything is loaded, with the lines that help.
+    let other = shared(17);
+    let target = format!("roles_{}", fresh());
+    dozo.set("COPY_URL", &other.url("postgres", &target));
+    let run = dozo.run(&["restore", "shop@latest", "--to", "env:COPY_URL", "--create-db"]).exits(1);
+    assert!(
+        run.stderr.contains(&format!("CREATE ROLE \"{owner}\";")) && run.stderr.contains(&format!("CREATE ROLE \"{reader}\";")),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(other.psql(&target, "SELECT to_regclass('a') IS NULL"), "t");
+    let _ = dozo.run(&["restore", "shop@latest", "--to", "env:COPY_URL", "--no-owner", "--no-privileges"]).exits(0);
+    assert_eq!(other.psql(&target, who), "postgres|");
+    let third = format!("role_{}", fresh());
+    let limited = format!("limited_{}", fresh());
+    other.psql("postgres", &format!("CREATE ROLE {limited}; CREATE DATABASE {third} OWNER {limited} TEMPLATE template0"));
+    dozo.set("COPY_URL", &other.url("postgres", &third));
+    let _ = dozo.run(&["restore", "shop@latest", "--to", "env:COPY_URL", "--role", &limited, "--no-privileges"]).exits(0);
+    assert_eq!(other.psql(&third, who), format!("{limited}|"));
+}

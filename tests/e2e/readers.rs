@@ -1,0 +1,120 @@
+//! Others read what dozo writes: pyarrow, DuckDB's library, and `RESTORE.md` with psql, pg_restore and the DuckDB command line.
+
+use std::process::Command;
+
+use dozo_testkit::{services, shared};
+
+use crate::harness::{Dozo, Place, fingerprints, fresh};
+
+#[test]
+fn pyarrow_and_duckdb_count_and_sum_the_same() {
+    let cluster = shared(17);
+    let shop = cluster.shop("0.02");
+    let dozo = Dozo::new(&shop, Place::Local);
+    let _ = dozo.backup();
+    std::fs::write(dozo.folder.path().join("manifest.json"), dozo.manifest().to_string()).unwrap();
+    let script = r#"
+import json, sys, duckdb, pyarrow.parquet as pq
+repo, manifest = sys.argv[1], json.load(open(sys.argv[2]))
+files = sorted({p["object"] for d in manifest["datasets"] for p in d["parts"]})
+assert files
+arrow_rows = {f: pq.read_table(f"{repo}/{f}").num_rows for f in files}
+duck_rows = {f: duckdb.execute(f"SELECT count(*) FROM read_parquet('{repo}/{f}')").fetchone()[0] for f in files}
+expected = {f: 0 for f in files}
+for d in manifest["datasets"]:
+    for p in d["parts"]:
+        expected[p["object"]] += int(p["fingerprint"].split(":")[1])
+assert arrow_rows == duck_rows == expected, (arrow_rows, duck_rows, expected)
+def of(table):
+    return sorted({f"{repo}/{p['object']}" for d in manifest["datasets"] for p in d["parts"] if (d["root"] or d)["name"] == table})
+con = duckdb.connect()
+for table, what in [("orders", "sum(total), sum(id), min(ordered_at AT TIME ZONE 'UTC')::text, count(DISTINCT status)"), ("order_lines", "sum(amount), sum(price), count(*)"),
+                    ("users", "sum(len(tags)), count(birthday), max(email)"), ("shipments", "count(*), count(weight)"), ("fact_order_daily", "sum(revenue), sum(average), max(process_date)::text")]:
+    print(table, *con.execute(f"SELECT {what} FROM read_parquet(?)", [of(table)]).fetchone(), sep="|")
+sums = [pq.read_table(f).column("total") for f in of("orders")]
+print("arrow", sum(v.as_py() for c in sums for v in c), sep="|")
+"#;
+    let out = Command::new(services().join("venv/bin/python"))
+        .args(["-c", script])
+        .arg(dozo.repository())
+        .arg(dozo.folder.path().join("manifest.json"))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let seen = String::from_utf8(out.stdout).unwrap();
+    let wanted = shop.psql(
+        "SET TimeZone = 'UTC';
+         SELECT 'orders', sum(total), sum(id), min(ordered_at AT TIME ZONE 'UTC'), count(DISTINCT status) FROM orders;
+         SELECT 'order_lines', sum(amount), sum(price), count(*) FROM order_lines;
+         SELECT 'users', sum(cardinality(tags)), count(birthday), max(email COLLATE \"C\") FROM users;
+         SELECT 'shipments', count(*), count(weight) FROM shipments;
+         SELECT 'fact_order_daily', sum(revenue), sum(average ORDER BY process_date), max(process_date) FROM fact_order_daily;
+         SELECT 'arrow', sum(total) FROM orders;",
+    );
+    // Floating-point sums depend on the order: compared with a tolerance, everything else to the letter.
+    for (seen, wanted) in seen.lines().zip(wanted.lines()) {
+        for (a, b) in seen.split('|').zip(wanted.split('|')) {
+            let close = match (a.parse::<f64>(), b.parse::<f64>()) {
+                (Ok(x), Ok(y)) => (x - y).abs() <= 1e-9 * y.abs(),
+                _ => false,
+            };
+            assert!(a == b || close, "{seen}\n{wanted}");
+        }
+    }
+    assert_eq!(seen.lines().count(), wanted.lines().count());
+}
+
+/// Runs every `sh` block of `RESTORE.md`, in order, in one shell, with nothing of dozo in reach.
+fn restore_by_hand(dozo: &Dozo, cluster: &dozo_testkit::Cluster) -> String {
+    let manifest = dozo.manifest();
+    let text = std::fs::read_to_string(dozo.repository().join(manifest["files"]["restore-md"].as_str().unwrap())).unwrap();
+    let blocks: Vec<&str> = text.split("```sh\n").skip(1).map(|b| b.split("```").next().unwrap()).collect();
+    assert!(blocks.len() >= 5, "{text}");
+    let target = format!("by_hand_{}", fresh());
+    cluster.psql("postgres", &format!("CREATE DATABASE {target} TEMPLATE template0"));
+    let work = dozo.folder.path().join("work");
+    std::fs::create_dir_all(&work).unwrap();
+    let script = dozo.folder.path().join("by-hand.sh");
+    std::fs::write(&script, blocks.join("\n")).unwrap();
+    let out = Command::new("sh")
+        .arg(&script)
+        .env_clear()
+        .env("PATH", format!("{}:{}:/usr/bin:/bin", services().display(), cluster.tools().display()))
+        .env("HOME", &work)
+        .env("REPO", dozo.repository())
+        .env("WORK", &work)
+        .env("TARGET", format!("host=127.0.0.1 port={} user=postgres dbname={target}", cluster.port()))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}\n{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    let proof = std::fs::read_to_string(work.join("dozo-proof.txt")).unwrap();
+    assert_eq!(proof.lines().filter(|l| l.starts_with("b1:")).count(), manifest["datasets"].as_array().unwrap().len());
+    target
+}
+
+#[test]
+fn restore_md_restores_without_dozo() {
+    let cluster = shared(15);
+    let shop = cluster.shop("0.02");
+    let dozo = Dozo::new(&shop, Place::Local);
+    let _ = dozo.backup();
+    let target = restore_by_hand(&dozo, cluster);
+    assert_eq!(fingerprints(&dozo, cluster, &shop.name), fingerprints(&dozo, cluster, &target));
+    let keys = "SELECT count(*) FROM pg_constraint WHERE connamespace = 'public'::regnamespace";
+    assert_eq!(shop.psql(keys), cluster.psql(&target, keys));
+    let sequence = "SELECT last_value, is_called FROM users_id_seq";
+    assert_eq!(shop.psql(sequence), cluster.psql(&target, sequence));
+}
+
+#[test]
+fn restore_md_restores_hard_values() {
+    for major in [15, 18] {
+        let cluster = shared(major);
+        let database = cluster.database("hard");
+        database.psql(&crate::types::hard_values(major, false));
+        let dozo = Dozo::new(&database, Place::Local);
+        let _ = dozo.backup();
+        let target = restore_by_hand(&dozo, cluster);
+        assert_eq!(fingerprints(&dozo, cluster, &database.name), fingerprints(&dozo, cluster, &target));
+    }
+}
