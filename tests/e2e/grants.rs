@@ -61,7 +61,7 @@ fn a_table_without_permission_makes_the_backup_partial() {
     // What is there can be restored; what needs the absent table is left out, and said.
     let target = format!("partial_{}", fresh());
     dozo.set("COPY_URL", &cluster.url("postgres", &target));
-    let run = dozo.run(&["restore", "shop@latest", "--to", "env:COPY_URL", "--create-db"]).exits(0);
+    let run = dozo.run(&["restore", "shop@latest", "--to", "env:COPY_URL", "--create-db"]).exits(4);
     assert!(
         run.stderr.contains("FK CONSTRAINT public.child child_id_fkey was left out")
             && run.stderr.contains("VIEW public.peek was left out"),

@@ -3,6 +3,8 @@
 //! `DOZO_TEST_NIGHTLY=1` (set by `scripts/test --nightly`) raises the counts to those of the nightly tier. One server of each
 //! version is started once and shared, a database per test; only tests that kill their server have their own.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod commands;
 mod damage;
 mod errors;
@@ -12,6 +14,7 @@ mod kill;
 mod parts;
 mod protocol;
 mod readers;
+mod readme;
 mod roundtrip;
 mod tls;
 mod tpch;

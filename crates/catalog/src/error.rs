@@ -110,7 +110,9 @@ impl Explain for CatalogError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::Store(e) => e.class(),
-            Self::NoRepository { .. } | Self::TooNew { .. } => ErrorClass::Failed,
+            Self::NoRepository { .. }
+            | Self::TooNew { .. }
+            | Self::Manifest { source: ManifestError::TooNew { .. } | ManifestError::Aborted, .. } => ErrorClass::Failed,
             Self::NoBackup { .. } | Self::Ambiguous { .. } | Self::BadSelector(_) => ErrorClass::Input,
             Self::BadMarker { .. } | Self::Manifest { .. } | Self::Misplaced { .. } | Self::Record { .. } => {
                 ErrorClass::Integrity

@@ -104,6 +104,10 @@ impl Repository {
             plan.orphan_bytes = 0;
         }
         plan.uncommitted = open.into_values().collect();
+        for object in self.store().list("").await?.into_iter().filter(|o| o.key.starts_with("probe-")) {
+            plan.orphan_bytes += object.bytes;
+            plan.orphans.push(object.key);
+        }
         for object in self.store().staged()? {
             plan.staged_bytes += object.bytes;
             plan.staged.push(object.key);

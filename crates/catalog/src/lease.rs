@@ -131,7 +131,9 @@ impl Lease {
                 next.counter += 1;
                 next.written = clock.now();
                 // A beat that fails is tried again by the next one; a lost lease costs work, never safety.
-                if let Ok(true) = put(&store, &folder, slot.0 + 1, &next).await {
+                let Ok(created) = put(&store, &folder, slot.0 + 1, &next).await else { continue };
+                // The answer to an earlier beat may have been lost: then the record is our own.
+                if created || is_ours(&store, &folder, slot.0 + 1, &next).await {
                     let old = slot.0;
                     *slot = (old + 1, next);
                     let _ = store.delete(&format!("{folder}/{old:012}.json")).await;
@@ -172,6 +174,12 @@ impl Drop for Lease {
 async fn put(store: &Store, folder: &str, n: u64, record: &LeaseRecord) -> Result<bool> {
     let key = format!("{folder}/{n:012}.json");
     Ok(store.put_new(&key, to_json(&key, record)?).await? == PutOutcome::Created)
+}
+
+async fn is_ours(store: &Store, folder: &str, n: u64, record: &LeaseRecord) -> bool {
+    let key = format!("{folder}/{n:012}.json");
+    let Ok(Some(bytes)) = store.get_opt(&key).await else { return false };
+    from_json::<LeaseRecord>(&key, &bytes).is_ok_and(|found| found.backup == record.backup)
 }
 
 fn number(key: &str) -> Option<u64> {

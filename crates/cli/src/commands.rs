@@ -73,11 +73,8 @@ pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken) ->
         }
     };
     outcome.unwrap_or_else(|error| {
-        let code = error.exit_code();
-        if code != 0 {
-            output.error(&error);
-        }
-        code
+        output.error(&error);
+        error.exit_code()
     })
 }
 

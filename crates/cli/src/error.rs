@@ -57,7 +57,6 @@ impl CliError {
         match self {
             Self::Engine(e) => e.class().exit_code(),
             Self::Config(_) | Self::Usage(..) => ErrorClass::Input.exit_code(),
-            Self::Output(e) if e.kind() == std::io::ErrorKind::BrokenPipe => 0,
             Self::Output(_) => 1,
         }
     }

@@ -35,7 +35,11 @@ impl Output {
     pub(crate) fn print(text: &str) -> Result<(), CliError> {
         let mut out = std::io::stdout().lock();
         let newline = if text.ends_with('\n') { "" } else { "\n" };
-        write!(out, "{text}{newline}").and_then(|()| out.flush()).map_err(CliError::Output)
+        match write!(out, "{text}{newline}").and_then(|()| out.flush()) {
+            // Whoever read this has seen enough; the exit code still tells the outcome.
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            done => done.map_err(CliError::Output),
+        }
     }
 
     /// Prints an error; as JSON on stdout too, if asked for.

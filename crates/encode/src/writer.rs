@@ -20,6 +20,9 @@ use parquet::schema::types::ColumnPath;
 use crate::sink::{DigestingWriter, PartSink};
 use crate::{EncodeError, Result};
 
+/// A row group ends at this many times its encoded limit in decoded bytes.
+const RAW_FACTOR: usize = 16;
+
 /// How a file is written.
 #[derive(Debug, Clone)]
 pub struct EncodeOptions {
@@ -92,6 +95,7 @@ pub trait TableEncoder<S>: Send {
 pub struct ParquetEncoder<S: PartSink> {
     writer: ArrowWriter<DigestingWriter<S>>,
     row_group_bytes: usize,
+    raw_bytes: usize,
     run_start: u32,
 }
 
@@ -118,7 +122,7 @@ impl<S: PartSink> ParquetEncoder<S> {
         }
         let out = DigestingWriter::new(sink, options.part_bytes);
         let writer = ArrowWriter::try_new(out, Arc::clone(schema), Some(properties.build())).map_err(EncodeError::Write)?;
-        Ok(Self { writer, row_group_bytes: options.row_group_bytes, run_start: 0 })
+        Ok(Self { writer, row_group_bytes: options.row_group_bytes, raw_bytes: 0, run_start: 0 })
     }
 
     fn flushed(&self) -> u32 {
@@ -129,14 +133,18 @@ impl<S: PartSink> ParquetEncoder<S> {
 impl<S: PartSink> TableEncoder<S> for ParquetEncoder<S> {
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         self.writer.write(batch).map_err(write_error)?;
-        if self.writer.in_progress_size() >= self.row_group_bytes {
+        self.raw_bytes += batch.get_array_memory_size();
+        // Rows that compress well must not make a group that nobody can hold once it is decoded.
+        if self.writer.in_progress_size() >= self.row_group_bytes || self.raw_bytes >= RAW_FACTOR * self.row_group_bytes {
             self.writer.flush().map_err(write_error)?;
+            self.raw_bytes = 0;
         }
         Ok(())
     }
 
     fn end_run(&mut self) -> Result<RowGroups> {
         self.writer.flush().map_err(write_error)?;
+        self.raw_bytes = 0;
         let (first, end) = (self.run_start, self.flushed());
         self.run_start = end;
         Ok((first, end - first))

@@ -7,7 +7,7 @@
 mod plan;
 mod unit;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,11 +18,13 @@ use dozo_model::{
     ServerIdentity, Settings, Sha256Digest, Stage,
 };
 use dozo_postgres::{
-    ConnInfo, Coordinator, PgError, PgTools, Session, dependents, materialized_views, not_carried, roles, sequences,
+    ConnInfo, Coordinator, PgError, PgTools, SchemaScript, Section, Session, dependents, materialized_views, not_carried, roles,
+    sequence_values, sequences,
 };
 use dozo_store::Layout;
 use serde::Serialize;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use crate::backup::plan::{Plan, Selection};
 use crate::backup::unit::{UnitContext, UnitReport, run_unit};
@@ -167,11 +169,10 @@ impl Run<'_> {
 
         ctx.progress.stage(Stage::Commit, 0, 0);
         let stage = Instant::now();
-        let (sequence_values, unread) = sequences(&self.looker).await?;
+        let listed = sequences(coordinator.session()).await?;
+        let taken = self.selection.sequences(&coordinator.tables, listed);
+        let (sequence_values, unread) = sequence_values(&self.looker, &taken).await?;
         for (name, reason) in unread {
-            if !self.selection.everything() {
-                continue;
-            }
             left_out.push(LeftOut {
                 name,
                 reason: format!("its value cannot be read: {reason}"),
@@ -232,9 +233,10 @@ impl Run<'_> {
             left_out,
             seconds: BTreeMap::new(),
             files: file_keys.clone(),
+            dump_version: self.tools.major,
             objects: Vec::new(),
         };
-        let restore_md = crate::restore_md::write(&manifest, self.repository.store().url());
+        let restore_md = crate::restore_md::write(&manifest, self.repository.store().url(), &files.unrestorable);
         let mut put = vec![
             (file_keys.restore_md, Bytes::from(restore_md)),
             (file_keys.schema_dump, files.dump),
@@ -301,7 +303,22 @@ impl Run<'_> {
             }
             Err(e) => return Err(e.into()),
         };
-        Ok(DumpedFiles { dump: dump.into(), sql: sql.into(), globals })
+        let unrestorable = self.unrestorable(&dump, coordinator, excluded).await?;
+        Ok(DumpedFiles { dump: dump.into(), sql: sql.into(), globals, unrestorable })
+    }
+
+    /// Returns the entries of the dump that need a table which is not in it.
+    async fn unrestorable(&self, dump: &[u8], coordinator: &Coordinator, excluded: &[(u32, String)]) -> Result<BTreeSet<u32>> {
+        let hidden: BTreeSet<u32> = excluded.iter().map(|(oid, _)| *oid).collect();
+        let absent: BTreeSet<QualifiedName> =
+            coordinator.tables.iter().filter(|t| hidden.contains(&t.oid)).map(|t| t.name.clone()).collect();
+        let mut script = SchemaScript::default();
+        if !absent.is_empty() {
+            for (section, word) in [(Section::PreData, "pre-data"), (Section::PostData, "post-data")] {
+                script.add(&self.tools.dump_to_sql(dump, Some(word), &[], true).await?, section);
+            }
+        }
+        Ok(script.needing(&absent))
     }
 
     async fn copy(&self, plan: &Plan, coordinator: &Coordinator) -> Result<Vec<UnitReport>> {
@@ -316,8 +333,7 @@ impl Run<'_> {
             progress: Arc::clone(&self.ctx.progress),
         });
         let (info, snapshot, cancel) = (self.info.clone(), coordinator.snapshot_id.clone(), self.ctx.cancel.child_token());
-        let stop = cancel.clone();
-        let start = move || Ok(dozo_postgres::SnapshotWorker::start(&info, &snapshot, stop.clone())?);
+        let start = move |stop: &CancellationToken| Ok(dozo_postgres::SnapshotWorker::start(&info, &snapshot, stop.clone())?);
         let work = move |worker: &mut dozo_postgres::SnapshotWorker, unit| run_unit(worker, &unit, &shared);
         let mut workers = Workers::start(plan.budget.workers, plan.units.clone(), &cancel, start, work);
         let mut done = Vec::new();
@@ -352,6 +368,7 @@ struct DumpedFiles {
     dump: Bytes,
     sql: Bytes,
     globals: Option<Bytes>,
+    unrestorable: BTreeSet<u32>,
 }
 
 impl DumpedFiles {
@@ -396,4 +413,14 @@ pub(crate) fn readable<'a>(
     let wanted: Vec<_> = tables.iter().filter(|t| selection.asks_for(t)).collect();
     let row_security = wanted.iter().filter(|t| t.row_security).map(|t| t.name.to_string()).collect();
     Ok(Readable { wanted, row_security })
+}
+
+/// Tells which sequences a backup of a source would take.
+pub(crate) fn wanted_sequences(
+    source: &SourceSettings,
+    standby: bool,
+    tables: &[dozo_postgres::TableInfo],
+    listed: Vec<dozo_postgres::SequenceInfo>,
+) -> Result<Vec<dozo_postgres::SequenceInfo>> {
+    Ok(Selection::new(source, standby, tables)?.sequences(tables, listed))
 }

@@ -2,12 +2,13 @@
 
 use dozo_catalog::Repository;
 use dozo_model::{Explain, human_bytes, random_suffix};
-use dozo_postgres::{PgError, PgTools, Session, lock_budget, missing_grants, not_carried, tables};
+use dozo_postgres::{PgError, PgTools, Session, lock_budget, missing_grants, not_carried, sequences, tables};
 use serde::Serialize;
 
-use crate::backup::{Readable, readable};
+use crate::backup::{Readable, readable, wanted_sequences};
 use crate::budget::Budget;
 use crate::context::{Context, RepositorySettings, SourceSettings};
+use crate::select::Patterns;
 use crate::{EngineError, Result};
 
 /// Answer to one question.
@@ -55,6 +56,18 @@ impl Doctor {
         let cause = error.source().map(|s| format!(": {s}")).unwrap_or_default();
         self.add(question, CheckStatus::Fail, format!("{error}{cause}"), error.next());
     }
+}
+
+/// Returns the exclude patterns that match nothing: fine for tables that come and go, or misspelt.
+fn idle_excludes(source: &SourceSettings, tables: &[dozo_postgres::TableInfo]) -> Result<Vec<String>> {
+    let mut idle = Vec::new();
+    for pattern in &source.exclude {
+        let one = Patterns::new(std::slice::from_ref(pattern))?;
+        if !tables.iter().any(|t| one.matching(&t.name, t.root.as_ref().map(|(_, n)| n)).is_some()) {
+            idle.push(format!("`{pattern}`"));
+        }
+    }
+    Ok(idle)
 }
 
 /// Looks at the repository and at every source.
@@ -187,7 +200,17 @@ async fn look_at_source(ctx: &Context, source: &SourceSettings, doctor: &mut Doc
     }
     let all = tables(&session).await?;
     let Readable { wanted, row_security } = readable(source, facts.standby, &all)?;
-    let grants = missing_grants(&session, &facts.user, &wanted).await?;
+    let idle = idle_excludes(source, &all)?;
+    if !idle.is_empty() {
+        doctor.add(
+            "exclude",
+            CheckStatus::Warn,
+            format!("{} matches no table now", idle.join(", ")),
+            Some("check the spelling".into()),
+        );
+    }
+    let grants =
+        missing_grants(&facts.user, &wanted, &wanted_sequences(source, facts.standby, &all, sequences(&session).await?)?);
     if grants.is_empty() {
         doctor.ok("grants", format!("all {} tables and partitions may be read", wanted.len()));
     } else {

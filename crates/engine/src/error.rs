@@ -96,6 +96,9 @@ pub enum EngineError {
         /// What is wrong.
         reason: String,
     },
+    /// A stored file holds something that is no row of its table.
+    #[error("stored rows cannot be read")]
+    Rows(#[from] WireError),
     /// No such table.
     #[error("table {0} does not exist, or may not be seen")]
     NoTable(QualifiedName),
@@ -105,12 +108,6 @@ pub enum EngineError {
     /// A bug.
     #[error("internal error: {0}")]
     Internal(String),
-}
-
-impl From<WireError> for EngineError {
-    fn from(source: WireError) -> Self {
-        Self::Postgres(PgError::Wire { table: "stored rows".into(), source })
-    }
 }
 
 impl Explain for EngineError {
@@ -126,7 +123,7 @@ impl Explain for EngineError {
             }
             Self::RestoreRunning { .. } => ErrorClass::Conflict,
             Self::RestoreStopped { source, .. } => source.class(),
-            Self::Damaged { .. } => ErrorClass::Integrity,
+            Self::Damaged { .. } | Self::Rows(_) => ErrorClass::Integrity,
             Self::Cancelled => ErrorClass::Cancelled,
             Self::Internal(_) => ErrorClass::Internal,
         }
@@ -148,6 +145,7 @@ impl Explain for EngineError {
             Self::RestoreStopped { source, .. } => source.code(),
             Self::Damaged { .. } => "DOZO-E6008",
             Self::NoTable(_) => "DOZO-E6009",
+            Self::Rows(_) => "DOZO-E6011",
             Self::Cancelled => "DOZO-E6010",
             Self::Internal(_) => "DOZO-E6099",
         }
@@ -175,7 +173,7 @@ impl Explain for EngineError {
                 format!("{} or restore with --no-owner --no-privileges", create.join(" "))
             }
             Self::RestoreStopped { .. } => "run the same command again: it continues".into(),
-            Self::Damaged { .. } => "dozo verify, then restore from another backup".into(),
+            Self::Damaged { .. } | Self::Rows(_) => "dozo verify, then restore from another backup".into(),
             Self::NoTable(_) => "dozo check".into(),
             Self::Cancelled => return None,
             Self::Internal(_) => "please report this with the command and its output".into(),

@@ -5,11 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use dozo_model::{Dataset, Manifest, QualifiedName, human_bytes, human_count, quote_literal};
-use dozo_postgres::{FINGERPRINT_SETTINGS, copy_csv_into, csv_from_parquet, exact_only_through_dozo, fingerprint_sql};
+use dozo_model::{Dataset, Manifest, human_bytes, human_count, quote_literal};
+use dozo_postgres::{FINGERPRINT_SETTINGS, copy_text_into, exact_only_through_dozo, fingerprint_sql, text_from_parquet};
 
-/// Returns the text.
-pub(crate) fn write(manifest: &Manifest, url: &str) -> String {
+/// Returns the text. `skip` are entries of the schema that need a table that is not in the backup.
+pub(crate) fn write(manifest: &Manifest, url: &str, skip: &BTreeSet<u32>) -> String {
     let mut out = String::new();
     let m = manifest;
     let file = |key: &str| format!("\"$REPO/{key}\"");
@@ -20,7 +20,7 @@ pub(crate) fn write(manifest: &Manifest, url: &str) -> String {
 
 Database `{database}` of Postgres {version}, as it was at {started} (server's clock). {rows} rows in {tables} tables and
 partitions. Needed: `psql` and `pg_restore` of version {major} or newer, the DuckDB command line (any version from 1.0), about
-{csv} of room in `$WORK` for the largest table.
+{room} of room in `$WORK` for the largest table.
 
 All commands are for a POSIX shell. Set these first; the repository was at `{url}`. If it lies in a bucket, copy the keys
 listed under *Objects* to a folder first, keeping their paths (for example with `aws s3 cp --recursive`).
@@ -33,13 +33,13 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
 ",
         source = m.source,
         id = m.id,
-        database = m.server.database,
+        database = plain(&m.server.database),
         version = m.server.version,
         started = m.started,
         rows = human_count(m.rows()),
         tables = m.datasets.len(),
-        major = m.server.version_num / 10_000,
-        csv = human_bytes(m.datasets.iter().map(|d| d.bytes_read * 2).max().unwrap_or(0)),
+        major = m.dump_version,
+        room = human_bytes(m.datasets.iter().map(|d| d.bytes_read * 2).max().unwrap_or(0)),
         encoding = m.server.encoding,
     );
     match &m.files.globals_sql {
@@ -51,44 +51,26 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
             );
         }
         None => {
-            let _ = writeln!(out, "\nRoles could not be read. These own or may use something: {}.\n", m.roles.join(", "));
+            let _ = writeln!(out, "\nRoles could not be read. These own or may use something: {}.\n", plain(&m.roles.join(", ")));
         }
     }
-    let _ = write!(
+    let dump = file(&m.files.schema_dump);
+    let _ = writeln!(out, "## 2. Schema, before the rows\n\n```sh\nset -eu\ncd \"$WORK\"\nln -sfn \"$REPO\" repo");
+    section(&mut out, &dump, "pre-data", skip);
+    let _ = writeln!(
         out,
-        "## 2. Schema, before the rows
-
-```sh
-set -eu
-pg_restore --section=pre-data --no-owner --no-privileges --exit-on-error -d \"$TARGET\" {dump}
-```
-
-Leave out `--no-owner --no-privileges` where the roles exist.
-
-## 3. Rows
-
-DuckDB turns each file into CSV, `psql` loads it. Values that a readable column cannot hold come from the column `_dozo_exact`.
-",
-        dump = file(&m.files.schema_dump)
+        "```\n\nLeave out `--no-owner --no-privileges` where the roles exist.\n\n## 3. Rows\n\nDuckDB turns each file into lines for COPY, `psql` loads them. \
+         Values that a readable column cannot hold come from the column `_dozo_exact`."
     );
     let starts = row_starts(m);
-    let _ = writeln!(out, "\n```sh\ncd \"$WORK\"\nln -sfn \"$REPO\" repo\n```");
     for dataset in &m.datasets {
         rows_of(&mut out, &starts, dataset);
     }
     sequences(&mut out, m);
-    let _ = write!(
-        out,
-        "
-## 5. Indexes, keys, triggers
-
-```sh
-pg_restore --section=post-data --no-owner --no-privileges --exit-on-error -d \"$TARGET\" {dump}
-",
-        dump = file(&m.files.schema_dump)
-    );
+    let _ = writeln!(out, "\n## 5. Indexes, keys, triggers\n\n```sh");
+    section(&mut out, &dump, "post-data", skip);
     for view in m.materialized_views.iter().filter(|v| v.populated) {
-        heredoc(&mut out, &format!("REFRESH MATERIALIZED VIEW {};", view.name.sql()));
+        heredoc(&mut out, PSQL, &format!("REFRESH MATERIALIZED VIEW {};", view.name.sql()));
     }
     let _ = write!(out, "psql -X -q -v ON_ERROR_STOP=1 -d \"$TARGET\" -c ANALYZE\n```\n");
     proof(&mut out, m);
@@ -102,7 +84,7 @@ pg_restore --section=post-data --no-owner --no-privileges --exit-on-error -d \"$
         .into_iter()
         .collect();
     if !lossy.is_empty() {
-        let _ = writeln!(out, "\nOnly `dozo restore` keeps the payload bits of a NaN in: {}.", lossy.join(", "));
+        let _ = writeln!(out, "\nOnly `dozo restore` keeps the payload bits of a NaN in: {}.", plain(&lossy.join(", ")));
     }
     let money = m.datasets.iter().any(|d| d.columns.iter().any(|c| c.type_name.starts_with("money")));
     if money {
@@ -117,7 +99,8 @@ pg_restore --section=post-data --no-owner --no-privileges --exit-on-error -d \"$
         for left in &m.left_out {
             let needed =
                 if left.needed_by.is_empty() { String::new() } else { format!("; needed by {}", left.needed_by.join(", ")) };
-            let _ = writeln!(out, "- `{}`: {}{needed}", left.name, left.reason);
+            let line = plain(&format!("{}: {}{needed}", left.name, left.reason));
+            let _ = writeln!(out, "- {line}");
         }
     }
     let _ = writeln!(out, "\n## Objects\n\nSizes and SHA-256 stand in `manifest.json` under `objects`. Data files:\n");
@@ -127,19 +110,44 @@ pg_restore --section=post-data --no-owner --no-privileges --exit-on-error -d \"$
     out
 }
 
-/// Feeds psql from a here-document: names may hold any quote.
-fn heredoc(out: &mut String, sql: &str) {
-    let _ = writeln!(out, "psql -X -q -v ON_ERROR_STOP=1 -d \"$TARGET\" <<'DOZO_SQL'\n{sql}\nDOZO_SQL");
+/// Feeds a program from a here-document. Names may hold any character, so the delimiter is one that no line is.
+fn heredoc(out: &mut String, command: &str, text: &str) {
+    let mut delimiter = "DOZO_SQL".to_owned();
+    while text.lines().any(|line| line == delimiter) {
+        delimiter.push('_');
+    }
+    let _ = writeln!(out, "{command} <<'{delimiter}'\n{text}\n{delimiter}");
+}
+
+const PSQL: &str = "psql -X -q -v ON_ERROR_STOP=1 -d \"$TARGET\"";
+
+/// Makes the statements of a section: the lines that older servers and clients do not know are taken out.
+fn section(out: &mut String, dump: &str, name: &str, skip: &BTreeSet<u32>) {
+    let list = if skip.is_empty() {
+        String::new()
+    } else {
+        let ids: Vec<String> = skip.iter().map(ToString::to_string).collect();
+        let _ = writeln!(out, "# what needs a table that is not in this backup is left out");
+        let _ = writeln!(out, "pg_restore -l {dump} | grep -v -E '^({});' > \"$WORK/dozo-list.txt\"", ids.join("|"));
+        "-L \"$WORK/dozo-list.txt\" ".to_owned()
+    };
+    let _ = writeln!(out, "pg_restore --section={name} --no-owner --no-privileges {list}-f \"$WORK/dozo-{name}.sql\" {dump}");
+    let _ = writeln!(
+        out,
+        "sed -e '/^SET transaction_timeout/d' -e '/^\\\\restrict /d' -e '/^\\\\unrestrict /d' \\\n    -e 's/^CREATE SCHEMA public;$/CREATE SCHEMA IF NOT EXISTS public;/' \"$WORK/dozo-{name}.sql\" > \"$WORK/dozo-{name}-all.sql\""
+    );
+    let _ = writeln!(out, "{PSQL} -f \"$WORK/dozo-{name}-all.sql\" > /dev/null");
 }
 
 fn rows_of(out: &mut String, starts: &RowStarts<'_>, dataset: &Dataset) {
     if dataset.fingerprint.rows == 0 {
         return;
     }
-    let _ = writeln!(out, "\n### {} ({} rows)\n\n```sh", one_line(&dataset.name), human_count(dataset.fingerprint.rows));
+    let _ = writeln!(out, "\n### {} ({} rows)\n\n```sh", plain(&dataset.name.to_string()), human_count(dataset.fingerprint.rows));
     if dataset.columns.iter().all(|c| c.generated) {
         heredoc(
             out,
+            PSQL,
             &format!("INSERT INTO {} SELECT FROM generate_series(1, {});", dataset.name.sql(), dataset.fingerprint.rows),
         );
         let _ = writeln!(out, "```");
@@ -149,11 +157,11 @@ fn rows_of(out: &mut String, starts: &RowStarts<'_>, dataset: &Dataset) {
         // A shared object holds its partitions one after the other.
         let start = starts.get(&(part.object.as_str(), part.row_groups.0)).copied().unwrap_or(0);
         let shared = starts.keys().filter(|(object, _)| *object == part.object).count() > 1;
-        let filter =
-            shared.then(|| format!("file_row_number >= {start} AND file_row_number < {}", start + part.fingerprint.rows));
-        let sql = csv_from_parquet(&dataset.columns, &[format!("repo/{}", part.object)], "dozo-rows.csv", filter.as_deref());
-        let _ = writeln!(out, "duckdb <<'DOZO_SQL'\n.bail on\n{sql}\nDOZO_SQL");
-        heredoc(out, &format!("SET TimeZone = 'UTC';\n{}", copy_csv_into(&dataset.name, &dataset.columns, "dozo-rows.csv")));
+        let rows = shared.then(|| start..start + part.fingerprint.rows);
+        let sql = text_from_parquet(&dataset.columns, &format!("repo/{}", part.object), "dozo-rows.txt", rows);
+        heredoc(out, "duckdb", &format!(".bail on\n{sql}"));
+        let load = copy_text_into(&dataset.name, &dataset.columns, "dozo-rows.txt");
+        heredoc(out, PSQL, &format!("SET TimeZone = 'UTC';\n{load}"));
     }
     let _ = writeln!(out, "```");
 }
@@ -176,8 +184,9 @@ fn row_starts(manifest: &Manifest) -> RowStarts<'_> {
     starts
 }
 
-fn one_line(name: &QualifiedName) -> String {
-    name.to_string().replace(['\n', '\r'], " ")
+/// Makes text of the database harmless where it is printed for people: one line, no markup.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() || c == '`' { ' ' } else { c }).collect()
 }
 
 fn sequences(out: &mut String, m: &Manifest) {
@@ -190,40 +199,29 @@ fn sequences(out: &mut String, m: &Manifest) {
             .iter()
             .map(|s| format!("SELECT setval({}, {}, {}) \\g /dev/null", quote_literal(&s.name.sql()), s.last_value, s.is_called))
             .collect();
-        heredoc(out, &calls.join("\n"));
+        heredoc(out, PSQL, &calls.join("\n"));
     }
     let _ = writeln!(out, "```");
 }
 
 fn proof(out: &mut String, m: &Manifest) {
-    let _ = write!(
-        out,
-        "
-## 6. Proof
-
-Each line of the first column must equal the second: the fingerprint that Postgres computes, and the one of the backup. The
-block fails if one differs.
-
-```sh
-cat > \"$WORK/dozo-proof.sql\" <<'DOZO_SQL'
-{FINGERPRINT_SETTINGS}
-"
-    );
+    let mut sql = FINGERPRINT_SETTINGS.to_owned();
     for dataset in &m.datasets {
-        let sql = fingerprint_sql(&dataset.name, &dataset.columns, true);
-        let _ = writeln!(
-            out,
-            "SELECT f.fingerprint, {}, {} FROM ({sql}) f;",
-            quote_literal(&dataset.fingerprint.to_string()),
-            quote_literal(&one_line(&dataset.name))
-        );
+        let statement = fingerprint_sql(&dataset.name, &dataset.columns, true);
+        let expected = quote_literal(&dataset.fingerprint.to_string());
+        let name = quote_literal(&plain(&dataset.name.to_string()));
+        let _ = write!(sql, "\nSELECT f.fingerprint, {expected}, {name} FROM ({statement}) f;");
     }
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "DOZO_SQL
-psql -X -q -A -t -F ' ' -v ON_ERROR_STOP=1 -d \"$TARGET\" -f \"$WORK/dozo-proof.sql\" | tee \"$WORK/dozo-proof.txt\"
-awk 'NF > 0 && $1 != $2 {{ bad = 1; print \"DIFFERENT: \" $0 }} END {{ exit bad }}' \"$WORK/dozo-proof.txt\"
-```
-"
+        "\n## 6. Proof\n\nThe first column is the fingerprint that Postgres computes, the second that of the backup. The block fails if one differs or is \
+         missing.\n\n```sh"
+    );
+    heredoc(out, "cat > \"$WORK/dozo-proof.sql\"", &sql);
+    let _ = writeln!(
+        out,
+        "{PSQL} -A -t -F ' ' -f \"$WORK/dozo-proof.sql\" > \"$WORK/dozo-proof.txt\"\ncat \"$WORK/dozo-proof.txt\"\n\
+         awk '$1 == $2 {{ same += 1 }} $1 != $2 {{ print \"DIFFERENT: \" $0 }} END {{ exit same != {} }}' \"$WORK/dozo-proof.txt\"\n```",
+        m.datasets.len()
     );
 }

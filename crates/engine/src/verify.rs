@@ -20,8 +20,10 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::{EngineError, Result};
 
-/// Rows decoded at a time.
-pub(crate) const BATCH_ROWS: usize = 8192;
+/// Rows decoded at a time, unless they are wide.
+const BATCH_ROWS: u64 = 8192;
+/// Bytes decoded at a time, by the average row of the table.
+const BATCH_BYTES: u64 = 8 << 20;
 /// HEAD requests at the same time.
 const LOOKS: usize = 16;
 
@@ -114,6 +116,10 @@ pub async fn verify_entry(
 ) -> Result<Option<VerifyReport>> {
     let detail = match &entry.state {
         BackupState::Committed(manifest) => return Ok(Some(verify(ctx, repository, manifest, level).await?)),
+        // It was verified once, so it was committed once.
+        BackupState::Uncommitted(_) if !repository.checks(&entry.source, &entry.id).await?.is_empty() => {
+            "it is missing, but the backup was verified before".into()
+        }
         BackupState::Uncommitted(_) | BackupState::Aborted => return Ok(None),
         BackupState::Unreadable(why) => why.clone(),
     };
@@ -287,6 +293,12 @@ fn decode(
     results
 }
 
+/// Returns how many rows of a table are decoded at a time.
+pub(crate) fn batch_rows(dataset: &Dataset) -> usize {
+    let average = dataset.bytes_read / dataset.fingerprint.rows.max(1);
+    usize::try_from((BATCH_BYTES / average.max(1)).clamp(1, BATCH_ROWS)).unwrap_or(1)
+}
+
 /// Opens a fetched object with the columns of a dataset.
 pub(crate) fn open(data: ObjectData, dataset: &Dataset) -> std::result::Result<ParquetReader, EncodeError> {
     let input = match data {
@@ -306,7 +318,7 @@ fn fingerprint_part(
     let mut encoder = RowEncoder::for_digest(&dataset.columns);
     let mut digester = Md5Digester::default();
     let mut sum = Fingerprint::EMPTY;
-    for batch in reader.rows(part.row_groups, BATCH_ROWS).map_err(encode)? {
+    for batch in reader.rows(part.row_groups, batch_rows(dataset)).map_err(encode)? {
         if cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }

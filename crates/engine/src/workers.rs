@@ -18,12 +18,13 @@ pub(crate) struct Workers<R> {
 }
 
 impl<R: Send + 'static> Workers<R> {
-    /// Starts up to `count` threads. Each makes its own state with `start`, then runs `work` for one item after the other.
+    /// Starts up to `count` threads. Each makes its own state with `start`, which is given the token that the first error
+    /// cancels, then runs `work` for one item after the other.
     pub(crate) fn start<W: Send + 'static, S>(
         count: usize,
         items: Vec<W>,
         cancel: &CancellationToken,
-        start: impl Fn() -> Result<S> + Send + Sync + 'static,
+        start: impl Fn(&CancellationToken) -> Result<S> + Send + Sync + 'static,
         work: impl Fn(&mut S, W) -> Result<R> + Send + Sync + 'static,
     ) -> Self {
         let count = count.min(items.len());
@@ -36,7 +37,7 @@ impl<R: Send + 'static> Workers<R> {
                 let (queue, shared, sender, cancel) = (Arc::clone(&queue), Arc::clone(&shared), sender.clone(), cancel.clone());
                 let body = move || {
                     let run = || -> Result<()> {
-                        let mut state = (shared.0)()?;
+                        let mut state = (shared.0)(&cancel)?;
                         while !cancel.is_cancelled() {
                             let item = queue.lock().map_err(|_| EngineError::Internal("a worker panicked".into()))?.pop_front();
                             let Some(item) = item else { break };

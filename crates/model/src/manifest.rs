@@ -88,6 +88,9 @@ pub struct Manifest {
     pub seconds: BTreeMap<String, f64>,
     /// The files beside the manifest.
     pub files: Files,
+    /// Major version of the pg_dump that wrote `schema.dump`: its pg_restore must not be older.
+    #[serde(default)]
+    pub dump_version: u32,
     /// Every object that the backup needs, in key order: data, schema files, `RESTORE.md`.
     pub objects: Vec<ObjectRef>,
 }

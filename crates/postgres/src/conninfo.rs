@@ -154,11 +154,11 @@ impl ConnInfo {
         let database = take("dbname", "PGDATABASE").unwrap_or_else(|| user.clone());
         let hosts_text = take("host", "PGHOST").or_else(|| take("hostaddr", "PGHOSTADDR")).unwrap_or_else(default_host);
         let ports_text = take("port", "PGPORT").unwrap_or_else(|| "5432".into());
-        let password = take("password", "PGPASSWORD");
         let ssl_mode = take("sslmode", "PGSSLMODE");
         let ssl_root_cert = take("sslrootcert", "PGSSLROOTCERT");
         let attrs = take("target_session_attrs", "PGTARGETSESSIONATTRS").unwrap_or_else(|| "any".into());
         let timeout = take("connect_timeout", "PGCONNECT_TIMEOUT").unwrap_or_else(|| "10".into());
+        let password = params.remove("password");
         for ignored in [
             "application_name",
             "fallback_application_name",
@@ -177,6 +177,8 @@ impl ConnInfo {
             None | Some("prefer" | "allow") if ssl_root_cert.as_deref() == Some("system") => SslMode::VerifyFull,
             None | Some("prefer" | "allow") => SslMode::Prefer,
             Some("disable") => SslMode::Disable,
+            // As libpq: with a root certificate, `require` checks the chain.
+            Some("require") if ssl_root_cert.is_some() => SslMode::VerifyCa,
             Some("require") => SslMode::Require,
             Some("verify-ca") => SslMode::VerifyCa,
             Some("verify-full") => SslMode::VerifyFull,
@@ -200,8 +202,9 @@ impl ConnInfo {
         Ok(Self { hosts, user, database, password, ssl_mode, ssl_root_cert, target_session_attrs: attrs, connect_timeout })
     }
 
-    /// Fills in a missing password from `$PGPASSFILE` or `~/.pgpass` (libpq, "The Password File").
+    /// Fills in a missing password from `$PGPASSWORD`, `$PGPASSFILE` or `~/.pgpass` (libpq, "The Password File").
     fn with_passfile(mut self) -> Result<Self, PgError> {
+        self.password = self.password.or_else(|| std::env::var("PGPASSWORD").ok().filter(|p| !p.is_empty()));
         if self.password.is_some() {
             return Ok(self);
         }

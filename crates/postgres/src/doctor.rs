@@ -5,14 +5,12 @@ use std::collections::BTreeMap;
 use dozo_model::{QualifiedName, quote_ident};
 
 use crate::error::PgError;
-use crate::inspect::TableInfo;
+use crate::inspect::{SequenceInfo, TableInfo};
 use crate::session::Session;
 
-/// Writes the GRANT statements that a role lacks to read `tables` and all sequences of their schemas.
-///
-/// # Errors
-/// What the server says.
-pub async fn missing_grants(session: &Session, role: &str, tables: &[&TableInfo]) -> Result<Vec<String>, PgError> {
+/// Writes the GRANT statements that a role lacks to read `tables` and `sequences`.
+#[must_use]
+pub fn missing_grants(role: &str, tables: &[&TableInfo], sequences: &[SequenceInfo]) -> Vec<String> {
     let role = quote_ident(role);
     let mut schemas: BTreeMap<&str, Vec<&TableInfo>> = BTreeMap::new();
     for table in tables {
@@ -33,23 +31,20 @@ pub async fn missing_grants(session: &Session, role: &str, tables: &[&TableInfo]
         grants.extend(filtered.iter().map(|t| {
             format!("-- row-level security on {} hides rows from {role}: ALTER ROLE {role} BYPASSRLS; as a superuser", t.name)
         }));
-        let rows = session
-            .query(
-                "looking at the grants of sequences",
-                "SELECT c.relname::text, has_sequence_privilege(c.oid, 'SELECT') FROM pg_class c
-                 JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'S' AND n.nspname = $1 ORDER BY 1",
-                &[&schema],
-            )
-            .await?;
-        let unread: Vec<String> = rows.iter().filter(|r| !r.get::<_, bool>(1)).map(|r| r.get(0)).collect();
-        if unread.len() > 1 && unread.len() == rows.len() {
+    }
+    let mut schemas: BTreeMap<&str, Vec<&SequenceInfo>> = BTreeMap::new();
+    for sequence in sequences {
+        schemas.entry(&sequence.name.schema).or_default().push(sequence);
+    }
+    for (schema, sequences) in schemas {
+        let unread: Vec<_> = sequences.iter().filter(|s| !s.select_granted).collect();
+        if unread.len() > 1 && unread.len() == sequences.len() {
             grants.push(format!("GRANT SELECT ON ALL SEQUENCES IN SCHEMA {} TO {role};", quote_ident(schema)));
         } else {
-            let names = unread.iter().map(|s| QualifiedName::new(schema, s).sql());
-            grants.extend(names.map(|name| format!("GRANT SELECT ON SEQUENCE {name} TO {role};")));
+            grants.extend(unread.iter().map(|s| format!("GRANT SELECT ON SEQUENCE {} TO {role};", s.name.sql())));
         }
     }
-    Ok(grants)
+    grants
 }
 
 /// The shared lock table: what a backup needs, and what there is.

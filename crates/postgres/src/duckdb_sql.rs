@@ -1,7 +1,9 @@
 //! The SQL of `RESTORE.md`: DuckDB turns each Parquet column, and `_dozo_exact`, back into what Postgres reads.
 //!
-//! Every value becomes its Postgres text in a CSV where each value is quoted and NULL is the empty, unquoted field: the
-//! rules of Postgres' COPY CSV. It owes nothing to dozo's own decoder.
+//! Every value becomes its Postgres text in the text format of Postgres' COPY, with its escapes: one line a row, whatever the
+//! values hold. It owes nothing to dozo's own decoder.
+
+use std::ops::Range;
 
 use dozo_model::{Column, PgType, QualifiedName, quote_ident};
 
@@ -32,43 +34,44 @@ fn text_of(wire: &PgType, value: &str) -> String {
     }
 }
 
-/// Writes the DuckDB statement that turns the files of a table into a CSV file for Postgres. `files` is the list for
-/// `read_parquet`, `filter` an optional condition.
+/// Writes the DuckDB statement that turns a file of a table into lines for Postgres' COPY. `rows` is the range of rows within
+/// the file, where it holds several partitions.
 #[must_use]
-pub fn csv_from_parquet(columns: &[Column], files: &[String], csv: &str, row_groups: Option<&str>) -> String {
+pub fn text_from_parquet(columns: &[Column], file: &str, out: &str, rows: Option<Range<u64>>) -> String {
     let schema = arrow_schema(columns);
-    let exact = schema.fields().last().map_or(EXACT_COLUMN, |f| f.name());
-    let loaded: Vec<&Column> = columns.iter().filter(|c| !c.generated).collect();
-    let expressions: Vec<String> = loaded
+    let exact = quote_ident(schema.fields().last().map_or(EXACT_COLUMN, |f| f.name()));
+    let expressions: Vec<String> = columns
         .iter()
+        .filter(|c| !c.generated)
         .map(|c| {
             let name = quote_ident(&c.parquet_name);
-            let pointer = format!("/{}", c.parquet_name.replace('~', "~0").replace('/', "~1"));
+            let pointer = literal(&format!("/{}", c.parquet_name.replace('~', "~0").replace('/', "~1")));
             let text = text_of(&c.wire, &name);
+            let value = format!(
+                "CASE WHEN {name} IS NOT NULL THEN {text} WHEN {exact} IS NOT NULL THEN json_extract_string({exact}::JSON, {pointer}) END"
+            );
             format!(
-                "CASE WHEN {name} IS NOT NULL THEN {text} WHEN {exact} IS NOT NULL THEN json_extract_string({exact}::JSON, {}) END AS {name}",
-                literal(&pointer),
-                exact = quote_ident(exact),
+                "coalesce(replace(replace(replace(replace({value}, '\\', '\\\\'), chr(10), '\\n'), chr(13), '\\r'), chr(9), '\\t'), '\\N')"
             )
         })
         .collect();
-    let list = if expressions.is_empty() { "NULL AS nothing".to_owned() } else { expressions.join(",\n       ") };
-    let files: Vec<String> = files.iter().map(|f| literal(f)).collect();
-    let filter = row_groups.map(|f| format!("\nWHERE {f}")).unwrap_or_default();
+    let filter = rows.map_or_else(String::new, |r| {
+        format!(", file_row_number = true)\nWHERE file_row_number >= {} AND file_row_number < {}", r.start, r.end)
+    });
+    let end = if filter.is_empty() { ")" } else { "" };
     format!(
-        "COPY (\nSELECT {list}\nFROM read_parquet([{}]{}){filter}\n) TO {} (FORMAT csv, HEADER false, FORCE_QUOTE *, NULLSTR '');",
-        files.join(", "),
-        if row_groups.is_some() { ", file_row_number = true" } else { "" },
-        literal(csv)
+        "COPY (\nSELECT {} AS line\nFROM read_parquet({}{filter}{end}\n) TO {} (FORMAT csv, HEADER false, QUOTE '', ESCAPE '', DELIMITER E'\\x01');",
+        expressions.join(" || chr(9) ||\n       "),
+        literal(file),
+        literal(out)
     )
 }
 
-/// Writes the psql line that loads that CSV file.
+/// Writes the psql line that loads these lines.
 #[must_use]
-pub fn copy_csv_into(table: &QualifiedName, columns: &[Column], csv: &str) -> String {
+pub fn copy_text_into(table: &QualifiedName, columns: &[Column], file: &str) -> String {
     let names: Vec<String> = columns.iter().filter(|c| !c.generated).map(|c| quote_ident(&c.name)).collect();
-    let list = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
-    format!("\\copy {}{list} FROM '{csv}' WITH (FORMAT csv, NULL '', ENCODING 'UTF8')", table.sql())
+    format!("\\copy {} ({}) FROM '{file}' WITH (ENCODING 'UTF8')", table.sql(), names.join(", "))
 }
 
 /// Names the columns whose values may have bits that no text carries: the payload of a NaN.

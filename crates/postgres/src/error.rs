@@ -190,7 +190,6 @@ impl Explain for PgError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::Conninfo { .. } | Self::PasswordInUrl { .. } | Self::Secret { .. } | Self::Name(_) => ErrorClass::Input,
-            Self::Wire { .. } => ErrorClass::Integrity,
             Self::Unreachable { .. } | Self::Lost { .. } | Self::LockTimeout { .. } | Self::Unstable { .. } => {
                 ErrorClass::Transient
             }
@@ -244,7 +243,7 @@ impl Explain for PgError {
             Self::Unstable { .. } => "run it again when no migration runs".into(),
             Self::Replaced { .. } => "run the backup again".into(),
             Self::Unsupported { .. } => "leave the tables out with exclude = [\"schema.table\"]".into(),
-            Self::Wire { .. } => "dozo verify".into(),
+            Self::Wire { .. } => "leave the table out with exclude = [\"schema.table\"], and please report this".into(),
             Self::Tool { .. } => "install the client package of the server's version, or set pg-tools".into(),
             Self::Name(_) | Self::Cancelled => return None,
         })

@@ -311,16 +311,27 @@ fn name_for_parquet(columns: &mut [Column]) {
     }
 }
 
-/// Reads the values of all sequences, each on its own: one that was dropped meanwhile must not stop the others.
-/// Returns the values and the names that could not be read, with the reason.
+/// A sequence as the snapshot shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SequenceInfo {
+    /// Name.
+    pub name: QualifiedName,
+    /// Table that owns it (serial, identity).
+    pub owned_by: Option<QualifiedName>,
+    /// SELECT on it and USAGE on its schema.
+    pub select_granted: bool,
+}
+
+/// Lists the sequences that belong to no extension.
 ///
 /// # Errors
-/// When the list cannot be read.
-pub async fn sequences(session: &Session) -> Result<(Vec<SequenceValue>, Vec<(QualifiedName, String)>), PgError> {
+/// What the server says.
+pub async fn sequences(session: &Session) -> Result<Vec<SequenceInfo>, PgError> {
     let rows = session
         .query(
             "listing the sequences",
-            "SELECT n.nspname::text, c.relname::text, on_.nspname::text, o.relname::text
+            "SELECT n.nspname::text, c.relname::text, on_.nspname::text, o.relname::text,
+                    has_sequence_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE')
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
              LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
                   AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
@@ -332,16 +343,40 @@ pub async fn sequences(session: &Session) -> Result<(Vec<SequenceValue>, Vec<(Qu
             &[],
         )
         .await?;
+    Ok(rows
+        .iter()
+        .map(|row| {
+            let owner: Option<String> = row.get(2);
+            SequenceInfo {
+                name: QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1)),
+                owned_by: owner.map(|schema| QualifiedName::new(schema, row.get::<_, String>(3))),
+                select_granted: row.get(4),
+            }
+        })
+        .collect())
+}
+
+/// Reads the values of sequences, after the snapshot and each on its own: they cannot be locked, and one that was dropped
+/// meanwhile must not stop the others. Returns the values, and what could not be read with the reason.
+///
+/// # Errors
+/// When the connection breaks.
+pub async fn sequence_values(
+    session: &Session,
+    sequences: &[SequenceInfo],
+) -> Result<(Vec<SequenceValue>, Vec<(QualifiedName, String)>), PgError> {
     let mut values = Vec::new();
     let mut unread = Vec::new();
-    for row in &rows {
-        let name = QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-        let owner: Option<String> = row.get(2);
-        let owned_by = owner.map(|schema| QualifiedName::new(schema, row.get::<_, String>(3)));
+    for SequenceInfo { name, owned_by, .. } in sequences {
         let sql = format!("SELECT last_value, is_called FROM {}", name.sql());
         match session.query_one(&format!("reading sequence {name}"), &sql, &[]).await {
-            Ok(r) => values.push(SequenceValue { name, last_value: r.get(0), is_called: r.get(1), owned_by }),
-            Err(PgError::Query { reason, .. }) => unread.push((name, reason)),
+            Ok(r) => values.push(SequenceValue {
+                name: name.clone(),
+                last_value: r.get(0),
+                is_called: r.get(1),
+                owned_by: owned_by.clone(),
+            }),
+            Err(PgError::Query { reason, .. }) => unread.push((name.clone(), reason)),
             Err(e) => return Err(e),
         }
     }
@@ -452,7 +487,7 @@ pub async fn not_carried(session: &Session) -> Result<Vec<(QualifiedName, String
         .query(
             "listing configuration tables of extensions",
             "SELECT n.nspname::text, c.relname::text, e.extname::text FROM pg_extension e
-             JOIN pg_class c ON c.oid = ANY(e.extconfig) AND c.relkind = 'r' AND c.relpages > 0
+             JOIN pg_class c ON c.oid = ANY(e.extconfig) AND c.relkind = 'r' AND pg_relation_size(c.oid) > 0
              JOIN pg_namespace n ON n.oid = c.relnamespace",
             &[],
         )

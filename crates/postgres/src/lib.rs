@@ -31,11 +31,11 @@ pub use codec::{EXACT_COLUMN, LoadTarget, RowDecoder, RowEncoder, WireError, arr
 pub use conninfo::{ConnInfo, SslMode, UrlRef};
 pub use copy::RowBlock;
 pub use doctor::{LockBudget, lock_budget, missing_grants, suggest_tables};
-pub use duckdb_sql::{copy_csv_into, csv_from_parquet, exact_only_through_dozo};
+pub use duckdb_sql::{copy_text_into, exact_only_through_dozo, text_from_parquet};
 pub use error::{PgError, UnsupportedColumn};
 pub use inspect::{
-    TableColumns, TableInfo, TypeCatalog, columns, dependents, materialized_views, not_carried, partition_keys, roles, sequences,
-    tables,
+    SequenceInfo, TableColumns, TableInfo, TypeCatalog, columns, dependents, materialized_views, not_carried, partition_keys,
+    roles, sequence_values, sequences, tables,
 };
 pub use loader::LoadWorker;
 pub use reader::{LockedTable, RowSource, SnapshotWorker};

@@ -6,6 +6,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use dozo_model::QualifiedName;
+
+use crate::rewrite::mentions;
+
 /// Which part of a dump an entry is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Section {
@@ -64,7 +68,8 @@ const CARRIED: [&str; 2] = ["SET default_tablespace = ", "SET default_table_acce
 impl SchemaScript {
     /// Reads the annotated SQL of one section.
     pub fn add(&mut self, text: &str, section: Section) {
-        let lines: Vec<&str> = text.lines().collect();
+        // Not `lines()`: a body may have carriage returns of its own.
+        let lines: Vec<&str> = text.split('\n').collect();
         let head = |i: usize| lines[i] == "--" && lines.get(i + 1).is_some_and(|l| l.starts_with("-- TOC entry "));
         let starts: Vec<usize> = (0..lines.len()).filter(|i| head(*i)).collect();
         let mut settings: HashMap<&str, &str> = HashMap::new();
@@ -104,6 +109,22 @@ impl SchemaScript {
             note_settings(&lines[last..end], &mut settings);
             self.entries.push(Entry { id, needs, name, kind, schema, section, sql });
         }
+    }
+
+    /// Returns the entries that cannot be made because they need a table that is not there, directly or through a view.
+    #[must_use]
+    pub fn needing(&self, absent: &BTreeSet<QualifiedName>) -> BTreeSet<u32> {
+        let mut absent = absent.clone();
+        let mut found = BTreeSet::new();
+        for entry in &self.entries {
+            if !absent.is_empty() && mentions(&entry.sql, &absent) {
+                found.insert(entry.id);
+                if let Some(schema) = &entry.schema {
+                    absent.insert(QualifiedName::new(schema, &entry.name));
+                }
+            }
+        }
+        found
     }
 
     /// Returns the entries that a selection of tables needs: the tables, what belongs to them, and what both need.

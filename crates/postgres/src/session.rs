@@ -105,6 +105,8 @@ impl Session {
         tokio::spawn(connection);
         let session = Self { client, info: info.clone() };
         session.batch("setting up the session", PINNED).await?;
+        // So that a backend in a long statement notices a killed dozo; servers on other systems than Linux refuse it.
+        let _ = session.batch("setting up the session", "SET client_connection_check_interval = '1s'").await;
         Ok(session)
     }
 

@@ -98,6 +98,14 @@ impl Coordinator {
                 continue;
             }
             let facts = session.facts().await?;
+            // With several hosts in the URL the two connections may have met different servers.
+            let other = looker.facts().await?;
+            if (&other.system_identifier, other.postmaster_start) != (&facts.system_identifier, facts.postmaster_start) {
+                return Err(PgError::Server {
+                    target: info.target(),
+                    reason: "two connections reached two different servers; name one host, or set target_session_attrs".into(),
+                });
+            }
             let identity = identity(&session).await?;
             return Ok(Self {
                 identity,

@@ -46,11 +46,11 @@ pub struct RestoreTarget {
 }
 
 impl RestoreTarget {
-    /// Connects and makes sure that no other restore runs, nor a worker of a killed one. `None` when one does.
+    /// Connects and makes sure that no other restore runs, nor a worker of a killed one. `None` when one does. `role` is taken on first.
     ///
     /// # Errors
     /// As [`Session::connect`].
-    pub async fn open(info: &ConnInfo) -> Result<Option<Self>, PgError> {
+    pub async fn open(info: &ConnInfo, role: Option<&str>) -> Result<Option<Self>, PgError> {
         let session = Session::connect_as(info, "dozo restore").await?;
         let facts = session.facts().await?;
         // A killed run's backend may need a moment to notice.
@@ -60,6 +60,9 @@ impl RestoreTarget {
             if row.get(0) {
                 let wait = format!("SELECT pg_advisory_lock({WORKER_LOCK}); SELECT pg_advisory_unlock({WORKER_LOCK})");
                 session.batch("waiting for workers of an interrupted restore", &wait).await?;
+                if let Some(role) = role {
+                    session.batch("taking the role", &format!("SET ROLE {}", quote_ident(role))).await?;
+                }
                 return Ok(Some(Self { session, facts }));
             }
             if attempt < 9 {
@@ -130,16 +133,10 @@ impl RestoreTarget {
     ///
     /// # Errors
     /// What the server says, naming the entry; then the target is as it was.
-    pub async fn create(
-        &self,
-        label: &str,
-        entries: &[(&Entry, String)],
-        tolerated: &BTreeSet<u32>,
-        role: Option<&str>,
-    ) -> Result<(), PgError> {
+    pub async fn create(&self, label: &str, entries: &[(&Entry, String)], tolerated: &BTreeSet<u32>) -> Result<(), PgError> {
         let session = &self.session;
         session.batch("beginning the restore", "BEGIN").await?;
-        let made = self.create_in_transaction(label, entries, tolerated, role).await;
+        let made = self.create_in_transaction(label, entries, tolerated).await;
         match made {
             Ok(()) => session.batch("committing the schema", "COMMIT").await,
             Err(e) => {
@@ -154,13 +151,9 @@ impl RestoreTarget {
         label: &str,
         entries: &[(&Entry, String)],
         tolerated: &BTreeSet<u32>,
-        role: Option<&str>,
     ) -> Result<(), PgError> {
         let session = &self.session;
         let what = "creating the table of progress";
-        if let Some(role) = role {
-            session.batch("taking the role", &format!("SET LOCAL ROLE {}", quote_ident(role))).await?;
-        }
         let row = session.query_one(what, "SELECT to_regnamespace('dozo') IS NULL", &[]).await?;
         let own: bool = row.get(0);
         if own {
@@ -203,6 +196,23 @@ impl RestoreTarget {
                 .map(|v| format!("SELECT setval({}, {}, {});", quote_literal(&v.name.sql()), v.last_value, v.is_called))
                 .collect();
             self.session.batch("setting the sequences", &calls.join("\n")).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets the identity columns of side copies go on where the original's sequence stood.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn set_identities(&self, tables: &[(QualifiedName, SequenceValue)]) -> Result<(), PgError> {
+        for (table, value) in tables {
+            let name = quote_literal(&table.sql());
+            let sql = format!(
+                "SELECT setval(pg_get_serial_sequence({name}, attname::text), {}, {}) FROM pg_attribute
+                 WHERE attrelid = {name}::regclass AND attidentity <> ''",
+                value.last_value, value.is_called
+            );
+            self.session.batch(&format!("setting the identity of {table}"), &sql).await?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! `dozo restore`: exit 3 when a restored table differs, 6 when one could not be compared.
+//! `dozo restore`: exit 3 when a restored table differs, 6 when one could not be compared, 4 when the backup is partial.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use crate::config::default_workers;
 
 const FINDING: u8 = 3;
 const NOT_RUN: u8 = 6;
+const PARTIAL: u8 = 4;
 
 pub(super) async fn run(session: &Session, args: Restore) -> Outcome {
     let config = session.config()?;
@@ -47,6 +48,8 @@ pub(super) async fn run(session: &Session, args: Restore) -> Outcome {
         FINDING
     } else if unchecked {
         NOT_RUN
+    } else if report.outcome == "partial" {
+        PARTIAL
     } else {
         0
     })

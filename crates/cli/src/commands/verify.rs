@@ -18,15 +18,24 @@ pub(super) async fn run(session: &Session, args: Verify) -> Outcome {
     let selector: Option<BackupSelector> = args.backup.as_deref().map(str::parse).transpose()?;
     let repository = config.repository.open().await?;
     let mut reports = Vec::new();
+    let mut worst = 0;
     match selector {
         Some(selector) if !args.all => {
             let manifest = repository.resolve(&selector).await?;
             reports.push(verify(&session.ctx, &repository, &manifest, level).await?);
         }
         Some(BackupSelector { source: None, prefix: None }) => {
+            // One source that cannot be verified does not stop the others.
             for source in repository.sources().await? {
-                let manifest = repository.resolve(&BackupSelector { source: Some(source), prefix: None }).await?;
-                reports.push(verify(&session.ctx, &repository, &manifest, level).await?);
+                let latest = BackupSelector { source: Some(source.clone()), prefix: None };
+                match repository.resolve(&latest).await {
+                    Ok(manifest) => reports.push(verify(&session.ctx, &repository, &manifest, level).await?),
+                    Err(e) => {
+                        let error = CliError::from(e);
+                        session.output.message(&format!("source {source}: {}", error.text()));
+                        worst = worst.max(if error.exit_code() == FINDING { FINDING } else { NOT_RUN });
+                    }
+                }
             }
         }
         Some(_) => {
@@ -55,9 +64,9 @@ pub(super) async fn run(session: &Session, args: Verify) -> Outcome {
         }
     }
     let any = |verdict| reports.iter().any(|r| r.check.verdict == verdict);
-    Ok(if any(Verdict::Failed) {
+    Ok(if any(Verdict::Failed) || worst == FINDING {
         FINDING
-    } else if any(Verdict::NotRun) || reports.is_empty() {
+    } else if any(Verdict::NotRun) || worst == NOT_RUN || reports.is_empty() {
         NOT_RUN
     } else {
         0

@@ -1,12 +1,12 @@
 //! What is backed up: which tables, in which units, and the datasets that come out of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dozo_model::{Column, Dataset, DatasetKind, Fingerprint, KeyRange, LeftOut, ObjectRef, Part, QualifiedName, quote_ident};
 use dozo_postgres::{
-    ChunkLimits, Coordinator, LockedTable, Planned, TableInfo, TypeCatalog, Unit, columns, key_range, partition_keys, plan_units,
-    shape_digest,
+    ChunkLimits, Coordinator, LockedTable, Planned, SequenceInfo, TableInfo, TypeCatalog, Unit, columns, key_range,
+    partition_keys, plan_units, shape_digest,
 };
 
 use super::unit::UnitReport;
@@ -45,12 +45,24 @@ impl Selection {
         Ok(selection)
     }
 
-    pub(crate) fn everything(&self) -> bool {
-        self.include.is_empty()
+    /// Returns the sequences that belong to what is taken: owned by such a table, or by none and not left out themselves.
+    pub(crate) fn sequences(&self, tables: &[TableInfo], listed: Vec<SequenceInfo>) -> Vec<SequenceInfo> {
+        let asked: BTreeSet<&QualifiedName> = tables.iter().filter(|t| self.asks_for(t)).map(|t| &t.name).collect();
+        let wanted = |s: &SequenceInfo| match &s.owned_by {
+            Some(owner) => asked.contains(owner),
+            None => {
+                self.exclude.matching(&s.name, None).is_none()
+                    && (self.include.is_empty() || self.include.matching(&s.name, None).is_some())
+            }
+        };
+        listed.into_iter().filter(wanted).collect()
     }
 
     fn choose(&self, table: &TableInfo) -> Choice {
         let root = table.root.as_ref().map(|(_, name)| name);
+        if (table.name.schema.as_str(), table.name.name.as_str()) == ("dozo", "restore") {
+            return Choice::Excluded("progress of an interrupted restore".into());
+        }
         if table.extension.is_some() {
             return Choice::OfExtension;
         }

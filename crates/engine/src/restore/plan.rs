@@ -57,6 +57,8 @@ pub(crate) struct RestorePlan {
     /// Entries that may exist already.
     pub(crate) tolerated: BTreeSet<u32>,
     pub(crate) sequences: Vec<SequenceValue>,
+    /// Identity columns of side copies: table of the copy, and the value of the original's sequence.
+    pub(crate) identities: Vec<(QualifiedName, SequenceValue)>,
     pub(crate) views: Vec<MaterializedView>,
     pub(crate) roles: Vec<String>,
     pub(crate) warnings: Vec<String>,
@@ -111,6 +113,8 @@ impl RestorePlan {
         };
         let entries = planned_entries(&script, manifest, &wanted, &tolerated, &renames, &mut warnings);
         let sequences = sequences(manifest, chosen.as_deref(), options, &renames);
+        let owned = manifest.sequences.iter().filter(|_| !renames.tables.is_empty());
+        let identities = owned.filter_map(|s| Some((renames.tables.get(s.owned_by.as_ref()?)?.clone(), s.clone()))).collect();
         let views =
             manifest.materialized_views.iter().filter(|v| v.populated && (whole || options.schemas.contains(&v.name.schema)));
         Ok(Self {
@@ -120,6 +124,7 @@ impl RestorePlan {
             entries,
             tolerated,
             sequences,
+            identities,
             views: views.map(|v| MaterializedView { name: renames.apply(&v.name), ..v.clone() }).collect(),
             roles: needed_roles(manifest, options),
             warnings,
@@ -140,8 +145,15 @@ impl RestorePlan {
     /// Returns the entries after the rows in groups; within a group they may run in parallel.
     pub(crate) fn post_data(&self) -> Vec<Vec<PlannedEntry>> {
         let mut groups: Vec<Vec<PlannedEntry>> = vec![Vec::new(); 4];
+        // A view may need a key (GROUP BY a primary key), and an index may be one of such a view.
+        let late: BTreeSet<u32> = self
+            .entries(Section::PostData)
+            .filter(|e| !["INDEX", "CONSTRAINT", "INDEX ATTACH", "FK CONSTRAINT"].contains(&e.entry.kind.as_str()))
+            .map(|e| e.entry.id)
+            .collect();
         for entry in self.entries(Section::PostData) {
             let group = match entry.entry.kind.as_str() {
+                _ if entry.entry.needs.iter().any(|id| late.contains(id)) => 3,
                 "INDEX" | "CONSTRAINT" => 0,
                 "INDEX ATTACH" => 1,
                 "FK CONSTRAINT" => 2,
@@ -270,9 +282,8 @@ fn planned_entries(
     renames: &Renames,
     warnings: &mut Vec<String>,
 ) -> Vec<PlannedEntry> {
-    // What needs a table that is not in the backup cannot be made.
-    let mut absent: BTreeSet<QualifiedName> =
-        manifest.left_out.iter().filter(|l| !l.reason.starts_with("foreign table")).map(|l| l.name.clone()).collect();
+    let gone = manifest.left_out.iter().filter(|l| !l.reason.starts_with("foreign table"));
+    let unrestorable = script.needing(&gone.map(|l| l.name.clone()).collect());
     let attached_indexes: BTreeSet<u32> = script
         .entries
         .iter()
@@ -282,11 +293,8 @@ fn planned_entries(
         .collect();
     let mut planned = Vec::new();
     for entry in script.entries.iter().filter(|e| wanted.contains(&e.id) || support.contains(&e.id)) {
-        if !absent.is_empty() && mentions(&entry.sql, &absent) {
+        if unrestorable.contains(&entry.id) {
             warnings.push(format!("{} was left out: it needs a table that is not in the backup", entry.label()));
-            if let Some(schema) = &entry.schema {
-                absent.insert(QualifiedName::new(schema, &entry.name));
-            }
             continue;
         }
         // A side copy's partition gets its part of an index from its parent.
@@ -296,7 +304,10 @@ fn planned_entries(
         if partition_index {
             continue;
         }
-        if let Some(sql) = rewrite_entry(entry, renames) {
+        // What a side copy needs and does not rename: types, sequences of defaults; they may be there.
+        let as_it_is = !renames.tables.is_empty() && support.contains(&entry.id) && entry.kind != "SCHEMA";
+        let sql = if as_it_is { Some(entry.sql.clone()) } else { rewrite_entry(entry, renames) };
+        if let Some(sql) = sql {
             planned.push(PlannedEntry { entry: entry.clone(), sql, in_order: false });
         }
     }
