@@ -35,7 +35,7 @@ fn normal(text: &str) -> String {
 #[test]
 fn the_first_screen_is_a_real_run() {
     let cluster = shared(15);
-    let shop = cluster.shop("0.02");
+    let shop = cluster.shop("0.1");
     let mut dozo = Dozo::new(&shop, Place::Local);
     fs::remove_file(dozo.folder.path().join("dozo.toml")).unwrap();
     let copy = format!("{}_copy", shop.name);
