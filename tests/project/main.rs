@@ -133,7 +133,7 @@ fn the_readme_shows_a_real_run() {
     assert!(commands.len() >= 4, "{commands:?}");
     for command in commands {
         let verb = command.split(' ').next().unwrap();
-        assert!(demo.contains(&format!("run {verb} ")), "the demo does not run `{command}`");
+        assert!(demo.contains(&format!("\nrun {verb}")), "the demo does not run `{command}`");
     }
     for name in ["scripts/demo", "scripts/test", "docs/format.md", "docs/architecture.md", "docs/config.toml", "docs/errors.md"] {
         assert!(readme.contains(name), "README does not mention {name}");
