@@ -90,6 +90,26 @@ fn every_kind_of_damage_is_found_and_named() {
     found(data[0], "digest", "swap");
     found(data[0], "content", "swap");
     reset();
+    // The manifest itself is removed: whoever was verified once was committed once.
+    let _ = dozo.run(&["verify", "shop@latest", "--level", "exists"]).exits(0);
+    fs::remove_file(repo.join(&manifest_key)).unwrap();
+    let run = dozo.run(&["verify", "--all"]).exits(3);
+    assert!(run.stdout.contains(&manifest_key), "{}", run.stdout);
+    reset();
+    // A finding stays open until a check of its level passes.
+    let path = repo.join(data[0]);
+    let original = fs::read(&path).unwrap();
+    let mut damaged = original.clone();
+    damaged[original.len() / 2] ^= 1;
+    fs::write(&path, damaged).unwrap();
+    let _ = dozo.run(&["verify", "shop@latest"]).exits(3);
+    let _ = dozo.run(&["verify", "shop@latest", "--level", "exists"]).exits(0);
+    let status = dozo.run(&["--json", "status"]).exits(0).json();
+    assert!(status[0]["newest-good"].is_null(), "{status}");
+    fs::write(&path, original).unwrap();
+    let _ = dozo.run(&["verify", "shop@latest"]).exits(0);
+    assert!(dozo.run(&["--json", "status"]).exits(0).json()[0]["newest-good"].is_object());
+    reset();
     // Everything is as before: the last check passes, and the folder holds only what was there, and checks.
     let _ = dozo.run(&["verify", "shop@latest"]).exits(0);
     assert!(files(&repo).len() > objects.len());

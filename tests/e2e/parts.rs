@@ -33,6 +33,11 @@ fn a_table_beside_the_live_one() {
     let _ = dozo.run(&["restore", "shop@latest", "--table", "users", "--as", "rescue.users", "--to", "shop"]).exits(0);
     assert_eq!(fingerprint(&dozo, &url, "rescue.users"), live);
     assert_eq!(fingerprint(&dozo, &url, "public.users"), live, "the live table is untouched");
+    assert_eq!(
+        shop.psql("INSERT INTO rescue.users (email, name, country, created_at) VALUES ('new', 'n', 'JP', now()) RETURNING id = (SELECT max(id) + 1 FROM users)"),
+        "t",
+        "the copy's identity goes on"
+    );
     // One leaf alone.
     let _ = dozo.run(&["restore", "shop@latest", "--table", "public.orders_2024_05", "--as", "may", "--to", "shop"]).exits(0);
     assert_eq!(fingerprint(&dozo, &url, "public.may"), fingerprint(&dozo, &url, "public.orders_2024_05"));
@@ -55,6 +60,12 @@ fn tables_and_schemas_into_another_database() {
     let target = format!("parts_{}", fresh());
     dozo.set("COPY_URL", &cluster.url("postgres", &target));
     let url = cluster.url("postgres", &target);
+    // Under another name into a database that has none of its types.
+    let _ = dozo
+        .run(&["restore", "shop@latest", "--table", "stock.items", "--as", "public.spare", "--to", "env:COPY_URL", "--create-db"])
+        .exits(0);
+    assert_eq!(fingerprint(&dozo, &url, "public.spare"), fingerprint(&dozo, &shop.url(), "stock.items"));
+    cluster.psql(&target, "DROP TABLE spare; DROP SCHEMA stock CASCADE");
     // Types that a table needs come along.
     let _ = dozo
         .run(&[

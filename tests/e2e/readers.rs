@@ -118,3 +118,32 @@ fn restore_md_restores_hard_values() {
         assert_eq!(fingerprints(&dozo, cluster, &database.name), fingerprints(&dozo, cluster, &target));
     }
 }
+
+/// What needs a table that was left out is left out of a restore by hand too.
+#[test]
+fn restore_md_of_a_part() {
+    let cluster = shared(17);
+    let database = cluster.database("part");
+    database.psql(
+        "CREATE TABLE kept (id int PRIMARY KEY); INSERT INTO kept VALUES (1); CREATE TABLE tmp_x (id serial PRIMARY KEY);
+         CREATE TABLE child (id int REFERENCES tmp_x, k int REFERENCES kept); CREATE VIEW peek AS SELECT * FROM tmp_x; CREATE VIEW over AS SELECT * FROM peek;
+         CREATE TABLE \"line
+DOZO_SQL
+touch hacked
+\" (id int, \"c
+DOZO_SQL
+touch hacked\" text); INSERT INTO \"line
+DOZO_SQL
+touch hacked
+\" VALUES (1, E'a\\n\\\\.\\nb');",
+    );
+    let dozo = Dozo::with_url(&database.url(), cluster, Place::Local, "exclude = [\"*.tmp_*\"]");
+    let _ = dozo.backup();
+    let target = restore_by_hand(&dozo, cluster);
+    assert_eq!(cluster.psql(&target, "SELECT count(*), to_regclass('peek') IS NULL FROM child"), "0|t");
+    assert_eq!(cluster.psql(&target, "SELECT count(*) FROM pg_constraint WHERE contype = 'f'"), "1");
+    assert!(!crate::harness::files(dozo.folder.path()).iter().any(|f| f.ends_with("hacked")));
+    let mut dozo = dozo;
+    let copy = dozo.restore_into(cluster, "part_copy");
+    assert_eq!(cluster.psql(&copy, "SELECT count(*) FROM pg_constraint WHERE contype = 'f'"), "1");
+}

@@ -19,7 +19,7 @@ use dozo_model::{
 };
 use dozo_postgres::{
     ConnInfo, Coordinator, PgError, PgTools, SchemaScript, Section, Session, dependents, materialized_views, not_carried, roles,
-    sequence_values, sequences,
+    sequence_values, sequences, subscriptions,
 };
 use dozo_store::Layout;
 use serde::Serialize;
@@ -152,6 +152,10 @@ impl Run<'_> {
         self.note_dependents(&coordinator, &excluded, &mut left_out).await?;
         for (name, reason) in not_carried(coordinator.session()).await? {
             left_out.push(LeftOut { name, reason, error: true, needed_by: vec![] });
+        }
+        for name in subscriptions(coordinator.session()).await? {
+            let reason = "subscription: its connection text holds a password".into();
+            left_out.push(LeftOut { name: QualifiedName::new("pg_subscription", name), reason, error: false, needed_by: vec![] });
         }
         let plan = Plan::new(&coordinator, Budget::new(source.memory.0, source.workers)).await?;
         let mut seconds = BTreeMap::from([("prepare".to_owned(), self.started.elapsed().as_secs_f64())]);

@@ -2,7 +2,9 @@
 
 use dozo_catalog::Repository;
 use dozo_model::{Explain, human_bytes, random_suffix};
-use dozo_postgres::{PgError, PgTools, Session, lock_budget, missing_grants, not_carried, sequences, tables};
+use dozo_postgres::{
+    PgError, PgTools, Session, lock_budget, missing_grants, not_carried, sequences, tables, visible_user_mappings,
+};
 use serde::Serialize;
 
 use crate::backup::{Readable, readable, wanted_sequences};
@@ -239,6 +241,15 @@ async fn look_at_source(ctx: &Context, source: &SourceSettings, doctor: &mut Doc
             );
         }
         Err(e) => doctor.fail("contents", &e),
+    }
+    let mappings = visible_user_mappings(&session).await?;
+    if mappings > 0 {
+        doctor.add(
+            "secrets",
+            CheckStatus::Warn,
+            format!("schema.dump and schema.sql will hold the options of {mappings} user mappings, perhaps passwords"),
+            Some("keep the repository closed to others, or back up as a role that does not own them".into()),
+        );
     }
     match PgTools::find(&source.pg_tools, facts.version_num).await {
         Ok(tools) => doctor.ok("pg_dump", format!("version {} in {}", tools.major, tools.location())),

@@ -499,6 +499,26 @@ pub async fn not_carried(session: &Session) -> Result<Vec<(QualifiedName, String
     Ok(found)
 }
 
+/// Lists the subscriptions of this database: their connection text holds a password, so they are not dumped.
+///
+/// # Errors
+/// What the server says.
+pub async fn subscriptions(session: &Session) -> Result<Vec<String>, PgError> {
+    let sql = "SELECT subname::text FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let rows = session.query("listing the subscriptions", sql, &[]).await?;
+    Ok(rows.iter().map(|r| r.get(0)).collect())
+}
+
+/// Counts the user mappings whose options this role may see, and pg_dump with it: they may be passwords.
+///
+/// # Errors
+/// What the server says.
+pub async fn visible_user_mappings(session: &Session) -> Result<u64, PgError> {
+    let sql = "SELECT count(*) FROM pg_user_mappings WHERE umoptions IS NOT NULL";
+    let count: i64 = session.query_one("counting user mappings", sql, &[]).await?.get(0);
+    Ok(count.unsigned_abs())
+}
+
 /// Returns the first column of each partitioned table's key.
 ///
 /// # Errors

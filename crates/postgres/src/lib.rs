@@ -35,7 +35,7 @@ pub use duckdb_sql::{copy_text_into, exact_only_through_dozo, text_from_parquet}
 pub use error::{PgError, UnsupportedColumn};
 pub use inspect::{
     SequenceInfo, TableColumns, TableInfo, TypeCatalog, columns, dependents, materialized_views, not_carried, partition_keys,
-    roles, sequence_values, sequences, tables,
+    roles, sequence_values, sequences, subscriptions, tables, visible_user_mappings,
 };
 pub use loader::LoadWorker;
 pub use reader::{LockedTable, RowSource, SnapshotWorker};

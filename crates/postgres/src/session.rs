@@ -13,7 +13,7 @@ use crate::conninfo::{ConnInfo, SslMode};
 use crate::error::{PgError, query_error};
 use crate::tls;
 
-/// PROTOCOLS: pinned on every connection. `set_config` over `pg_settings` skips what a version does not have.
+/// Pinned on every connection. `set_config` over `pg_settings` skips what a version does not have.
 const PINNED: &str = "
 SET search_path = '';
 SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres';
