@@ -36,6 +36,14 @@ pub struct RepositorySettings {
 }
 
 impl RepositorySettings {
+    /// Checks the form of the URL.
+    ///
+    /// # Errors
+    /// When it is wrong.
+    pub fn check_url(&self) -> Result<()> {
+        Ok(Store::check_url(&self.url)?)
+    }
+
     /// Opens the store, without looking at it.
     ///
     /// # Errors

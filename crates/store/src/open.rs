@@ -25,20 +25,35 @@ pub struct StoreOptions {
 }
 
 impl Store {
+    /// Checks the form of a URL, without credentials and without opening anything.
+    ///
+    /// # Errors
+    /// [`StoreError::Config`].
+    pub fn check_url(url: &str) -> Result<()> {
+        let config = |reason: &str| Err(StoreError::Config { url: without_secret(url), reason: reason.to_owned() });
+        match url.split_once("://") {
+            Some(("file", _)) => Ok(()),
+            Some(("s3", rest)) if rest.starts_with('/') || rest.is_empty() || rest.contains('@') => {
+                config("it must be s3://bucket/prefix; credentials come from the environment or a profile")
+            }
+            Some(("s3", _)) => Ok(()),
+            Some((scheme, _)) => config(&format!("scheme `{scheme}` is not supported (file:// or s3://)")),
+            None => config("it is not a URL (file:///folder or s3://bucket/prefix)"),
+        }
+    }
+
     /// Opens a store. Nothing is read or written; a missing local folder is not an error here.
     ///
     /// # Errors
     /// [`StoreError::Config`] when the URL or a setting is wrong.
     pub fn open(url: &str, options: &StoreOptions, base: &FsPath) -> Result<Self> {
+        Self::check_url(url)?;
         let config = |reason: String| StoreError::Config { url: without_secret(url), reason };
         match url.split_once("://") {
-            Some(("file", path)) => {
-                let path = if path.starts_with('/') { PathBuf::from(path) } else { base.join(path) };
-                Self::local(&path)
-            }
             Some(("s3", rest)) => Self::s3(rest, options).map_err(config),
-            Some((scheme, _)) => Err(config(format!("scheme `{scheme}` is not supported (file:// or s3://)"))),
-            None => Err(config("it is not a URL (file:///folder or s3://bucket/prefix)".into())),
+            Some((_, path)) if path.starts_with('/') => Self::local(FsPath::new(path)),
+            Some((_, path)) => Self::local(&base.join(path)),
+            None => Err(config("it is not a URL".into())),
         }
     }
 
@@ -55,9 +70,6 @@ impl Store {
 
     fn s3(rest: &str, options: &StoreOptions) -> std::result::Result<Self, String> {
         let (bucket, prefix) = rest.trim_end_matches('/').split_once('/').unwrap_or((rest.trim_end_matches('/'), ""));
-        if bucket.is_empty() || bucket.contains('@') {
-            return Err("it must be s3://bucket/prefix; credentials come from the environment or a profile".into());
-        }
         let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: 5, retry_timeout: Duration::from_secs(60) };
         let client = ClientOptions::new().with_connect_timeout(Duration::from_secs(10)).with_timeout(Duration::from_secs(300));
         let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry).with_client_options(client);

@@ -229,7 +229,7 @@ impl<'t> Reader<'t> {
             return None;
         };
         let settings = RepositorySettings { url, store, base: self.base.clone() };
-        if let Err(e) = settings.store() {
+        if let Err(e) = settings.check_url() {
             self.problem(line, "repository.url", e.to_string());
         }
         Some(settings)
