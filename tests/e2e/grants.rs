@@ -59,7 +59,7 @@ fn a_table_without_permission_makes_the_backup_partial() {
     assert!(status[0]["newest-good"].is_null(), "a partial backup is never good");
 
     // What is there can be restored; what needs the absent table is left out, and said.
-    let target = format!("partial_{}", fresh());
+    let target = format!("partial_copy_{}", fresh());
     dozo.set("COPY_URL", &cluster.url("postgres", &target));
     let run = dozo.run(&["restore", "shop@latest", "--to", "env:COPY_URL", "--create-db"]).exits(4);
     assert!(

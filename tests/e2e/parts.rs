@@ -140,3 +140,95 @@ fn owners_roles_and_privileges() {
     let _ = dozo.run(&["restore", "shop@latest", "--to", "env:COPY_URL", "--role", &limited, "--no-privileges"]).exits(0);
     assert_eq!(other.psql(&third, who), format!("{limited}|"));
 }
+
+/// Trees of several levels come whole, from the root, from the middle, and under another name.
+#[test]
+fn trees_of_several_levels() {
+    let cluster = shared(17);
+    let database = cluster.database("levels");
+    database.psql(
+        "CREATE TABLE vv (id int, k text, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
+         CREATE TABLE aa PARTITION OF vv FOR VALUES IN ('a') PARTITION BY RANGE (id);
+         CREATE TABLE leafx PARTITION OF aa FOR VALUES FROM (0) TO (100);
+         CREATE TABLE zz (k text NOT NULL, id int NOT NULL); ALTER TABLE vv ATTACH PARTITION zz FOR VALUES IN ('z');
+         INSERT INTO vv VALUES (1, 'a'), (2, 'z'), (3, 'z');
+         CREATE TABLE p (a int); CREATE TABLE c (b int) INHERITS (p); INSERT INTO c VALUES (1, 2);",
+    );
+    let mut dozo = Dozo::new(&database, Place::Local);
+    let _ = dozo.backup();
+    let target = format!("levels_{}", fresh());
+    dozo.set("COPY_URL", &cluster.url("postgres", &target));
+    let _ = dozo.run(&["restore", "shop@latest", "--table", "public.vv", "--to", "env:COPY_URL", "--create-db"]).exits(0);
+    assert_eq!(cluster.psql(&target, "SELECT count(*), count(*) FILTER (WHERE k = 'a') FROM vv"), "3|1");
+    for to in ["env:COPY_URL", "shop"] {
+        let _ = dozo.run(&["restore", "shop@latest", "--table", "vv", "--as", "vv_copy", "--to", to]).exits(0);
+        let _ = dozo.run(&["restore", "shop@latest", "--table", "aa", "--as", "new schema.aa", "--to", to]).exits(0);
+        let _ = dozo.run(&["restore", "shop@latest", "--table", "zz", "--as", "alone", "--to", to]).exits(0);
+    }
+    for name in [&target, &database.name] {
+        assert_eq!(
+            cluster.psql(
+                name,
+                "SELECT (SELECT count(*) FROM vv_copy), (SELECT count(*) FROM \"new schema\".aa), (SELECT count(*) FROM alone)"
+            ),
+            "3|1|2"
+        );
+    }
+    // A copy of a child would show its rows in the live parent.
+    let run = dozo.run(&["restore", "shop@latest", "--table", "public.c", "--as", "c_old", "--to", "shop"]).exits(2);
+    assert!(run.stderr.contains("inherits from another table"), "{}", run.stderr);
+    let _ = dozo.run(&["restore", "shop@latest", "--schema", "public", "--as", "then", "--to", "shop"]).exits(2);
+    assert_eq!(database.psql("SELECT count(*) FROM p"), "1");
+}
+
+/// What is no row and easily lost: carriage returns, texts that look like a dump, event triggers, views that need keys, the
+/// locale of the database.
+#[test]
+fn definitions_come_back_to_the_letter() {
+    let cluster = shared(17);
+    let name = format!("letters_{}", fresh());
+    cluster.psql(
+        "postgres",
+        &format!("CREATE DATABASE {name} TEMPLATE template0 LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' LOCALE 'C.UTF-8'"),
+    );
+    cluster.psql(
+        &name,
+        "DO $x$ BEGIN
+           EXECUTE E'CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $$SELECT \\'a\\r\\nb\\'::text$$';
+         END $x$;
+         CREATE TABLE t (a int PRIMARY KEY);
+         COMMENT ON TABLE t IS 'x
+--
+-- TOC entry 9999 (class 1259 OID 101)
+-- Name: zz; Type: TABLE; Schema: public; Owner: me
+--
+
+drop table t;
+';
+         CREATE TABLE b (aid int REFERENCES t, n int);
+         INSERT INTO t VALUES (1); INSERT INTO b VALUES (1, 2);
+         CREATE MATERIALIZED VIEW pkm AS SELECT t.a, sum(n) s FROM t JOIN b ON aid = a GROUP BY a;
+         CREATE UNIQUE INDEX ON pkm (a);
+         CREATE MATERIALIZED VIEW cold AS SELECT 1 one WITH NO DATA;
+         CREATE TABLE hid (x int GENERATED ALWAYS AS IDENTITY);
+         CREATE FUNCTION nodrop() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no drop'; END $$;
+         CREATE EVENT TRIGGER e ON sql_drop EXECUTE FUNCTION nodrop();",
+    );
+    let mut dozo = Dozo::with_url(&cluster.url("postgres", &name), cluster, Place::Local, "exclude = [\"hid\"]");
+    let _ = dozo.backup();
+    let copy = dozo.restore_into(cluster, "letters_copy");
+    for sql in [
+        "SELECT length(f()), f()",
+        "SELECT obj_description('t'::regclass)",
+        "SELECT * FROM pkm",
+        "SELECT relispopulated FROM pg_class WHERE relname = 'cold'",
+        "SELECT evtname FROM pg_event_trigger",
+        "SELECT datlocprovider, datlocale FROM pg_database WHERE datname = current_database()",
+    ] {
+        assert_eq!(cluster.psql(&copy, sql), cluster.psql(&name, sql), "{sql}");
+    }
+    assert_eq!(
+        cluster.psql(&copy, "SELECT to_regclass('zz') IS NULL, to_regclass('hid') IS NULL, to_regnamespace('dozo') IS NULL"),
+        "t|t|t"
+    );
+}

@@ -158,6 +158,10 @@ impl Run<'_> {
             left_out.push(LeftOut { name: QualifiedName::new("pg_subscription", name), reason, error: false, needed_by: vec![] });
         }
         let plan = Plan::new(&coordinator, Budget::new(source.memory.0, source.workers)).await?;
+        if plan.tables.is_empty() && coordinator.tables.iter().any(dozo_postgres::TableInfo::has_rows) {
+            let why = left_out.first().map(|l| format!("{}: {}", l.name, l.reason)).unwrap_or_default();
+            return Err(EngineError::NothingToBackUp { source_name: source.name.to_string(), why });
+        }
         let mut seconds = BTreeMap::from([("prepare".to_owned(), self.started.elapsed().as_secs_f64())]);
 
         ctx.progress.stage(Stage::Schema, 0, 0);
@@ -215,6 +219,8 @@ impl Run<'_> {
                 encoding: facts.encoding,
                 collate: facts.collate,
                 ctype: facts.ctype,
+                locale_provider: facts.locale_provider,
+                locale: facts.locale,
                 lc_monetary: facts.lc_monetary,
             },
             snapshot: coordinator.snapshot.clone(),

@@ -102,6 +102,14 @@ pub enum EngineError {
     /// No such table.
     #[error("table {0} does not exist, or may not be seen")]
     NoTable(QualifiedName),
+    /// The database has tables, but none of them may be read or is asked for.
+    #[error("there is nothing to back up in source `{source_name}` ({why})")]
+    NothingToBackUp {
+        /// Source.
+        source_name: String,
+        /// An example.
+        why: String,
+    },
     /// The work was stopped.
     #[error("interrupted")]
     Cancelled,
@@ -118,9 +126,11 @@ impl Explain for EngineError {
             Self::Catalog(e) => e.class(),
             Self::Encode { source, .. } => source.class(),
             Self::BadPattern { .. } | Self::NoMatch { .. } | Self::Options(_) => ErrorClass::Input,
-            Self::TargetOccupied { .. } | Self::OtherRestore { .. } | Self::MissingRoles { .. } | Self::NoTable(_) => {
-                ErrorClass::Failed
-            }
+            Self::TargetOccupied { .. }
+            | Self::OtherRestore { .. }
+            | Self::MissingRoles { .. }
+            | Self::NoTable(_)
+            | Self::NothingToBackUp { .. } => ErrorClass::Failed,
             Self::RestoreRunning { .. } => ErrorClass::Conflict,
             Self::RestoreStopped { source, .. } => source.class(),
             Self::Damaged { .. } | Self::Rows(_) => ErrorClass::Integrity,
@@ -146,6 +156,7 @@ impl Explain for EngineError {
             Self::Damaged { .. } => "DOZO-E6008",
             Self::NoTable(_) => "DOZO-E6009",
             Self::Rows(_) => "DOZO-E6011",
+            Self::NothingToBackUp { .. } => "DOZO-E6012",
             Self::Cancelled => "DOZO-E6010",
             Self::Internal(_) => "DOZO-E6099",
         }
@@ -174,7 +185,7 @@ impl Explain for EngineError {
             }
             Self::RestoreStopped { .. } => "run the same command again: it continues".into(),
             Self::Damaged { .. } | Self::Rows(_) => "dozo verify, then restore from another backup".into(),
-            Self::NoTable(_) => "dozo check".into(),
+            Self::NoTable(_) | Self::NothingToBackUp { .. } => "dozo check".into(),
             Self::Cancelled => return None,
             Self::Internal(_) => "please report this with the command and its output".into(),
         })

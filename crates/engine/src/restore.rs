@@ -123,8 +123,7 @@ async fn run(
     let began = Instant::now();
     ctx.progress.stage(Stage::Prepare, 0, 0);
     if options.create_db {
-        let server = &manifest.server;
-        match RestoreTarget::create_database(info, &server.encoding, &server.collate, &server.ctype).await {
+        match RestoreTarget::create_database(info, &manifest.server).await {
             // It exists: whether it may be used is found out below.
             Err(PgError::Query { sqlstate, .. }) if sqlstate == "42P04" => {}
             other => other?,
@@ -200,9 +199,7 @@ async fn run(
             plan.datasets.iter().map(|d| d.report(None, "not run")).collect()
         };
         timed(Stage::Verify, stage);
-        if tables.iter().all(|t| t.verdict != "differs") {
-            target.finish().await?;
-        }
+        target.finish().await?;
         Ok::<_, EngineError>(tables)
     };
     let result: Result<Vec<RestoredTable>> = rest.await;
@@ -218,7 +215,7 @@ async fn run(
     Ok(RestoreReport {
         backup: format!("{}@{}", manifest.source, manifest.id),
         target: target_name,
-        outcome: match (differs, plan.whole && !manifest.complete) {
+        outcome: match (differs, plan.whole && !manifest.complete || plan.unmade > 0) {
             (true, _) => "differs",
             (false, true) => "partial",
             (false, false) => "done",

@@ -55,7 +55,10 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
         }
     }
     let dump = file(&m.files.schema_dump);
-    let _ = writeln!(out, "## 2. Schema, before the rows\n\n```sh\nset -eu\ncd \"$WORK\"\nln -sfn \"$REPO\" repo");
+    let _ = writeln!(
+        out,
+        "## 2. Schema, before the rows\n\n```sh\nset -eu\nexport PGCLIENTENCODING=UTF8\ncd \"$WORK\"\nln -sfn \"$REPO\" repo"
+    );
     section(&mut out, &dump, "pre-data", skip);
     let _ = writeln!(
         out,
@@ -160,8 +163,9 @@ fn rows_of(out: &mut String, starts: &RowStarts<'_>, dataset: &Dataset) {
         let rows = shared.then(|| start..start + part.fingerprint.rows);
         let sql = text_from_parquet(&dataset.columns, &format!("repo/{}", part.object), "dozo-rows.txt", rows);
         heredoc(out, "duckdb", &format!(".bail on\n{sql}"));
-        let load = copy_text_into(&dataset.name, &dataset.columns, "dozo-rows.txt");
-        heredoc(out, PSQL, &format!("SET TimeZone = 'UTC';\n{load}"));
+        let _ = writeln!(out, "{{");
+        heredoc(out, "cat", &format!("SET TimeZone = 'UTC';\n{}", copy_text_into(&dataset.name, &dataset.columns)));
+        let _ = writeln!(out, "cat dozo-rows.txt\nprintf '\\\\.\\n'\n}} | {PSQL}");
     }
     let _ = writeln!(out, "```");
 }

@@ -26,7 +26,7 @@ pub use fingerprint::{ALGORITHM, Fingerprint, FingerprintError, Md5Digester, Row
 pub use ids::{BackupId, IdError, SourceName, random_suffix};
 pub use manifest::{
     BlockRange, Column, Dataset, DatasetKind, FORMAT_VERSION, Files, KeyRange, LeftOut, Manifest, ManifestError,
-    MaterializedView, ObjectRef, Part, SequenceValue, ServerIdentity, Settings, SnapshotInfo,
+    MaterializedView, ObjectRef, Part, PartitionedTable, SequenceValue, ServerIdentity, Settings, SnapshotInfo,
 };
 pub use names::{QualifiedName, quote_ident, quote_literal};
 pub use pgtype::{NumericMod, PgType};

@@ -74,8 +74,8 @@ pub struct Manifest {
     pub fingerprint: String,
     /// Tables and partitions.
     pub datasets: Vec<Dataset>,
-    /// Partitioned tables and inheritance parents without rows of their own.
-    pub partitioned: Vec<QualifiedName>,
+    /// Partitioned tables: they have no rows of their own.
+    pub partitioned: Vec<PartitionedTable>,
     /// Sequences and their values.
     pub sequences: Vec<SequenceValue>,
     /// Materialized views in dependency order.
@@ -176,6 +176,12 @@ pub struct ServerIdentity {
     pub collate: String,
     /// `datctype`.
     pub ctype: String,
+    /// `libc`, `icu` or `builtin`.
+    #[serde(default)]
+    pub locale_provider: Option<String>,
+    /// Locale of the provider, where it is not libc.
+    #[serde(default)]
+    pub locale: Option<String>,
     /// `lc_monetary`.
     pub lc_monetary: String,
 }
@@ -231,6 +237,9 @@ pub struct Dataset {
     pub kind: DatasetKind,
     /// Root of its partition tree.
     pub root: Option<QualifiedName>,
+    /// Partitioned table right above it.
+    #[serde(default)]
+    pub parent: Option<QualifiedName>,
     /// Partition bound, as `pg_get_expr` prints it.
     pub bound: Option<String>,
     /// Columns in the root table's order, generated ones last.
@@ -247,6 +256,18 @@ pub struct Dataset {
     pub bytes_read: u64,
     /// Values per column that went to the exact column.
     pub escaped: BTreeMap<String, u64>,
+}
+
+/// A partitioned table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PartitionedTable {
+    /// Name.
+    #[serde(flatten)]
+    pub name: QualifiedName,
+    /// Partitioned table right above it; none for the root of a tree.
+    #[serde(default)]
+    pub parent: Option<QualifiedName>,
 }
 
 /// Least and greatest value of a column, as ISO text.

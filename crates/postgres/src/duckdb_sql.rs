@@ -67,11 +67,11 @@ pub fn text_from_parquet(columns: &[Column], file: &str, out: &str, rows: Option
     )
 }
 
-/// Writes the psql line that loads these lines.
+/// Writes the statement that loads these lines; the lines follow it, then `\\.`.
 #[must_use]
-pub fn copy_text_into(table: &QualifiedName, columns: &[Column], file: &str) -> String {
+pub fn copy_text_into(table: &QualifiedName, columns: &[Column]) -> String {
     let names: Vec<String> = columns.iter().filter(|c| !c.generated).map(|c| quote_ident(&c.name)).collect();
-    format!("\\copy {} ({}) FROM '{file}' WITH (ENCODING 'UTF8')", table.sql(), names.join(", "))
+    format!("COPY {} ({}) FROM STDIN;", table.sql(), names.join(", "))
 }
 
 /// Names the columns whose values may have bits that no text carries: the payload of a NaN.

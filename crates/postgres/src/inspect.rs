@@ -22,6 +22,8 @@ pub struct TableInfo {
     pub persistence: char,
     /// Root of its partition tree.
     pub root: Option<(u32, QualifiedName)>,
+    /// Partitioned table that it is a partition of.
+    pub parent: Option<QualifiedName>,
     /// Partition bound.
     pub bound: Option<String>,
     /// `relfilenode`
@@ -67,12 +69,16 @@ pub async fn tables(session: &Session) -> Result<Vec<TableInfo>, PgError> {
                     has_table_privilege(c.oid, 'SELECT'), has_schema_privilege(n.oid, 'USAGE'),
                     c.relrowsecurity AND row_security_active(c.oid), pg_get_userbyid(c.relowner)::text,
                     (SELECT e.extname::text FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
-                     WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e' LIMIT 1)
+                     WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e' LIMIT 1),
+                    pn.nspname::text, pc.relname::text
              FROM pg_class c
              JOIN pg_namespace n ON n.oid = c.relnamespace
              LEFT JOIN pg_am am ON am.oid = c.relam
              LEFT JOIN pg_class r ON c.relispartition AND r.oid = pg_partition_root(c.oid)
              LEFT JOIN pg_namespace rn ON rn.oid = r.relnamespace
+             LEFT JOIN pg_inherits i ON c.relispartition AND i.inhrelid = c.oid
+             LEFT JOIN pg_class pc ON pc.oid = i.inhparent
+             LEFT JOIN pg_namespace pn ON pn.oid = pc.relnamespace
              WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't'
                AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_'
              ORDER BY 2, 3",
@@ -85,12 +91,14 @@ pub async fn tables(session: &Session) -> Result<Vec<TableInfo>, PgError> {
         .map(|row| {
             let usage: bool = row.get(14);
             let root: Option<u32> = row.get(5);
+            let parent: Option<String> = row.get(18);
             TableInfo {
                 oid: row.get(0),
                 name: QualifiedName::new(row.get::<_, String>(1), row.get::<_, String>(2)),
                 kind: letter(row.get(3)),
                 persistence: letter(row.get(4)),
                 root: root.map(|oid| (oid, QualifiedName::new(row.get::<_, String>(6), row.get::<_, String>(7)))),
+                parent: parent.map(|schema| QualifiedName::new(schema, row.get::<_, String>(19))),
                 bound: row.get(8),
                 filenode: row.get(9),
                 access_method: row.get(10),

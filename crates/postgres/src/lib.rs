@@ -39,7 +39,7 @@ pub use inspect::{
 };
 pub use loader::LoadWorker;
 pub use reader::{LockedTable, RowSource, SnapshotWorker};
-pub use rewrite::{Renames, mentions, rewrite_entry};
+pub use rewrite::{Renames, rewrite_entry};
 pub use script::{Entry, SchemaScript, Section};
 pub use session::{ServerFacts, Session};
 pub use shape::{key_range, shape_digest};

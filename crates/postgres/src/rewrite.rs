@@ -68,8 +68,7 @@ pub fn rewrite_entry(entry: &Entry, renames: &Renames) -> Option<String> {
 }
 
 /// Tells whether statements mention one of `names`, outside strings and comments.
-#[must_use]
-pub fn mentions(sql: &str, names: &BTreeSet<QualifiedName>) -> bool {
+pub(crate) fn mentions(sql: &str, names: &BTreeSet<QualifiedName>) -> bool {
     let mut at = 0;
     while let Some(first) = token(&sql[at..]) {
         let (Token::Name { length, .. } | Token::Text { length, .. } | Token::Other { length }) = &first;
@@ -186,6 +185,14 @@ fn token(sql: &str) -> Option<Token> {
         }
         c => Token::Other { length: c.len_utf8() },
     })
+}
+
+/// Returns the length of the string, name, comment or character in front.
+pub(crate) fn token_length(sql: &str) -> usize {
+    match token(sql) {
+        Some(Token::Name { length, .. } | Token::Text { length, .. } | Token::Other { length }) => length,
+        None => 0,
+    }
 }
 
 fn rename(sql: &str, renames: &Renames) -> String {

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use dozo_model::QualifiedName;
 
-use crate::rewrite::mentions;
+use crate::rewrite::{mentions, token_length};
 
 /// Which part of a dump an entry is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +70,7 @@ impl SchemaScript {
     pub fn add(&mut self, text: &str, section: Section) {
         // Not `lines()`: a body may have carriage returns of its own.
         let lines: Vec<&str> = text.split('\n').collect();
-        let head = |i: usize| lines[i] == "--" && lines.get(i + 1).is_some_and(|l| l.starts_with("-- TOC entry "));
-        let starts: Vec<usize> = (0..lines.len()).filter(|i| head(*i)).collect();
+        let starts = heads(text);
         let mut settings: HashMap<&str, &str> = HashMap::new();
         let preamble = starts.first().copied().unwrap_or(lines.len());
         note_settings(&lines[..preamble], &mut settings);
@@ -120,7 +119,9 @@ impl SchemaScript {
             if !absent.is_empty() && mentions(&entry.sql, &absent) {
                 found.insert(entry.id);
                 if let Some(schema) = &entry.schema {
-                    absent.insert(QualifiedName::new(schema, &entry.name));
+                    // A function's name stands with its arguments.
+                    let name = entry.name.split('(').next().unwrap_or_default();
+                    absent.insert(QualifiedName::new(schema, name));
                 }
             }
         }
@@ -149,7 +150,8 @@ impl SchemaScript {
                     chosen.contains(n)
                         || by_id.get(n).is_none_or(|e| !is_relation(e) && !belongs_to_other_table(e, &by_id, &chosen))
                 });
-                if relations_ok && entry.needs.iter().any(|n| chosen.contains(n)) {
+                let attaches = entry.kind.ends_with(" ATTACH") && !entry.needs.iter().all(|n| chosen.contains(n));
+                if relations_ok && !attaches && entry.needs.iter().any(|n| chosen.contains(n)) {
                     chosen.insert(entry.id);
                 }
             }
@@ -163,6 +165,7 @@ impl SchemaScript {
             for need in by_id.get(&id).into_iter().flat_map(|e| &e.needs) {
                 if let Some(entry) = by_id.get(need)
                     && entry.is_support()
+                    && entry.section == Section::PreData
                     && !chosen.contains(need)
                     && support.insert(*need)
                 {
@@ -181,6 +184,23 @@ impl SchemaScript {
 fn belongs_to_other_table(entry: &Entry, by_id: &HashMap<u32, &Entry>, chosen: &BTreeSet<u32>) -> bool {
     matches!(entry.kind.as_str(), "CONSTRAINT" | "INDEX")
         && entry.needs.iter().any(|n| by_id.get(n).is_some_and(|e| !e.is_support()) && !chosen.contains(n))
+}
+
+/// Returns the lines on which entries begin. A lexer finds them, because the text of a comment or a function may look like
+/// the head of an entry.
+fn heads(text: &str) -> Vec<usize> {
+    let mut found = Vec::new();
+    let (mut at, mut line, mut fresh) = (0, 0, true);
+    while at < text.len() {
+        if fresh && text[at..].starts_with("--\n-- TOC entry ") {
+            found.push(line);
+        }
+        let token = &text[at..at + token_length(&text[at..])];
+        line += token.matches('\n').count();
+        fresh = token.ends_with('\n');
+        at += token.len();
+    }
+    found
 }
 
 fn note_settings<'a>(lines: &[&'a str], settings: &mut HashMap<&'static str, &'a str>) {

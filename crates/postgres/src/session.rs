@@ -18,7 +18,7 @@ const PINNED: &str = "
 SET search_path = '';
 SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres';
 SET extra_float_digits = 1; SET bytea_output = 'hex'; SET row_security = off; SET synchronize_seqscans = off;
-SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0;
+SET default_transaction_read_only = off; SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0;
 SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN ('transaction_timeout', 'idle_session_timeout');
 ";
 
@@ -45,6 +45,10 @@ pub struct ServerFacts {
     pub collate: String,
     /// `datctype`
     pub ctype: String,
+    /// `libc`, `icu` or `builtin`.
+    pub locale_provider: Option<String>,
+    /// Locale of the provider, where it is not libc.
+    pub locale: Option<String>,
     /// `lc_monetary`
     pub lc_monetary: String,
     /// Decimals of `money`.
@@ -151,7 +155,9 @@ impl Session {
                         coalesce(d.datcollate, '')::text, coalesce(d.datctype, '')::text, current_setting('lc_monetary'),
                         coalesce(scale('1'::money::numeric), 2),
                         (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user),
-                        to_char(clock_timestamp(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')
+                        to_char(clock_timestamp(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'),
+                        CASE to_jsonb(d) ->> 'datlocprovider' WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' WHEN 'c' THEN 'libc' END,
+                        coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale')
                  FROM pg_catalog.pg_database d WHERE d.datname = current_database()",
                 &[],
             )
@@ -177,6 +183,8 @@ impl Session {
             encoding: row.get(6),
             collate: row.get(7),
             ctype: row.get(8),
+            locale_provider: row.get(13),
+            locale: row.get(14),
             lc_monetary: row.get(9),
             money_scale: u8::try_from(row.get::<_, i32>(10)).unwrap_or(2),
             superuser: row.get::<_, Option<bool>>(11).unwrap_or(false),

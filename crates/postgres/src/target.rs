@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
-use dozo_model::{Column, Fingerprint, QualifiedName, SequenceValue, quote_ident, quote_literal};
+use dozo_model::{Column, Fingerprint, QualifiedName, SequenceValue, ServerIdentity, quote_ident, quote_literal};
 
 use crate::conninfo::ConnInfo;
 use crate::error::PgError;
@@ -269,6 +269,8 @@ impl RestoreTarget {
         let what = "ending the restore";
         let sql = format!("SELECT EXISTS (SELECT FROM dozo.restore WHERE item = {})", quote_literal(OWN_SCHEMA));
         let own: bool = self.session.query_one(what, &sql, &[]).await?.get(0);
+        // Restored event triggers must not act on this; whoever may create them may also set this.
+        let _ = self.session.batch(what, "SET session_replication_role = replica").await;
         self.session.batch(what, "DROP TABLE dozo.restore").await?;
         if own {
             let left = "SELECT EXISTS (SELECT FROM pg_depend WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'dozo'::regnamespace)";
@@ -284,17 +286,22 @@ impl RestoreTarget {
     ///
     /// # Errors
     /// What the server says.
-    pub async fn create_database(info: &ConnInfo, encoding: &str, collate: &str, ctype: &str) -> Result<(), PgError> {
+    pub async fn create_database(info: &ConnInfo, server: &ServerIdentity) -> Result<(), PgError> {
         let admin = Session::connect(&info.with_database("postgres")).await?;
-        let locale = if collate.is_empty() || ctype.is_empty() {
+        let (collate, ctype) = (&server.collate, &server.ctype);
+        let mut locale = if collate.is_empty() || ctype.is_empty() {
             String::new()
         } else {
             format!(" LC_COLLATE {} LC_CTYPE {}", quote_literal(collate), quote_literal(ctype))
         };
+        if let (Some(provider @ ("icu" | "builtin")), Some(name)) = (server.locale_provider.as_deref(), &server.locale) {
+            let key = if provider == "icu" { "ICU_LOCALE" } else { "BUILTIN_LOCALE" };
+            locale.push_str(&format!(" LOCALE_PROVIDER {provider} {key} {}", quote_literal(name)));
+        }
         let sql = format!(
             "CREATE DATABASE {} TEMPLATE template0 ENCODING {}{locale}",
             quote_ident(&info.database),
-            quote_literal(encoding)
+            quote_literal(&server.encoding)
         );
         admin.batch(&format!("creating database {}", info.database), &sql).await
     }

@@ -197,6 +197,7 @@ impl PgTools {
         let mut args = vec![
             "--schema-only".to_owned(),
             "--format=custom".to_owned(),
+            "--encoding=UTF8".to_owned(),
             // A subscription's connection text holds a password.
             "--no-subscriptions".to_owned(),
             format!("--snapshot={snapshot}"),

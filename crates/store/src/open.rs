@@ -32,11 +32,10 @@ impl Store {
     pub fn check_url(url: &str) -> Result<()> {
         let config = |reason: &str| Err(StoreError::Config { url: without_secret(url), reason: reason.to_owned() });
         match url.split_once("://") {
-            Some(("file", _)) => Ok(()),
             Some(("s3", rest)) if rest.starts_with('/') || rest.is_empty() || rest.contains('@') => {
                 config("it must be s3://bucket/prefix; credentials come from the environment or a profile")
             }
-            Some(("s3", _)) => Ok(()),
+            Some(("file" | "s3", _)) => Ok(()),
             Some((scheme, _)) => config(&format!("scheme `{scheme}` is not supported (file:// or s3://)")),
             None => config("it is not a URL (file:///folder or s3://bucket/prefix)"),
         }
@@ -58,7 +57,14 @@ impl Store {
     }
 
     fn local(path: &FsPath) -> Result<Self> {
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let mut clean = PathBuf::new();
+        for part in std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).components() {
+            match part {
+                std::path::Component::ParentDir => drop(clean.pop()),
+                part => clean.push(part),
+            }
+        }
+        let path = clean;
         let url = format!("file://{}", path.display());
         let config = |reason: String| StoreError::Config { url: url.clone(), reason };
         let text = path.to_str().ok_or_else(|| config("the path is not UTF-8".into()))?;
@@ -139,6 +145,7 @@ mod tests {
         let open = |url: &str| Store::open(url, &StoreOptions::default(), FsPath::new("/base")).unwrap().url().to_owned();
         assert_eq!(open("file:///var/lib/dozo"), "file:///var/lib/dozo");
         assert_eq!(open("file://repo"), "file:///base/repo");
+        assert_eq!(open("file://../a/./b"), "file:///a/b");
         assert!(reason("/var/lib/dozo").contains("not a URL"));
         assert!(reason("ftp://x/y").contains("`ftp` is not supported"));
         let secret = reason("s3://AKIA:hunter2@bucket/x");

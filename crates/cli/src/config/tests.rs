@@ -19,7 +19,8 @@ fn the_documented_configuration_parses() {
     let mut keys = 0;
     for call in ["text", "texts", "count", "boolean", "parsed::<ByteSize>", "parsed::<Span>", "integer"] {
         for rest in source.split(&format!("{call}(&mut ")).skip(1) {
-            let Some(key) = rest.split('"').nth(1) else { continue };
+            let call = rest.split(')').next().unwrap_or_default();
+            let Some(key) = call.split('"').nth(1) else { continue };
             keys += 1;
             assert!(text.contains(&format!("{key} =")), "docs/config.toml does not show `{key}`");
         }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use dozo_model::{Column, Dataset, DatasetKind, Fingerprint, KeyRange, LeftOut, ObjectRef, Part, QualifiedName, quote_ident};
+use dozo_model::{
+    Column, Dataset, DatasetKind, Fingerprint, KeyRange, LeftOut, ObjectRef, Part, PartitionedTable, QualifiedName, quote_ident,
+};
 use dozo_postgres::{
     ChunkLimits, Coordinator, LockedTable, Planned, SequenceInfo, TableInfo, TypeCatalog, Unit, columns, key_range,
     partition_keys, plan_units, shape_digest,
@@ -126,6 +128,7 @@ impl Selection {
 pub(crate) struct PlannedTable {
     pub(crate) locked: LockedTable,
     pub(crate) root: Option<QualifiedName>,
+    pub(crate) parent: Option<QualifiedName>,
     pub(crate) bound: Option<String>,
     pub(crate) columns: Vec<Column>,
     pub(crate) key_column: Option<String>,
@@ -157,7 +160,7 @@ pub(crate) struct Plan {
     pub(crate) budget: Budget,
     pub(crate) tables: Arc<Vec<PlannedTable>>,
     pub(crate) units: Vec<Unit>,
-    pub(crate) partitioned: Vec<QualifiedName>,
+    pub(crate) partitioned: Vec<PartitionedTable>,
 }
 
 impl Plan {
@@ -175,6 +178,7 @@ impl Plan {
             .map(|t| PlannedTable {
                 locked: LockedTable { oid: t.oid, name: t.name.clone(), filenode: t.filenode },
                 root: t.root.as_ref().map(|(_, name)| name.clone()),
+                parent: t.parent.clone(),
                 bound: t.bound.clone(),
                 columns: all_columns.remove(&t.oid).unwrap_or_default().columns,
                 key_column: t.root.as_ref().and_then(|(oid, _)| keys.get(oid).cloned()),
@@ -186,7 +190,8 @@ impl Plan {
         const BLOCK: u64 = 8192;
         let limits = ChunkLimits { blocks: budget.unit_bytes / BLOCK, small_blocks: (4 << 20) / BLOCK };
         let units = plan_units(&tables, limits);
-        let partitioned = locked.iter().filter(|t| t.kind == 'p').map(|t| t.name.clone()).collect();
+        let partitioned = locked.iter().filter(|t| t.kind == 'p');
+        let partitioned = partitioned.map(|t| PartitionedTable { name: t.name.clone(), parent: t.parent.clone() }).collect();
         Ok(Self { budget, tables: Arc::new(tables), units, partitioned })
     }
 
@@ -253,6 +258,7 @@ impl Plan {
                 name: table.locked.name.clone(),
                 kind: if table.root.is_some() { DatasetKind::Partition } else { DatasetKind::Table },
                 root: table.root.clone(),
+                parent: table.parent.clone(),
                 bound: table.bound.clone(),
                 shape: shape_digest(&table.columns),
                 columns: table.columns.clone(),

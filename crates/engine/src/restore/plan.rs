@@ -1,10 +1,10 @@
 //! What a restore does: which tables under which names, which entries of the schema, in which order.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use dozo_catalog::Repository;
-use dozo_model::{Dataset, Fingerprint, Manifest, MaterializedView, QualifiedName, SequenceValue, Sha256Digest};
-use dozo_postgres::{Entry, PgTools, Renames, SchemaScript, Section, mentions, rewrite_entry};
+use dozo_model::{Dataset, Fingerprint, Manifest, MaterializedView, QualifiedName, SequenceValue, Sha256Digest, quote_ident};
+use dozo_postgres::{Entry, PgTools, Renames, SchemaScript, Section, rewrite_entry};
 
 use super::{RestoreOptions, RestoredTable};
 use crate::select::Patterns;
@@ -62,6 +62,8 @@ pub(crate) struct RestorePlan {
     pub(crate) views: Vec<MaterializedView>,
     pub(crate) roles: Vec<String>,
     pub(crate) warnings: Vec<String>,
+    /// Tables that cannot be made: the restore is partial.
+    pub(crate) unmade: usize,
     /// Size and digest of each object.
     pub(crate) objects: HashMap<String, (u64, Sha256Digest)>,
 }
@@ -111,7 +113,29 @@ impl RestorePlan {
             Some(names) if options.schemas.is_empty() => script.select(&pairs(names)),
             Some(names) => whole_schemas(&script, &options.schemas, names),
         };
-        let entries = planned_entries(&script, manifest, &wanted, &tolerated, &renames, &mut warnings);
+        if chosen.is_some() {
+            refuse_inheritance(&script, &wanted)?;
+        }
+        let mut entries = planned_entries(&script, manifest, &wanted, &tolerated, &renames, &mut warnings);
+        let mut tolerated = tolerated;
+        if !renames.tables.is_empty() {
+            tolerated.extend(script.entries.iter().filter(|e| is_plain_sequence(e)).map(|e| e.id));
+        }
+        for schema in target_schemas(&renames) {
+            tolerated.insert(MADE_HERE);
+            entries.insert(0, create_schema(&schema));
+        }
+        // A table whose definition was left out cannot be loaded.
+        let made = |d: &PlannedDataset| {
+            let is = |e: &&Entry| {
+                e.kind == "TABLE" && e.schema.as_deref() == Some(&d.dataset.name.schema) && e.name == d.dataset.name.name
+            };
+            script.entries.iter().find(is).is_none_or(|e| entries.iter().any(|p| p.entry.id == e.id))
+        };
+        let (datasets, unmade): (Vec<_>, Vec<_>) = datasets.into_iter().partition(made);
+        if !renames.schemas.is_empty() && entries.iter().any(|e| ["FUNCTION", "PROCEDURE"].contains(&e.entry.kind.as_str())) {
+            warnings.push("bodies of functions still name the old schema".into());
+        }
         let sequences = sequences(manifest, chosen.as_deref(), options, &renames);
         let owned = manifest.sequences.iter().filter(|_| !renames.tables.is_empty());
         let identities = owned.filter_map(|s| Some((renames.tables.get(s.owned_by.as_ref()?)?.clone(), s.clone()))).collect();
@@ -128,6 +152,7 @@ impl RestorePlan {
             views: views.map(|v| MaterializedView { name: renames.apply(&v.name), ..v.clone() }).collect(),
             roles: needed_roles(manifest, options),
             warnings,
+            unmade: unmade.len(),
             objects,
         })
     }
@@ -166,6 +191,37 @@ impl RestorePlan {
     }
 }
 
+/// Id of an entry that is not from the dump.
+const MADE_HERE: u32 = 0;
+
+fn create_schema(name: &str) -> PlannedEntry {
+    let entry = Entry {
+        id: MADE_HERE,
+        needs: vec![],
+        name: name.to_owned(),
+        kind: "SCHEMA".into(),
+        schema: None,
+        section: Section::PreData,
+        sql: format!("CREATE SCHEMA {};", quote_ident(name)),
+    };
+    PlannedEntry { sql: entry.sql.clone(), entry, in_order: false }
+}
+
+/// Schemas that new names need.
+fn target_schemas(renames: &Renames) -> BTreeSet<String> {
+    let of_tables = renames.tables.values().map(|n| n.schema.clone());
+    of_tables.chain(renames.schemas.values().cloned()).collect()
+}
+
+/// A child of inheritance has its parent's columns, and its rows show in the parent: it cannot be restored by itself.
+fn refuse_inheritance(script: &SchemaScript, wanted: &BTreeSet<u32>) -> Result<()> {
+    let child = |e: &&Entry| e.kind == "TABLE" && wanted.contains(&e.id) && e.sql.contains("\nINHERITS (");
+    match script.entries.iter().find(child) {
+        Some(e) => Err(EngineError::Options(format!("{} inherits from another table: restore the whole database", e.label()))),
+        None => Ok(()),
+    }
+}
+
 fn pairs(names: &[QualifiedName]) -> BTreeSet<(String, String)> {
     names.iter().map(|n| (n.schema.clone(), n.name.clone())).collect()
 }
@@ -190,39 +246,27 @@ fn choose(manifest: &Manifest, options: &RestoreOptions) -> Result<Option<Vec<Qu
         return Err(EngineError::Options("--schema and --table cannot be combined".into()));
     }
     let place = format!("backup {}@{}", manifest.source, manifest.id);
-    let all: Vec<(&QualifiedName, Option<&QualifiedName>)> = manifest
-        .datasets
-        .iter()
-        .map(|d| (&d.name, d.root.as_ref()))
-        .chain(manifest.partitioned.iter().map(|p| (p, None)))
-        .collect();
+    let parents = parents(manifest);
+    let all: Vec<&QualifiedName> = parents.keys().copied().collect();
     if !options.schemas.is_empty() {
-        if let Some(missing) = options.schemas.iter().find(|s| !all.iter().any(|(n, _)| &n.schema == *s)) {
+        if let Some(missing) = options.schemas.iter().find(|s| !all.iter().any(|n| &n.schema == *s)) {
             return Err(EngineError::NoMatch { pattern: missing.clone(), place });
         }
-        return Ok(Some(all.iter().filter(|(n, _)| options.schemas.contains(&n.schema)).map(|(n, _)| (*n).clone()).collect()));
+        return Ok(Some(all.into_iter().filter(|n| options.schemas.contains(&n.schema)).cloned().collect()));
     }
     let patterns = Patterns::new(&options.tables)?;
-    patterns.all_match(all.iter().copied(), &place)?;
-    let mut names: BTreeSet<QualifiedName> =
-        all.iter().filter(|(n, root)| patterns.matching(n, *root).is_some()).map(|(n, _)| (*n).clone()).collect();
-    // Partitioned tables below a chosen root have no root in the list: they come with their leaves' definitions.
-    let roots: BTreeSet<&QualifiedName> = names.iter().filter(|n| manifest.partitioned.contains(n)).collect();
-    let lower: Vec<QualifiedName> = manifest
-        .partitioned
-        .iter()
-        .filter(|p| {
-            !roots.contains(p)
-                && manifest.datasets.iter().any(|d| {
-                    d.root.as_ref().is_some_and(|r| roots.contains(r))
-                        && d.name.schema == p.schema
-                        && d.name.name.starts_with(&p.name)
-                })
-        })
-        .cloned()
-        .collect();
-    names.extend(lower);
-    Ok(Some(names.into_iter().collect()))
+    patterns.all_match(all.iter().map(|n| (*n, None)), &place)?;
+    // A table comes with everything below it.
+    let chosen = |name: &QualifiedName| {
+        std::iter::successors(Some(name), |n| parents.get(n).copied().flatten()).any(|n| patterns.matching(n, None).is_some())
+    };
+    Ok(Some(all.into_iter().filter(|n| chosen(n)).cloned().collect()))
+}
+
+/// Every table of a backup, and the partitioned table right above it.
+fn parents(manifest: &Manifest) -> BTreeMap<&QualifiedName, Option<&QualifiedName>> {
+    let datasets = manifest.datasets.iter().map(|d| (&d.name, d.parent.as_ref()));
+    datasets.chain(manifest.partitioned.iter().map(|p| (&p.name, p.parent.as_ref()))).collect()
 }
 
 fn renames(manifest: &Manifest, chosen: Option<&[QualifiedName]>, options: &RestoreOptions) -> Result<Renames> {
@@ -232,10 +276,9 @@ fn renames(manifest: &Manifest, chosen: Option<&[QualifiedName]>, options: &Rest
         renames.schemas.insert(schema.clone(), new.clone());
         return Ok(renames);
     }
-    let roots: Vec<&QualifiedName> = chosen
-        .iter()
-        .filter(|n| !manifest.datasets.iter().any(|d| &d.name == *n && d.root.as_ref().is_some_and(|r| chosen.contains(r))))
-        .collect();
+    let parents = parents(manifest);
+    let top = |n: &&QualifiedName| parents.get(n).copied().flatten().is_none_or(|p| !chosen.contains(p));
+    let roots: Vec<&QualifiedName> = chosen.iter().filter(top).collect();
     let [root] = roots.as_slice() else {
         return Err(EngineError::Options(format!("--as names one table, but {} were chosen", roots.len())));
     };
@@ -284,12 +327,12 @@ fn planned_entries(
 ) -> Vec<PlannedEntry> {
     let gone = manifest.left_out.iter().filter(|l| !l.reason.starts_with("foreign table"));
     let unrestorable = script.needing(&gone.map(|l| l.name.clone()).collect());
-    let attached_indexes: BTreeSet<u32> = script
+    // A side copy's partition gets its part of an index from its parent.
+    let attached: BTreeSet<(&Option<String>, &str)> = script
         .entries
         .iter()
         .filter(|e| e.kind == "INDEX ATTACH" && wanted.contains(&e.id) && !renames.tables.is_empty())
-        .flat_map(|e| e.needs.iter().copied())
-        .filter(|id| script.entries.iter().any(|e| e.id == *id && ["INDEX", "CONSTRAINT"].contains(&e.kind.as_str())))
+        .map(|e| (&e.schema, e.name.as_str()))
         .collect();
     let mut planned = Vec::new();
     for entry in script.entries.iter().filter(|e| wanted.contains(&e.id) || support.contains(&e.id)) {
@@ -297,15 +340,14 @@ fn planned_entries(
             warnings.push(format!("{} was left out: it needs a table that is not in the backup", entry.label()));
             continue;
         }
-        // A side copy's partition gets its part of an index from its parent.
-        let partition_index = attached_indexes.contains(&entry.id) && !entry.sql.contains(" ONLY ")
-            || attached_indexes.contains(&entry.id)
-                && manifest.datasets.iter().any(|d| d.root.is_some() && mentions(&entry.sql, &BTreeSet::from([d.name.clone()])));
-        if partition_index {
+        // The entry of a key is named after its table and itself.
+        let own_name = if entry.kind == "CONSTRAINT" { entry.name.rsplit(' ').next().unwrap_or_default() } else { &entry.name };
+        if ["INDEX", "CONSTRAINT"].contains(&entry.kind.as_str()) && attached.contains(&(&entry.schema, own_name)) {
             continue;
         }
         // What a side copy needs and does not rename: types, sequences of defaults; they may be there.
-        let as_it_is = !renames.tables.is_empty() && support.contains(&entry.id) && entry.kind != "SCHEMA";
+        let as_it_is =
+            !renames.tables.is_empty() && (support.contains(&entry.id) && entry.kind != "SCHEMA" || is_plain_sequence(entry));
         let sql = if as_it_is { Some(entry.sql.clone()) } else { rewrite_entry(entry, renames) };
         if let Some(sql) = sql {
             planned.push(PlannedEntry { entry: entry.clone(), sql, in_order: false });
@@ -333,4 +375,9 @@ fn needed_roles(manifest: &Manifest, options: &RestoreOptions) -> Vec<String> {
     let side_copy = options.rename.is_some() && !options.tables.is_empty();
     let owners_only = options.no_owner || options.role.is_some();
     if owners_only && (options.no_privileges || side_copy) { Vec::new() } else { manifest.roles.clone() }
+}
+
+/// The sequence of a serial column, which the default of a side copy goes on using.
+fn is_plain_sequence(entry: &Entry) -> bool {
+    entry.kind == "SEQUENCE" && !entry.sql.contains("ADD GENERATED")
 }
