@@ -1,6 +1,6 @@
 //! The vocabulary that all of dozo shares: ids, fingerprints, manifests, units, errors.
 //!
-//! Place in the flow: below everything. *Invariants*: no I/O, no clock of its own (see [`clock`]),
+//! Place in the flow: below everything. *Invariants*: no I/O, no clock of its own (see `clock.rs`),
 //! no async runtime; every type that reaches the repository is versioned and documented in `docs/format.md`.
 
 mod clock;
