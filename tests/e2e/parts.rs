@@ -156,7 +156,7 @@ fn trees_of_several_levels() {
     );
     let mut dozo = Dozo::new(&database, Place::Local);
     let _ = dozo.backup();
-    let target = format!("levels_{}", fresh());
+    let target = format!("levels_copy_{}", fresh());
     dozo.set("COPY_URL", &cluster.url("postgres", &target));
     let _ = dozo.run(&["restore", "shop@latest", "--table", "public.vv", "--to", "env:COPY_URL", "--create-db"]).exits(0);
     assert_eq!(cluster.psql(&target, "SELECT count(*), count(*) FILTER (WHERE k = 'a') FROM vv"), "3|1");
@@ -186,7 +186,7 @@ fn trees_of_several_levels() {
 #[test]
 fn definitions_come_back_to_the_letter() {
     let cluster = shared(17);
-    let name = format!("letters_{}", fresh());
+    let name = format!("letters_source_{}", fresh());
     cluster.psql(
         "postgres",
         &format!("CREATE DATABASE {name} TEMPLATE template0 LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' LOCALE 'C.UTF-8'"),

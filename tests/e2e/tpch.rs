@@ -88,7 +88,7 @@ for (t,) in con.execute("SHOW TABLES").fetchall():
     assert_eq!(database.psql("SELECT (SELECT count(*) FROM lineitem), (SELECT count(*) FROM orders)"), expected);
 
     let mut dozo = Dozo::new(&database, Place::Local);
-    let target = format!("tpch_{}", fresh());
+    let target = format!("tpch_copy_{}", fresh());
     dozo.set("COPY_URL", &cluster.url("postgres", &target));
     for args in
         [&["backup", "shop"][..], &["verify", "shop@latest"], &["restore", "shop@latest", "--to", "env:COPY_URL", "--create-db"]]

@@ -64,18 +64,23 @@ impl Repository {
                 ids.retain(|id| id.as_str().starts_with(prefix) || id.as_str().rsplit('-').next() == Some(prefix));
             } else {
                 ids.reverse();
-                let mut latest = None;
+                // Ids tell the second; the recorded start tells which of two in one second is the later.
+                let mut latest: Option<Manifest> = None;
                 for id in ids {
+                    if latest.as_ref().is_some_and(|l| l.id.second() != id.second()) {
+                        break;
+                    }
                     match self.manifest(&source, &id).await {
                         Err(CatalogError::NoBackup { .. } | CatalogError::Manifest { source: ManifestError::Aborted, .. }) => {}
                         other => {
-                            other?;
-                            latest = Some(id);
-                            break;
+                            let found = other?;
+                            if latest.as_ref().is_none_or(|l| l.started < found.started) {
+                                latest = Some(found);
+                            }
                         }
                     }
                 }
-                ids = latest.into_iter().collect();
+                ids = latest.into_iter().map(|m| m.id).collect();
             }
             found.extend(ids.into_iter().map(|id| (source.clone(), id)));
         }

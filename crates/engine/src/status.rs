@@ -102,6 +102,7 @@ pub async fn list(ctx: &Context, repository: &Repository, source: Option<&Source
         }
         lines.push(line);
     }
+    lines.sort_by(|a, b| (&a.source, a.id.second(), a.started).cmp(&(&b.source, b.id.second(), b.started)));
     Ok(lines)
 }
 

@@ -60,6 +60,14 @@ impl BackupId {
     }
 }
 
+impl BackupId {
+    /// Returns the part that tells the time, to the second.
+    #[must_use]
+    pub fn second(&self) -> &str {
+        &self.0[..16]
+    }
+}
+
 impl fmt::Display for BackupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
