@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use dozo_model::{BackupId, Manifest, ManifestError, SourceName};
 
-use crate::repository::{BackupState, Repository};
+use crate::repository::Repository;
 use crate::{CatalogError, Result};
 
 /// Names one backup on the command line.
@@ -94,17 +94,5 @@ impl Repository {
                 second: format!("{s2}@{i2}"),
             }),
         }
-    }
-
-    /// Returns the newest committed backup of a source, if there is one that can be read.
-    ///
-    /// # Errors
-    /// What the store says.
-    pub async fn latest(&self, source: &SourceName) -> Result<Option<Manifest>> {
-        let entries = self.backups(Some(source)).await?;
-        Ok(entries.into_iter().rev().find_map(|e| match e.state {
-            BackupState::Committed(manifest) => Some(*manifest),
-            _ => None,
-        }))
     }
 }

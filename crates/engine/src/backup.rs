@@ -18,8 +18,8 @@ use dozo_model::{
     ServerIdentity, Settings, Sha256Digest, Stage,
 };
 use dozo_postgres::{
-    ConnInfo, Coordinator, PgError, PgTools, SchemaScript, Section, Session, dependents, materialized_views, not_carried, roles,
-    sequence_values, sequences, subscriptions,
+    ConnInfo, Coordinator, PgError, PgTools, Session, dependents, materialized_views, not_carried, roles, sequence_values,
+    sequences, subscriptions,
 };
 use dozo_store::Layout;
 use serde::Serialize;
@@ -322,12 +322,10 @@ impl Run<'_> {
         let hidden: BTreeSet<u32> = excluded.iter().map(|(oid, _)| *oid).collect();
         let absent: BTreeSet<QualifiedName> =
             coordinator.tables.iter().filter(|t| hidden.contains(&t.oid)).map(|t| t.name.clone()).collect();
-        let mut script = SchemaScript::default();
-        if !absent.is_empty() {
-            for (section, word) in [(Section::PreData, "pre-data"), (Section::PostData, "post-data")] {
-                script.add(&self.tools.dump_to_sql(dump, Some(word), &[], true).await?, section);
-            }
+        if absent.is_empty() {
+            return Ok(BTreeSet::new());
         }
+        let script = self.tools.schema_script(dump, &[]).await?;
         Ok(script.needing(&absent))
     }
 

@@ -7,14 +7,13 @@
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
-use dozo_model::{Column, Fingerprint, QualifiedName, SequenceValue, ServerIdentity, quote_ident, quote_literal};
+use dozo_model::{QualifiedName, SequenceValue, ServerIdentity, quote_ident, quote_literal};
 
 use crate::conninfo::ConnInfo;
 use crate::error::PgError;
 use crate::inspect::{self, TableColumns, TypeCatalog};
 use crate::script::Entry;
 use crate::session::{ServerFacts, Session};
-use crate::sql;
 
 /// Advisory lock of the one restore that may run: `dozo` in ASCII, 1.
 const RESTORE_LOCK: i64 = 0x646f_7a6f_0000_0001;
@@ -251,14 +250,6 @@ impl RestoreTarget {
             self.session.batch("gathering statistics", &format!("ANALYZE {}", names.join(", "))).await?;
         }
         Ok(())
-    }
-
-    /// Computes the fingerprint of a table and its partitions.
-    ///
-    /// # Errors
-    /// What the server says.
-    pub async fn fingerprint(&self, table: &QualifiedName, columns: &[Column]) -> Result<Fingerprint, PgError> {
-        sql::fingerprint(&self.session, table, columns, false).await
     }
 
     /// Drops the table of progress: the restore is complete.

@@ -12,6 +12,7 @@ use tokio::process::Command;
 
 use crate::conninfo::ConnInfo;
 use crate::error::PgError;
+use crate::script::{SchemaScript, Section};
 
 /// `pg-tools` of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -226,6 +227,18 @@ impl PgTools {
         args.push("--file=-".into());
         let out = self.run("pg_restore", &args, None, Some(dump)).await?;
         String::from_utf8(out).map_err(|e| PgError::Tool { program: "pg_restore".into(), reason: e.to_string() })
+    }
+
+    /// Takes both sections of a custom dump apart into their entries.
+    ///
+    /// # Errors
+    /// [`PgError::ToolFailed`] when the dump is damaged.
+    pub async fn schema_script(&self, dump: &[u8], options: &[String]) -> Result<SchemaScript, PgError> {
+        let mut script = SchemaScript::default();
+        for (section, word) in [(Section::PreData, "pre-data"), (Section::PostData, "post-data")] {
+            script.add(&self.dump_to_sql(dump, Some(word), options, true).await?, section);
+        }
+        Ok(script)
     }
 
     /// Dumps roles and tablespaces, without passwords.

@@ -72,12 +72,6 @@ impl Store {
         &self.url
     }
 
-    /// Returns the folder of a local store.
-    #[must_use]
-    pub fn local_folder(&self) -> Option<&std::path::Path> {
-        self.local.as_deref()
-    }
-
     fn path(&self, key: &str) -> Result<Path> {
         let relative = Path::parse(key).map_err(|_| StoreError::BadKey { key: key.to_owned() })?;
         Ok(self.prefix.parts().chain(relative.parts()).collect())

@@ -93,10 +93,7 @@ impl RestorePlan {
         ] {
             flags.extend(on.then(|| flag.to_owned()));
         }
-        let mut script = SchemaScript::default();
-        for (section, word) in [(Section::PreData, "pre-data"), (Section::PostData, "post-data")] {
-            script.add(&tools.dump_to_sql(&dump, Some(word), &flags, true).await?, section);
-        }
+        let script = tools.schema_script(&dump, &flags).await?;
 
         let chosen = choose(manifest, options)?;
         let whole = chosen.is_none();
