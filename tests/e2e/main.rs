@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod commands;
+mod cron;
 mod damage;
 mod errors;
 mod grants;
@@ -15,7 +16,9 @@ mod parts;
 mod protocol;
 mod readers;
 mod readme;
+mod reuse;
 mod roundtrip;
+mod suspect;
 mod tls;
 mod tpch;
 mod types;

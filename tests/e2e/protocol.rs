@@ -9,12 +9,12 @@ use dozo_testkit::{Cluster, ClusterOptions, Database, services, shared};
 use crate::harness::{Dozo, Place, fingerprints};
 
 /// A psql session that does what it is told and stays open.
-struct Psql {
+pub(crate) struct Psql {
     child: Child,
 }
 
 impl Psql {
-    fn new(database: &Database<'_>) -> Self {
+    pub(crate) fn new(database: &Database<'_>) -> Self {
         let child = Command::new(services().join(format!("pg{}/bin/psql", database.cluster.major)))
             .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &database.url()])
             .stdin(Stdio::piped())
@@ -24,17 +24,17 @@ impl Psql {
         Self { child }
     }
 
-    fn say(&mut self, sql: &str) {
+    pub(crate) fn say(&mut self, sql: &str) {
         writeln!(self.child.stdin.as_mut().unwrap(), "{sql}").unwrap();
     }
 
-    fn end(mut self) {
+    pub(crate) fn end(mut self) {
         drop(self.child.stdin.take());
         assert!(self.child.wait().unwrap().success());
     }
 }
 
-fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !done() {
         assert!(Instant::now() < deadline, "{what} did not happen");

@@ -96,6 +96,14 @@ pub enum CatalogError {
         /// Backup.
         id: BackupId,
     },
+    /// The backup whose objects were to be shared is marked for deletion, or gone.
+    #[error("backup {source_name}@{id}, whose objects this backup shares, is being deleted")]
+    ParentGone {
+        /// Source.
+        source_name: SourceName,
+        /// Backup.
+        id: BackupId,
+    },
     /// A record could not be written as JSON, or a damaged one stands in the repository.
     #[error("`{key}` is not valid: {reason}")]
     Record {
@@ -117,7 +125,7 @@ impl Explain for CatalogError {
             Self::BadMarker { .. } | Self::Manifest { .. } | Self::Misplaced { .. } | Self::Record { .. } => {
                 ErrorClass::Integrity
             }
-            Self::LeaseHeld { .. } | Self::Fate { .. } => ErrorClass::Conflict,
+            Self::LeaseHeld { .. } | Self::Fate { .. } | Self::ParentGone { .. } => ErrorClass::Conflict,
         }
     }
 
@@ -135,6 +143,7 @@ impl Explain for CatalogError {
             Self::LeaseHeld { .. } => "DOZO-E5009",
             Self::Fate { .. } => "DOZO-E5010",
             Self::Record { .. } => "DOZO-E5011",
+            Self::ParentGone { .. } => "DOZO-E5012",
         }
     }
 
@@ -152,7 +161,7 @@ impl Explain for CatalogError {
             Self::NoBackup { .. } | Self::BadSelector(_) => "dozo list".into(),
             Self::Ambiguous { .. } => "write more of the id".into(),
             Self::LeaseHeld { .. } => "wait for it to end, or use --wait 15min".into(),
-            Self::Fate { .. } => "run the backup again".into(),
+            Self::Fate { .. } | Self::ParentGone { .. } => "run the backup again".into(),
             Self::Record { .. } => "dozo gc plan".into(),
         })
     }

@@ -7,6 +7,7 @@
 
 mod error;
 mod gc;
+mod history;
 mod holder;
 mod lease;
 mod repository;
@@ -14,6 +15,7 @@ mod resolve;
 
 pub use error::CatalogError;
 pub use gc::{GcPlan, UncommittedBackup};
+pub use history::{BackupRecord, History};
 pub use holder::this_process;
 pub use lease::{BrokenLease, HEARTBEAT, LEASE_DEAD_AFTER, Lease};
 pub use repository::{BackupEntry, BackupState, Repository, tool};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use dozo_model::{Timestamp, VerifyLevel};
+use dozo_model::{ByteSize, Percent, Span, Timestamp, VerifyLevel};
 
 /// Backs up Postgres into open formats, proves that it arrived, and gives it back
 #[derive(Debug, Parser)]
@@ -27,6 +27,9 @@ pub(crate) struct Global {
     /// Print nothing unless there is something to say
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
+    /// Append what happens to this file: time, who, where, what; never a secret
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) log_file: Option<PathBuf>,
     /// Take this as the current time (RFC 3339)
     #[arg(long, global = true, value_name = "TIME", hide = true)]
     pub(crate) now: Option<Timestamp>,
@@ -50,6 +53,8 @@ pub(crate) enum Verb {
     Status,
     /// Look at stored backups: are they there, intact, and the same rows
     Verify(Verify),
+    /// Take a suspect backup for good
+    Accept(Accept),
     /// Restore a database, schemas or tables
     Restore(Restore),
     /// Compute fingerprints of live tables in the server
@@ -103,7 +108,33 @@ pub(crate) struct Backup {
     pub(crate) all: bool,
     /// Wait this long for another backup of the same source (like 15min)
     #[arg(long, value_name = "SPAN")]
-    pub(crate) wait: Option<String>,
+    pub(crate) wait: Option<Span>,
+    /// Copy every table, also those that have not changed since the last backup
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// Let the server confirm the rows by its own fingerprint, all of them or a share (10%)
+    #[arg(long, value_name = "SHARE", num_args = 0..=1, default_missing_value = "100%")]
+    pub(crate) prove: Option<Percent>,
+    /// Exit 0 when another backup of the same source is running
+    #[arg(long)]
+    pub(crate) exit_zero_on_lock: bool,
+    /// Others may wait this long behind the locks of the backup [default: max-block of the source, 5s]
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) max_block: Option<Span>,
+    /// Read at most this many bytes per second (like 50MB)
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) rate: Option<ByteSize>,
+}
+
+/// `dozo accept`
+#[derive(Debug, Args)]
+pub(crate) struct Accept {
+    /// SOURCE@latest, SOURCE@ID, or a unique prefix of an id
+    #[arg(value_name = "BACKUP")]
+    pub(crate) backup: String,
+    /// Why
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
 }
 
 /// `dozo list`
@@ -155,6 +186,9 @@ pub(crate) struct Verify {
     /// How deep to look
     #[arg(long, value_enum, default_value = "content")]
     pub(crate) level: Level,
+    /// Read every object, also those of earlier backups that were read not long ago (only `latest` leaves them out)
+    #[arg(long)]
+    pub(crate) reread: bool,
 }
 
 /// `dozo restore`

@@ -1,5 +1,6 @@
 //! One file per verb: arguments in, engine called, result rendered, exit code out.
 
+mod accept;
 mod backup;
 mod check;
 mod fingerprint;
@@ -58,6 +59,7 @@ pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken) ->
         Verb::Show(args) => show::run(&session, args).await,
         Verb::Status => status::run(&session).await,
         Verb::Verify(args) => verify::run(&session, args).await,
+        Verb::Accept(args) => accept::run(&session, args).await,
         Verb::Restore(args) => restore::run(&session, args).await,
         Verb::Fingerprint(args) => fingerprint::run(&session, args).await,
         Verb::Gc(args) => gc::run(&session, args).await,

@@ -104,6 +104,14 @@ impl Config {
         self.sources.iter().find(|s| s.name.as_str() == name)
     }
 
+    /// Returns the source that made a backup: one of that name, or the server that it is a database of.
+    pub(crate) fn owner(&self, name: &str) -> Option<&SourceSettings> {
+        let cluster = |s: &&SourceSettings| {
+            s.databases.is_some() && name.strip_prefix(s.name.as_str()).is_some_and(|rest| rest.starts_with('-'))
+        };
+        self.source(name).or_else(|| self.sources.iter().find(cluster))
+    }
+
     /// Returns the names of all sources.
     pub(crate) fn names(&self) -> Vec<SourceName> {
         self.sources.iter().map(|s| s.name.clone()).collect()

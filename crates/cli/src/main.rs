@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod config;
 mod error;
+mod log;
 mod operator;
 mod output;
 mod reporter;
@@ -19,6 +20,7 @@ use clap::Parser;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Cli;
+use crate::error::CliError;
 use crate::output::Output;
 
 /// After a signal the work has this long to stop by itself.
@@ -35,6 +37,14 @@ fn main() -> ExitCode {
         }
     };
     let output = Output::new(cli.global.json, cli.global.quiet);
+    if let Some(path) = &cli.global.log_file
+        && let Err(e) = log::open(path)
+    {
+        let text = format!("the log file {} cannot be opened: {e}", path.display());
+        let error = CliError::Usage("DOZO-E1010", text, "check the path and its permissions".into());
+        output.error(&error);
+        return ExitCode::from(error.exit_code());
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -52,6 +62,7 @@ fn main() -> ExitCode {
             70
         }
     };
+    log::line("end", &format!("exit {code}"));
     runtime.shutdown_timeout(Duration::from_millis(100));
     ExitCode::from(code)
 }
@@ -67,6 +78,7 @@ async fn stop_on_signal(cancel: CancellationToken) {
     }
     cancel.cancel();
     tokio::time::sleep(STOP_WITHIN).await;
+    log::line("end", "interrupted, exit 130");
     // Something does not stop: nothing is committed by now, and what is left behind is listed by `gc plan`.
     #[expect(clippy::exit, reason = "a signal must end the process within a second")]
     std::process::exit(130);

@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use crate::error::CliError;
+use crate::log;
 
 /// Where results and messages go.
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +24,10 @@ impl Output {
     }
 
     /// Prints a result: JSON if asked for, else the text; with `--quiet` no text.
-    pub(crate) fn result(self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), CliError> {
+    pub(crate) fn result(self, value: &impl Serialize, text: impl Fn() -> String) -> Result<(), CliError> {
+        if log::wanted() {
+            log::line("result", &text());
+        }
         if self.json {
             let json = serde_json::to_string_pretty(value).map_err(|e| CliError::Output(e.into()))?;
             return Self::print(&json);
@@ -53,6 +57,7 @@ impl Output {
 
     /// Prints a message to stderr.
     pub(crate) fn message(self, text: &str) {
+        log::line("message", text);
         let _ = writeln!(std::io::stderr().lock(), "{text}");
     }
 }

@@ -89,6 +89,7 @@ impl Progress for Bars {
     }
 
     fn warn(&self, message: &str) {
+        crate::log::line("warning", message);
         // A terminal that is gone needs no warning.
         let _ = self.all.println(format!("warning: {message}"));
     }
@@ -124,6 +125,7 @@ impl Progress for Lines {
     }
 
     fn warn(&self, message: &str) {
+        crate::log::line("warning", message);
         self.line(&format!("warning: {message}"));
     }
 }

@@ -1,97 +1,121 @@
 //! `backup`: one snapshot of a Postgres database, table by table, into Parquet; the manifest last.
 //!
-//! *Ordering*: lease → intent → locks, snapshot → catalogs → schema dump → rows in chunks → sequences → files →
-//! the coordinator still stands → manifest. *Crash behaviour*: anything before the manifest is an uncommitted backup that
-//! `gc plan` lists. *Cancellation*: workers stop within a block, uploads are aborted.
+//! *Ordering*: lease → parent → intent → locks, snapshot → catalogs → change tokens → schema dump → rows of what changed, in
+//! chunks → sequences → files → WAL flushed, parent and coordinator still stand → manifest. *Crash behaviour*: anything before
+//! the manifest is an uncommitted backup that `gc plan` lists. *Cancellation*: workers stop within a block, uploads are aborted.
 
+mod dump;
+mod gate;
+mod losses;
 mod plan;
+mod prove;
+mod report;
+mod reuse;
 mod unit;
+mod watch;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dozo_catalog::{Repository, this_process, tool};
+use dozo_catalog::{History, Repository, this_process, tool};
 use dozo_model::{
-    ALGORITHM, BackupId, Dataset, FORMAT_VERSION, Files, Fingerprint, Intent, LeftOut, Manifest, ObjectRef, QualifiedName,
-    ServerIdentity, Settings, Sha256Digest, Stage,
+    ALGORITHM, BackupId, Dataset, FORMAT_VERSION, Intent, LeftOut, Manifest, ObjectRef, QualifiedName, RowVersions,
+    ServerIdentity, Settings, Sha256Digest, SourceMatch, Stage, Timestamp,
 };
 use dozo_postgres::{
-    ConnInfo, Coordinator, PgError, PgTools, Session, dependents, materialized_views, not_carried, roles, sequence_values,
-    sequences, subscriptions,
+    ConnInfo, Coordinator, PgTools, Session, SnapshotWorker, materialized_views, not_carried, roles, sequence_values, sequences,
+    subscriptions,
 };
-use dozo_store::Layout;
-use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::backup::plan::{Plan, Selection};
-use crate::backup::unit::{UnitContext, UnitReport, run_unit};
+pub use report::{BackupReport, TableReport};
+pub(crate) use unit::too_large;
+
+use crate::backup::dump::{DumpedFiles, note_dependents};
+use crate::backup::gate::Gate;
+use crate::backup::plan::{Outcome, Plan, Selection};
+use crate::backup::prove::Proving;
+use crate::backup::reuse::Reuse;
+use crate::backup::unit::{UnitContext, UnitReport, confirm, run_unit};
+use crate::backup::watch::{OurBackends, Warnings, Watch};
 use crate::budget::Budget;
-use crate::context::{Context, SourceSettings};
+use crate::context::{Context, OnBlock, RepositorySettings, SourceSettings};
 use crate::workers::{Workers, first_error};
-use crate::{EngineError, Result};
+use crate::{EngineError, Result, hooks};
 
 /// How often the coordinator is asked whether it still stands.
 const PING: Duration = Duration::from_secs(2);
+/// How long the WAL of the snapshot may take to be flushed before the backup is committed without change tokens.
+const FLUSH: Duration = Duration::from_secs(30);
+/// How often a backup starts over because others waited behind its locks.
+const RELEASES: usize = 3;
 
-/// What a backup did.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct BackupReport {
-    /// Source.
-    pub source: String,
-    /// Id.
-    pub id: BackupId,
-    /// `done` or `partial`.
-    pub outcome: &'static str,
-    /// Rows.
-    pub rows: u64,
-    /// COPY bytes read.
-    pub bytes_read: u64,
-    /// Bytes stored.
-    pub bytes_written: u64,
-    /// Seconds in all and per stage.
-    pub seconds: BTreeMap<String, f64>,
-    /// Expected peak of memory.
-    pub memory_budget: u64,
-    /// Per table.
-    pub tables: Vec<TableReport>,
-    /// What is not in it.
-    pub left_out: Vec<LeftOut>,
-    /// What people should know.
-    pub warnings: Vec<String>,
-}
-
-/// What a backup did for one table or partition.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct TableReport {
-    /// Table.
-    pub table: String,
-    /// Root of its tree.
-    pub root: Option<String>,
-    /// Rows.
-    pub rows: u64,
-    /// COPY bytes read.
-    pub bytes_read: u64,
-    /// Bytes stored; a shared object counts by rows.
-    pub bytes_written: u64,
-    /// Seconds on the workers: receive, decode (with digests), encode (with upload).
-    pub seconds: BTreeMap<String, f64>,
-    /// Fingerprint.
-    pub fingerprint: Fingerprint,
+/// How a backup is made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BackupOptions {
+    /// How long another backup of the same source is waited for.
+    pub wait: Duration,
+    /// Copy everything.
+    pub full: bool,
+    /// Percent of the rows that the server is to confirm by its own fingerprint; none = none.
+    pub prove: Option<u8>,
 }
 
 /// Backs up a source.
 ///
 /// # Errors
 /// See [`EngineError`]; nothing is committed then.
-pub async fn backup(ctx: &Context, repository: &Repository, source: &SourceSettings, wait: Duration) -> Result<BackupReport> {
+pub async fn backup(
+    ctx: &Context,
+    repository: &Repository,
+    settings: &RepositorySettings,
+    source: &SourceSettings,
+    options: &BackupOptions,
+) -> Result<BackupReport> {
+    settings.check_space(repository.store())?;
+    if let Some(hook) = &source.hooks.before {
+        hooks::run("before", hook, &[("SOURCE", source.name.to_string())]).await?;
+    }
+    let mut done = once(ctx, repository, settings, source, options).await;
+    for _ in 1..RELEASES {
+        match &done {
+            Err(e @ EngineError::Blocking { .. }) if source.on_block == OnBlock::Release => {
+                ctx.progress.warn(&format!("{}: {e}: it gave them back and starts over", source.name));
+                // Whoever waited is through as soon as the transaction is gone; others may be in line.
+                tokio::time::sleep(source.max_block).await;
+                done = once(ctx, repository, settings, source, options).await;
+            }
+            _ => break,
+        }
+    }
+    if let Some(hook) = &source.hooks.after {
+        let outcome = done.as_ref().map_or("failed", |r| r.outcome);
+        let id = done.as_ref().map(|r| r.id.to_string()).unwrap_or_default();
+        let facts = [("SOURCE", source.name.to_string()), ("OUTCOME", outcome.to_owned()), ("BACKUP", id)];
+        if let Err(e) = hooks::run("after", hook, &facts).await {
+            // The backup is what it is; the hook's failure is told.
+            ctx.progress.warn(&format!("{}: {e}", source.name));
+            if let Ok(report) = &mut done {
+                report.warnings.push(e.to_string());
+            }
+        }
+    }
+    done
+}
+
+async fn once(
+    ctx: &Context,
+    repository: &Repository,
+    settings: &RepositorySettings,
+    source: &SourceSettings,
+    options: &BackupOptions,
+) -> Result<BackupReport> {
     let started = Instant::now();
     ctx.progress.stage(Stage::Prepare, 0, 0);
-    let info = source.url.resolve()?;
+    let info = source.connection()?;
     let looker = Session::connect(&info).await?;
     looker.refuse_pooler().await?;
     let facts = looker.facts().await?;
@@ -99,18 +123,47 @@ pub async fn backup(ctx: &Context, repository: &Repository, source: &SourceSetti
     let selection = Selection::new(source, facts.standby, &dozo_postgres::tables(&looker).await?)?;
 
     let id = BackupId::new(ctx.clock.now(), &mut rand::rng());
-    let lease = repository.lease(&source.name, &id, Arc::clone(&ctx.clock), wait).await?;
-    let mut warnings = Vec::new();
+    let lease = repository.lease(&source.name, &id, Arc::clone(&ctx.clock), options.wait).await?;
+    let warnings = Warnings::new(source.name.as_str(), Arc::clone(&ctx.progress));
     if let Some(broken) = &lease.broken {
         warnings
-            .push(format!("took over from backup {} of a dead process (pid {} on {})", broken.backup, broken.pid, broken.host));
+            .add(format!("took over from backup {} of a dead process (pid {} on {})", broken.backup, broken.pid, broken.host));
     }
-    let run = Run { ctx, repository, source, info, looker, tools, selection, id, started, warnings };
     let cancel = ctx.cancel.clone();
+    let work = async {
+        let history = repository.history(&source.name).await?;
+        let now = ctx.clock.fixed().unwrap_or(facts.now);
+        let reuse = Reuse::find(repository, source, &history, &facts, now, options.full).await?;
+        let gate = Arc::new(Gate::new(source.rate.map(|r| r.0)));
+        if source.max_replication_lag.is_some() {
+            // Until the first look says that replicas keep up.
+            gate.pause(true);
+        }
+        let ours = OurBackends::default();
+        let run = Run {
+            ctx,
+            repository,
+            settings,
+            source,
+            options,
+            info,
+            looker,
+            tools,
+            selection,
+            id,
+            started,
+            warnings,
+            history,
+            reuse,
+            gate,
+            ours,
+        };
+        run.go().await
+    };
     let done = tokio::select! {
         biased;
         () = cancel.cancelled() => Err(EngineError::Cancelled),
-        done = run.go() => done,
+        done = work => done,
     };
     // The backup's own outcome counts; a lease that cannot be given back is found dead by the next run.
     let released = lease.release().await;
@@ -124,32 +177,67 @@ pub async fn backup(ctx: &Context, repository: &Repository, source: &SourceSetti
 struct Run<'a> {
     ctx: &'a Context,
     repository: &'a Repository,
+    settings: &'a RepositorySettings,
     source: &'a SourceSettings,
+    options: &'a BackupOptions,
     info: ConnInfo,
     looker: Session,
     tools: PgTools,
     selection: Selection,
     id: BackupId,
     started: Instant,
-    warnings: Vec<String>,
+    warnings: Warnings,
+    history: History,
+    reuse: Reuse,
+    gate: Arc<Gate>,
+    ours: OurBackends,
 }
 
 impl Run<'_> {
     async fn go(mut self) -> Result<BackupReport> {
-        let (ctx, source) = (self.ctx, self.source);
+        let source = self.source;
         let intent = Intent {
             format: FORMAT_VERSION,
             id: self.id.clone(),
             source: source.name.clone(),
-            parent: None,
-            started: ctx.clock.now(),
+            parent: self.reuse.parent().map(|p| p.id.clone()),
+            started: self.ctx.clock.now(),
             holder: this_process(),
         };
         self.repository.begin(&intent).await?;
+        if let Some(parent) = &intent.parent {
+            self.repository.parent_stands(&source.name, parent).await?;
+        }
         let coordinator = Coordinator::begin(&self.info, &self.looker, source.lock_timeout, |t| self.selection.wants(t)).await?;
+        self.ours.add(coordinator.pid());
+        if self.reuse.parent().is_some() {
+            // Known only now: a standby that was promoted goes on as the same process on another timeline.
+            let before = self.history.records.last().and_then(|r| r.manifest.server.timeline);
+            if coordinator.timeline.is_none() || before != coordinator.timeline {
+                self.reuse = Reuse::Nothing("the timeline is not that of the last backup".into());
+            }
+        }
+        let watch = Watch {
+            info: &self.info,
+            source,
+            repository: self.settings,
+            store: self.repository.store(),
+            gate: &self.gate,
+            ours: &self.ours,
+            warnings: &self.warnings,
+        };
+        tokio::select! {
+            biased;
+            stopped = watch.run() => Err(stopped.err().unwrap_or(EngineError::Cancelled)),
+            done = self.under_locks(coordinator) => done,
+        }
+    }
+
+    async fn under_locks(&self, coordinator: Coordinator) -> Result<BackupReport> {
+        let (ctx, source) = (self.ctx, self.source);
         let mut left_out = self.selection.left_out(&coordinator.tables);
         let excluded = self.selection.hidden_from_dump(&coordinator.tables);
-        self.note_dependents(&coordinator, &excluded, &mut left_out).await?;
+        note_dependents(&coordinator, &excluded, &mut left_out).await?;
         for (name, reason) in not_carried(coordinator.session()).await? {
             left_out.push(LeftOut { name, reason, error: true, needed_by: vec![] });
         }
@@ -164,15 +252,19 @@ impl Run<'_> {
         }
         let mut seconds = BTreeMap::from([("prepare".to_owned(), self.started.elapsed().as_secs_f64())]);
 
+        let stage = Instant::now();
+        let mut outcome = self.outcome(&plan, &coordinator).await?;
+        seconds.insert("changes".into(), stage.elapsed().as_secs_f64());
+
         ctx.progress.stage(Stage::Schema, 0, 0);
         let stage = Instant::now();
-        let files = self.dump_files(&coordinator, &excluded).await?;
+        let files = DumpedFiles::make(&self.info, &self.tools, source, &coordinator, &excluded, &self.warnings).await?;
         seconds.insert("schema".into(), stage.elapsed().as_secs_f64());
 
-        let (rows, bytes) = plan.estimate();
+        let (rows, bytes) = plan.estimate(&outcome);
         ctx.progress.stage(Stage::Data, rows, bytes);
         let stage = Instant::now();
-        let units = self.copy(&plan, &coordinator).await?;
+        let units = self.copy(&plan, &coordinator, &mut outcome).await?;
         seconds.insert("data".into(), stage.elapsed().as_secs_f64());
 
         ctx.progress.stage(Stage::Commit, 0, 0);
@@ -193,9 +285,34 @@ impl Run<'_> {
             view.rows = coordinator.count_rows(&view.name).await?;
         }
         let role_names = roles(coordinator.session()).await?;
-        let (datasets, mut objects, tables) = plan.datasets(units);
+        let because: HashMap<QualifiedName, String> = plan
+            .tables
+            .iter()
+            .zip(&outcome)
+            .filter_map(|(t, o)| match o {
+                Outcome::Copy { because: Some(why), .. } => Some((t.locked.name.clone(), why.clone())),
+                _ => None,
+            })
+            .collect();
+        let (worked, mut objects) = plan.datasets(units, outcome);
+        let (mut datasets, work): (Vec<Dataset>, Vec<_>) = worked.into_iter().unzip();
+        let written: u64 = objects.iter().map(|o| o.bytes).sum();
+        let reused = datasets.iter().filter(|d| d.copied_by.is_some()).count();
+        let parent = self.reuse.parent().filter(|_| reused > 0);
+        if let Some(parent) = parent {
+            let named = datasets.iter().filter(|d| d.copied_by.is_some()).flat_map(|d| parent.objects_of(d)).cloned();
+            objects.extend(named);
+        }
+        if !coordinator.flushed(FLUSH).await? {
+            self.warnings
+                .add("the WAL position of the snapshot is not known to be flushed: the next backup copies everything".into());
+            datasets.iter_mut().for_each(|d| d.change_token = None);
+        }
+        let mut losses = Vec::new();
+        if let Some(before) = self.history.newest_good() {
+            losses = losses::losses(source, &before.manifest, &datasets, &left_out)?;
+        }
         let file_keys = files.keys(&self.id, source);
-        let facts = coordinator.facts.clone();
         let mut manifest = Manifest {
             format: FORMAT_VERSION,
             min_reader: FORMAT_VERSION,
@@ -203,29 +320,15 @@ impl Run<'_> {
             repository: self.repository.marker().id.clone(),
             id: self.id.clone(),
             source: source.name.clone(),
-            parent: None,
+            parent: parent.map(|p| p.id.clone()),
             kind: "postgres".into(),
             tool: tool(),
             operator: ctx.operator.clone(),
             complete: !left_out.iter().any(|l| l.error),
-            server: ServerIdentity {
-                system_identifier: facts.system_identifier,
-                timeline: coordinator.timeline,
-                database: facts.database,
-                version_num: facts.version_num,
-                version: facts.version,
-                standby: facts.standby,
-                postmaster_start: facts.postmaster_start,
-                encoding: facts.encoding,
-                collate: facts.collate,
-                ctype: facts.ctype,
-                locale_provider: facts.locale_provider,
-                locale: facts.locale,
-                lc_monetary: facts.lc_monetary,
-            },
+            server: server_identity(&coordinator),
             snapshot: coordinator.snapshot.clone(),
-            started: coordinator.taken_at,
-            finished: coordinator.server_clock().await?,
+            started: ctx.clock.fixed().unwrap_or(coordinator.taken_at),
+            finished: self.finished(&coordinator).await?,
             settings: Settings {
                 format: "parquet".into(),
                 include: source.include.clone(),
@@ -241,6 +344,7 @@ impl Run<'_> {
             materialized_views: views,
             roles: role_names,
             left_out,
+            losses,
             seconds: BTreeMap::new(),
             files: file_keys.clone(),
             dump_version: self.tools.major,
@@ -253,12 +357,19 @@ impl Run<'_> {
             (file_keys.schema_sql, files.sql),
         ];
         put.extend(file_keys.globals_sql.zip(files.globals));
+        let mut beside = 0;
         for (key, bytes) in put {
+            beside += bytes.len() as u64;
             objects.push(ObjectRef { key: key.clone(), bytes: bytes.len() as u64, sha256: Sha256Digest::of(&bytes) });
             self.repository.store().put_own(&key, bytes).await?;
         }
         objects.sort_by(|a, b| a.key.cmp(&b.key));
+        // Several partitions may share an object.
+        objects.dedup();
         manifest.objects = objects;
+        if let Some(parent) = &manifest.parent {
+            self.repository.parent_stands(&source.name, parent).await?;
+        }
         coordinator.alive().await?;
         seconds.insert("commit".into(), stage.elapsed().as_secs_f64());
         seconds.insert("total".into(), self.started.elapsed().as_secs_f64());
@@ -266,84 +377,144 @@ impl Run<'_> {
         self.repository.commit(&manifest).await?;
         // Committed: what the server says about the end of the read-only transaction changes nothing any more.
         let _ = coordinator.end().await;
+        let mut tables: Vec<TableReport> = manifest
+            .datasets
+            .iter()
+            .zip(work)
+            .map(|(d, w)| TableReport::new(d, &self.id, w, because.get(&d.name).cloned()))
+            .collect();
+        report::count_copies(&mut tables, &manifest.datasets, &self.history.physical_copies(&manifest));
         Ok(BackupReport {
             source: source.name.to_string(),
-            id: self.id,
-            outcome: if manifest.complete { "done" } else { "partial" },
+            database: manifest.server.database.clone(),
+            id: self.id.clone(),
+            outcome: match (manifest.complete, manifest.suspect()) {
+                (false, _) => "partial",
+                (true, true) => "suspect",
+                (true, false) => "done",
+            },
+            full_because: match &self.reuse {
+                Reuse::Nothing(why) => Some(why.clone()),
+                Reuse::From(_) => None,
+            },
+            parent: manifest.parent.clone(),
             rows: manifest.rows(),
-            bytes_read: manifest.datasets.iter().map(|d| d.bytes_read).sum(),
-            bytes_written: manifest.stored_bytes(),
+            bytes_read: tables.iter().map(|t| t.bytes_read).sum(),
+            bytes_written: written + beside,
+            bytes_needed: manifest.stored_bytes(),
+            copied: tables.len() - reused,
+            reused,
             seconds,
             memory_budget: plan.budget.peak_bytes() as u64,
             tables,
             left_out: manifest.left_out,
-            warnings: self.warnings,
+            losses: manifest.losses,
+            warnings: self.warnings.all(),
         })
     }
 
-    /// Says which foreign keys and views need a table that is not in the dump.
-    async fn note_dependents(
-        &mut self,
-        coordinator: &Coordinator,
-        hidden: &[(u32, String)],
-        left_out: &mut [LeftOut],
-    ) -> Result<()> {
-        let oids: Vec<u32> = hidden.iter().map(|(oid, _)| *oid).collect();
-        if oids.is_empty() {
-            return Ok(());
+    async fn finished(&self, coordinator: &Coordinator) -> Result<Timestamp> {
+        match self.ctx.clock.fixed() {
+            Some(now) => Ok(now),
+            None => Ok(coordinator.server_clock().await?),
         }
-        let mut needed = dependents(coordinator.session(), &oids).await?;
-        let by_name: HashMap<&QualifiedName, u32> = coordinator.tables.iter().map(|t| (&t.name, t.oid)).collect();
-        for left in left_out {
-            left.needed_by = by_name.get(&left.name).and_then(|oid| needed.remove(oid)).unwrap_or_default();
-        }
-        Ok(())
     }
 
-    async fn dump_files(&mut self, coordinator: &Coordinator, excluded: &[(u32, String)]) -> Result<DumpedFiles> {
-        let patterns: Vec<String> = excluded.iter().map(|(_, pattern)| pattern.clone()).collect();
-        let timeout = self.source.lock_timeout.as_millis();
-        let dump = self.tools.dump_schema(&self.info, &coordinator.snapshot_id, &patterns, timeout).await?;
-        let sql = self.tools.dump_to_sql(&dump, None, &[], false).await?;
-        let globals = match self.tools.dump_globals(&self.info).await {
-            Ok(bytes) => Some(Bytes::from(bytes)),
-            Err(e @ PgError::ToolFailed { .. }) => {
-                self.warnings.push(format!("roles could not be dumped: {e}"));
-                None
-            }
-            Err(e) => return Err(e.into()),
+    /// Decides for every table whether it is copied: sums the row versions of those that have something to lean on.
+    async fn outcome(&self, plan: &Plan, coordinator: &Coordinator) -> Result<Vec<Outcome>> {
+        let Some(parent) = self.reuse.parent() else {
+            return Ok(plan.tables.iter().map(|_| Outcome::Copy { because: None, versions: None }).collect());
         };
-        let unrestorable = self.unrestorable(&dump, coordinator, excluded).await?;
-        Ok(DumpedFiles { dump: dump.into(), sql: sql.into(), globals, unrestorable })
-    }
-
-    /// Returns the entries of the dump that need a table which is not in it.
-    async fn unrestorable(&self, dump: &[u8], coordinator: &Coordinator, excluded: &[(u32, String)]) -> Result<BTreeSet<u32>> {
-        let hidden: BTreeSet<u32> = excluded.iter().map(|(oid, _)| *oid).collect();
-        let absent: BTreeSet<QualifiedName> =
-            coordinator.tables.iter().filter(|t| hidden.contains(&t.oid)).map(|t| t.name.clone()).collect();
-        if absent.is_empty() {
-            return Ok(BTreeSet::new());
+        let candidates: Vec<_> = plan.tables.iter().map(|t| parent.candidate(t)).collect();
+        let asked: Vec<usize> = (0..candidates.len()).filter(|i| candidates[*i].is_ok()).collect();
+        self.ctx.progress.stage(Stage::Changes, 0, 0);
+        let (tables, gate) = (Arc::clone(&plan.tables), Arc::clone(&self.gate));
+        let work = move |worker: &mut SnapshotWorker, (table, blocks): (usize, dozo_model::BlockRange)| {
+            gate.pass(0, worker.cancel())?;
+            Ok((table, worker.row_versions(&tables[table].locked, blocks)?))
+        };
+        let summed = self.pool(coordinator, plan.budget.workers, plan.version_ranges(&asked), work).await?;
+        let mut versions: HashMap<usize, RowVersions> = HashMap::new();
+        for (table, part) in summed {
+            *versions.entry(table).or_default() += part;
         }
-        let script = self.tools.schema_script(dump, &[]).await?;
-        Ok(script.needing(&absent))
+        let decide = |(i, candidate): (usize, std::result::Result<&Dataset, String>)| match candidate {
+            Err(why) => Outcome::Copy { because: Some(why), versions: None },
+            Ok(before) => {
+                let found = versions.get(&i).copied().unwrap_or_default();
+                if before.change_token.is_some_and(|t| t.versions == found) {
+                    Outcome::Reuse(Box::new(plan.tables[i].unchanged(before, parent.id.clone())))
+                } else {
+                    Outcome::Copy { because: Some("its rows have changed".into()), versions: Some(found) }
+                }
+            }
+        };
+        Ok(candidates.into_iter().enumerate().map(decide).collect())
     }
 
-    async fn copy(&self, plan: &Plan, coordinator: &Coordinator) -> Result<Vec<UnitReport>> {
+    /// Copies what is to be copied, and lets the server confirm what it is asked about.
+    async fn copy(&self, plan: &Plan, coordinator: &Coordinator, outcome: &mut [Outcome]) -> Result<Vec<UnitReport>> {
+        let units = plan.units(outcome);
+        let mut ranges: Vec<_> = units.iter().flat_map(|u| &u.pieces).map(|p| (p.dataset, p.blocks, p.weight)).collect();
+        let mut reused = Vec::new();
+        for (i, o) in outcome.iter().enumerate() {
+            if let Outcome::Reuse(dataset) = o {
+                reused.extend(dataset.parts.iter().map(|p| (i, p.blocks, p.fingerprint)));
+            }
+        }
+        ranges.extend(reused.iter().map(|(i, blocks, _)| (*i, *blocks, plan.tables[*i].weight(*blocks))));
+        let prove = Proving::choose(ranges, self.options.prove);
+        reused.retain(|(i, blocks, _)| prove.wants(*i, *blocks));
+        let unknown = |o: &Outcome| matches!(o, Outcome::Copy { versions: None, .. });
+        let wanted = (0..outcome.len()).filter(|i| unknown(&outcome[*i]) && plan.tables[*i].shape.is_ok());
         let shared = Arc::new(UnitContext {
             source: self.source.name.clone(),
             id: self.id.clone(),
             datasets: plan.tables.clone(),
             budget: plan.budget,
             zstd_level: self.source.zstd_level,
+            versions_wanted: wanted.collect(),
+            prove,
+            gate: Arc::clone(&self.gate),
+            warnings: self.warnings.clone(),
             store: self.repository.store().clone(),
             handle: Handle::current(),
             progress: Arc::clone(&self.ctx.progress),
         });
+        let work = move |worker: &mut SnapshotWorker, unit| run_unit(worker, &unit, &shared);
+        let done = self.pool(coordinator, plan.budget.workers, units, work).await?;
+        if !reused.is_empty() {
+            let (tables, warnings) = (Arc::clone(&plan.tables), self.warnings.clone());
+            let work = move |worker: &mut SnapshotWorker, (i, blocks, stored): (usize, _, _)| {
+                let table = &tables[i];
+                Ok((i, confirm(worker, &table.locked, &table.columns, blocks, stored, &warnings)?))
+            };
+            for (i, rows) in self.pool(coordinator, plan.budget.workers, reused, work).await? {
+                if let Outcome::Reuse(dataset) = &mut outcome[i] {
+                    let matched = dataset.source_match.map_or(0, |m| m.rows) + rows;
+                    dataset.source_match = Some(SourceMatch { rows: matched, whole: matched == dataset.fingerprint.rows });
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Runs work on connections that share the snapshot, while the coordinator is asked whether it still stands.
+    async fn pool<W: Send + 'static, R: Send + 'static>(
+        &self,
+        coordinator: &Coordinator,
+        count: usize,
+        items: Vec<W>,
+        work: impl Fn(&mut SnapshotWorker, W) -> Result<R> + Send + Sync + 'static,
+    ) -> Result<Vec<R>> {
         let (info, snapshot, cancel) = (self.info.clone(), coordinator.snapshot_id.clone(), self.ctx.cancel.child_token());
-        let start = move |stop: &CancellationToken| Ok(dozo_postgres::SnapshotWorker::start(&info, &snapshot, stop.clone())?);
-        let work = move |worker: &mut dozo_postgres::SnapshotWorker, unit| run_unit(worker, &unit, &shared);
-        let mut workers = Workers::start(plan.budget.workers, plan.units.clone(), &cancel, start, work);
+        let ours = self.ours.clone();
+        let start = move |stop: &CancellationToken| {
+            let worker = SnapshotWorker::start(&info, &snapshot, stop.clone())?;
+            ours.add(worker.pid());
+            Ok(worker)
+        };
+        let mut workers = Workers::start(count, items, &cancel, start, work);
         let mut done = Vec::new();
         let mut failed: Option<EngineError> = None;
         let mut ping = tokio::time::interval(PING);
@@ -372,34 +543,23 @@ impl Run<'_> {
     }
 }
 
-struct DumpedFiles {
-    dump: Bytes,
-    sql: Bytes,
-    globals: Option<Bytes>,
-    unrestorable: BTreeSet<u32>,
-}
-
-impl DumpedFiles {
-    fn keys(&self, id: &BackupId, source: &SourceSettings) -> Files {
-        let key = |name: &str| Layout::file(&source.name, id, name);
-        Files {
-            restore_md: key("RESTORE.md"),
-            schema_dump: key("schema.dump"),
-            schema_sql: key("schema.sql"),
-            globals_sql: self.globals.as_ref().map(|_| key("globals.sql")),
-        }
-    }
-}
-
-fn table_report(dataset: &Dataset, written: u64, seconds: BTreeMap<String, f64>) -> TableReport {
-    TableReport {
-        table: dataset.name.to_string(),
-        root: dataset.root.as_ref().map(ToString::to_string),
-        rows: dataset.fingerprint.rows,
-        bytes_read: dataset.bytes_read,
-        bytes_written: written,
-        seconds,
-        fingerprint: dataset.fingerprint,
+fn server_identity(coordinator: &Coordinator) -> ServerIdentity {
+    let facts = coordinator.facts.clone();
+    ServerIdentity {
+        system_identifier: facts.system_identifier,
+        timeline: coordinator.timeline,
+        database: facts.database,
+        database_oid: facts.database_oid,
+        version_num: facts.version_num,
+        version: facts.version,
+        standby: facts.standby,
+        postmaster_start: facts.postmaster_start,
+        encoding: facts.encoding,
+        collate: facts.collate,
+        ctype: facts.ctype,
+        locale_provider: facts.locale_provider,
+        locale: facts.locale,
+        lc_monetary: facts.lc_monetary,
     }
 }
 

@@ -155,7 +155,7 @@ async fn check_source(ctx: &Context, source: &SourceSettings) -> Vec<CheckLine> 
 }
 
 async fn look_at_source(ctx: &Context, source: &SourceSettings, doctor: &mut Doctor) -> Result<()> {
-    let info = match source.url.resolve() {
+    let info = match source.connection() {
         Ok(info) => info,
         Err(e) => {
             doctor.fail("url", &e);

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use dozo_catalog::Repository;
 use dozo_model::{ByteSize, Clock, Operator, Progress, SourceName};
-use dozo_postgres::{ToolChoice, UrlRef};
+use dozo_postgres::{ConnInfo, ToolChoice, UrlRef};
 use dozo_store::{Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
 
-use crate::Result;
+use crate::{EngineError, Result};
 
 /// Given to every verb.
 #[derive(Clone)]
@@ -33,9 +33,23 @@ pub struct RepositorySettings {
     pub store: StoreOptions,
     /// Folder that relative paths count from.
     pub base: std::path::PathBuf,
+    /// Percent of the disk that a backup leaves free.
+    pub min_free: u8,
 }
 
 impl RepositorySettings {
+    /// Makes sure that the repository's disk has enough room. Only local ones can be asked.
+    ///
+    /// # Errors
+    /// [`EngineError::LowSpace`].
+    pub fn check_space(&self, store: &Store) -> Result<()> {
+        let Some((free, total)) = store.space() else { return Ok(()) };
+        if u128::from(free) * 100 < u128::from(total) * u128::from(self.min_free) {
+            return Err(EngineError::LowSpace { url: store.url().to_owned(), free, total, min_free: self.min_free });
+        }
+        Ok(())
+    }
+
     /// Checks the form of the URL.
     ///
     /// # Errors
@@ -68,6 +82,10 @@ pub struct SourceSettings {
     pub name: SourceName,
     /// Where the connection text comes from.
     pub url: UrlRef,
+    /// Another database of the same server than the URL's.
+    pub database: Option<String>,
+    /// Every database that these patterns match is a source of its own; none = only the URL's.
+    pub databases: Option<DatabaseChoice>,
     /// Tables to take; empty = all.
     pub include: Vec<String>,
     /// Tables to leave out.
@@ -84,4 +102,69 @@ pub struct SourceSettings {
     pub zstd_level: i32,
     /// Time zone of the policy.
     pub time_zone: String,
+    /// An object whose content was not verified for this long is copied again.
+    pub reuse_max_age: Duration,
+    /// Percent of its rows that a table may lose before the backup is suspect.
+    pub shrink_max: u8,
+    /// Tables that may lose any number of rows.
+    pub shrink_ignore: Vec<String>,
+    /// How long others may wait behind our locks.
+    pub max_block: Duration,
+    /// What happens then.
+    pub on_block: OnBlock,
+    /// Replicas that lag more than this make the run pause; none = they are not looked at.
+    pub max_replication_lag: Option<Duration>,
+    /// COPY bytes per second that a run may read; none = as fast as it goes.
+    pub rate: Option<ByteSize>,
+    /// Commands around a backup.
+    pub hooks: Hooks,
+}
+
+impl SourceSettings {
+    /// Resolves how it is connected.
+    ///
+    /// # Errors
+    /// What is wrong with the URL, or where it should come from.
+    pub fn connection(&self) -> Result<ConnInfo> {
+        let info = self.url.resolve()?;
+        Ok(self.database.as_ref().map_or(info.clone(), |name| info.with_database(name)))
+    }
+}
+
+/// Which databases of a server are backed up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DatabaseChoice {
+    /// Patterns of names.
+    pub include: Vec<String>,
+    /// Patterns of names to leave out.
+    pub exclude: Vec<String>,
+}
+
+/// What a run does when others wait behind its locks for too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnBlock {
+    /// Says so.
+    Warn,
+    /// Gives its locks back, lets the others through, and starts over.
+    Release,
+    /// Fails.
+    Abort,
+}
+
+/// Commands around a backup.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hooks {
+    /// Before the source is read; a failure fails the backup.
+    pub before: Option<Hook>,
+    /// After it, whatever came of it.
+    pub after: Option<Hook>,
+}
+
+/// A command with a limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hook {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// It is killed after this long.
+    pub timeout: Duration,
 }

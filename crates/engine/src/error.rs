@@ -2,7 +2,7 @@
 
 use dozo_catalog::CatalogError;
 use dozo_encode::EncodeError;
-use dozo_model::{ErrorClass, Explain, QualifiedName};
+use dozo_model::{ErrorClass, Explain, Fingerprint, IdError, QualifiedName, human_bytes};
 use dozo_postgres::{PgError, WireError};
 use dozo_store::StoreError;
 
@@ -44,6 +44,17 @@ pub enum EngineError {
         /// Where.
         place: String,
     },
+    /// A pattern matches no database.
+    #[error("pattern `{pattern}` matches no database of {target}")]
+    NoDatabase {
+        /// Pattern.
+        pattern: String,
+        /// Server.
+        target: String,
+    },
+    /// A name is not valid.
+    #[error(transparent)]
+    Name(#[from] IdError),
     /// Options contradict each other.
     #[error("{0}")]
     Options(String),
@@ -110,6 +121,54 @@ pub enum EngineError {
         /// An example.
         why: String,
     },
+    /// The server's own fingerprint is not that of the rows that were copied.
+    #[error("{table}: the rows that were copied are not those of the source: {found} by the server, {copied} copied")]
+    NotSourceMatched {
+        /// Table and range.
+        table: String,
+        /// What the server says.
+        found: Fingerprint,
+        /// What was copied.
+        copied: Fingerprint,
+    },
+    /// Somebody waits behind our locks.
+    #[error("{waiting} has waited longer than {limit} behind the locks of this backup")]
+    Blocking {
+        /// Who, for what.
+        waiting: String,
+        /// `max-block`.
+        limit: String,
+    },
+    /// The repository's disk is too full.
+    #[error("the disk of {url} has {} of {} free, less than min-free = \"{min_free}%\"", human_bytes(*free), human_bytes(*total))]
+    LowSpace {
+        /// Repository.
+        url: String,
+        /// Free bytes.
+        free: u64,
+        /// Bytes in all.
+        total: u64,
+        /// Percent.
+        min_free: u8,
+    },
+    /// A hook failed.
+    #[error("hook `{hook}` ({command}): {reason}")]
+    Hook {
+        /// `before` or `after`.
+        hook: &'static str,
+        /// Program.
+        command: String,
+        /// Why.
+        reason: String,
+    },
+    /// There is nothing to accept.
+    #[error("backup {backup} is not suspect: {reason}")]
+    NotSuspect {
+        /// Backup.
+        backup: String,
+        /// What it is.
+        reason: String,
+    },
     /// The work was stopped.
     #[error("interrupted")]
     Cancelled,
@@ -125,15 +184,21 @@ impl Explain for EngineError {
             Self::Store(e) => e.class(),
             Self::Catalog(e) => e.class(),
             Self::Encode { source, .. } => source.class(),
-            Self::BadPattern { .. } | Self::NoMatch { .. } | Self::Options(_) => ErrorClass::Input,
+            Self::BadPattern { .. } | Self::NoMatch { .. } | Self::NoDatabase { .. } | Self::Name(_) | Self::Options(_) => {
+                ErrorClass::Input
+            }
             Self::TargetOccupied { .. }
             | Self::OtherRestore { .. }
             | Self::MissingRoles { .. }
             | Self::NoTable(_)
+            | Self::LowSpace { .. }
+            | Self::Hook { .. }
+            | Self::NotSuspect { .. }
             | Self::NothingToBackUp { .. } => ErrorClass::Failed,
+            Self::Blocking { .. } => ErrorClass::Transient,
             Self::RestoreRunning { .. } => ErrorClass::Conflict,
             Self::RestoreStopped { source, .. } => source.class(),
-            Self::Damaged { .. } | Self::Rows(_) => ErrorClass::Integrity,
+            Self::Damaged { .. } | Self::Rows(_) | Self::NotSourceMatched { .. } => ErrorClass::Integrity,
             Self::Cancelled => ErrorClass::Cancelled,
             Self::Internal(_) => ErrorClass::Internal,
         }
@@ -157,6 +222,13 @@ impl Explain for EngineError {
             Self::NoTable(_) => "DOZO-E6009",
             Self::Rows(_) => "DOZO-E6011",
             Self::NothingToBackUp { .. } => "DOZO-E6012",
+            Self::NotSourceMatched { .. } => "DOZO-E6013",
+            Self::Blocking { .. } => "DOZO-E6014",
+            Self::LowSpace { .. } => "DOZO-E6015",
+            Self::Hook { .. } => "DOZO-E6016",
+            Self::NotSuspect { .. } => "DOZO-E6017",
+            Self::NoDatabase { .. } => "DOZO-E6018",
+            Self::Name(_) => "DOZO-E6019",
             Self::Cancelled => "DOZO-E6010",
             Self::Internal(_) => "DOZO-E6099",
         }
@@ -186,6 +258,15 @@ impl Explain for EngineError {
             Self::RestoreStopped { .. } => "run the same command again: it continues".into(),
             Self::Damaged { .. } | Self::Rows(_) => "dozo verify, then restore from another backup".into(),
             Self::NoTable(_) | Self::NothingToBackUp { .. } => "dozo check".into(),
+            Self::NotSourceMatched { .. } => {
+                "run the backup again; if it fails again, please report this with the table's definition".into()
+            }
+            Self::Blocking { .. } => "run it again when no migration runs, or raise max-block, or set on-block".into(),
+            Self::LowSpace { .. } => "make room (dozo gc plan shows what belongs to no backup), or lower min-free".into(),
+            Self::Hook { .. } => "run the command by hand".into(),
+            Self::NotSuspect { .. } => "dozo list".into(),
+            Self::NoDatabase { .. } => "correct databases; `psql -l` lists them".into(),
+            Self::Name(_) => "give the database a source of its own, with a short name".into(),
             Self::Cancelled => return None,
             Self::Internal(_) => "please report this with the command and its output".into(),
         })

@@ -1,4 +1,4 @@
-//! The verbs: backup, verify, restore, fingerprint, check, init, list, status; and the pipeline that carries rows.
+//! The verbs: backup, verify, restore, fingerprint, check, init, list, status, accept; and the pipeline that carries rows.
 //!
 //! Place in the flow: connects postgres, encode, store and catalog; the binary is a shell around it. *Data path*:
 //! shared-nothing workers, one OS thread and one connection each, from socket to encoded object without a task switch.
@@ -8,9 +8,11 @@
 mod backup;
 mod budget;
 mod check;
+mod cluster;
 mod context;
 mod error;
 mod fingerprint;
+mod hooks;
 mod init;
 mod restore;
 mod restore_md;
@@ -19,16 +21,18 @@ mod status;
 mod verify;
 mod workers;
 
-pub use backup::{BackupReport, TableReport, backup};
+pub use backup::{BackupOptions, BackupReport, TableReport, backup};
 pub use budget::Budget;
 pub use check::{CheckLine, CheckStatus, check};
-pub use context::{Context, RepositorySettings, SourceSettings};
+pub use cluster::{Expanded, expand, vanished};
+pub use context::{Context, DatabaseChoice, Hook, Hooks, OnBlock, RepositorySettings, SourceSettings};
 pub use error::EngineError;
 pub use fingerprint::{FingerprintLine, FingerprintReport, fingerprint, fingerprint_statements};
+pub use hooks::run as run_hook;
 pub use init::{Draft, inspect_for_init};
 pub use restore::{RestoreOptions, RestoreReport, RestoredTable, restore};
 pub use select::Patterns;
-pub use status::{BackupLine, SourceStatus, list, status};
+pub use status::{AcceptReport, BackupLine, SourceStatus, accept, list, status};
 pub use verify::{VerifyReport, verify, verify_entry};
 
 // What the binary needs from the crates below.

@@ -371,11 +371,7 @@ async fn compare(
             Ok(found) if found == planned.dataset.fingerprint => planned.report(Some(found), "equal"),
             Ok(found) => planned.report(Some(found), "differs"),
             // A row that is too large for the statement: the verdict is *not run*, never green.
-            Err(PgError::Query { sqlstate, reason, .. })
-                if sqlstate == "54000" || reason.contains("invalid memory alloc request size") =>
-            {
-                planned.report(None, "not run")
-            }
+            Err(e) if crate::backup::too_large(&e) => planned.report(None, "not run"),
             Err(e) => return Err(e.into()),
         };
         progress.advance(&planned.target.to_string(), planned.dataset.fingerprint.rows, 0);

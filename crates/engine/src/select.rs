@@ -17,9 +17,7 @@ impl Patterns {
     pub fn new(patterns: &[String]) -> Result<Self> {
         let compile = |text: &String| {
             let full = if text.contains('.') { text.clone() } else { format!("*.{text}") };
-            let glob =
-                Glob::new(&full).map_err(|e| EngineError::BadPattern { pattern: text.clone(), reason: e.kind().to_string() })?;
-            Ok((text.clone(), glob.compile_matcher()))
+            Ok((text.clone(), compiled(&full, text)?))
         };
         Ok(Self(patterns.iter().map(compile).collect::<Result<_>>()?))
     }
@@ -55,6 +53,16 @@ impl Patterns {
         }
         Ok(())
     }
+}
+
+/// Compiles the pattern of a name that has no parts.
+pub(crate) fn glob(pattern: &str) -> Result<GlobMatcher> {
+    compiled(pattern, pattern)
+}
+
+fn compiled(full: &str, shown: &str) -> Result<GlobMatcher> {
+    let bad = |e: globset::Error| EngineError::BadPattern { pattern: shown.to_owned(), reason: e.kind().to_string() };
+    Ok(Glob::new(full).map_err(bad)?.compile_matcher())
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
-//! `list`, `show`, `status`: what is in the repository, and what was proven about it.
+//! `list`, `show`, `status`, `accept`: what is in the repository, and what was proven about it.
 
-use dozo_catalog::{BackupState, Repository};
-use dozo_model::{BackupId, SourceName, Timestamp, Verdict, VerifyLevel};
+use std::collections::{BTreeMap, HashMap};
+
+use dozo_catalog::{BackupRecord, BackupState, Repository, tool};
+use dozo_model::{Acceptance, BackupId, FORMAT_VERSION, Loss, Manifest, SourceName, Timestamp, Verdict, VerifyLevel};
 use serde::Serialize;
 
-use crate::Result;
 use crate::context::Context;
+use crate::{EngineError, Result};
 
 /// One backup in a list.
 #[derive(Debug, Clone, Serialize)]
@@ -15,7 +17,7 @@ pub struct BackupLine {
     pub source: SourceName,
     /// Id.
     pub id: BackupId,
-    /// `complete`, `partial`, `uncommitted`, `aborted`, `unreadable`.
+    /// `complete`, `suspect`, `partial`, `uncommitted`, `aborted`, `unreadable`.
     pub state: &'static str,
     /// Start, by the server's clock.
     pub started: Option<Timestamp>,
@@ -35,7 +37,11 @@ pub struct BackupLine {
     pub proven: Option<Timestamp>,
     /// Restored and equal.
     pub drilled: Option<Timestamp>,
-    /// What is wrong, for an unreadable one.
+    /// Whether it may be relied on: complete, not suspect or accepted, no open finding.
+    pub good: bool,
+    /// Backup whose objects it shares.
+    pub parent: Option<BackupId>,
+    /// What is wrong, for an unreadable or suspect one.
     pub note: Option<String>,
 }
 
@@ -51,8 +57,12 @@ pub struct SourceStatus {
     pub newest: Option<BackupLine>,
     /// The newest good one: complete, no open finding.
     pub newest_good: Option<BackupLine>,
-    /// Bytes of all committed backups.
+    /// Bytes of all objects that committed backups need, shared ones once.
     pub bytes: u64,
+    /// The table of the newest backup with the fewest physical copies of its rows, and how many it has.
+    pub fewest_copies: Option<(String, usize)>,
+    /// Physical copies of the rows of each table of the newest backup.
+    pub copies: BTreeMap<String, usize>,
 }
 
 /// Lists backups, oldest first.
@@ -76,19 +86,26 @@ pub async fn list(ctx: &Context, repository: &Repository, source: Option<&Source
             findings: 0,
             proven: None,
             drilled: None,
+            good: false,
+            parent: None,
             note: None,
         };
         match entry.state {
             BackupState::Committed(m) => {
-                let checks = repository.checks(&entry.source, &entry.id).await?;
-                line.state = if m.complete { "complete" } else { "partial" };
+                let record = repository.record(m).await?;
+                let m = &record.manifest;
+                line.state = record.state();
+                line.good = record.good();
+                line.parent = m.parent.clone();
                 line.started = Some(m.started);
                 line.age_seconds = Some(now.duration_since(m.started).as_secs());
                 line.tables = m.datasets.len() as u64;
                 line.rows = m.rows();
                 line.bytes = m.stored_bytes();
-                line.verified = Repository::verified(&checks, VerifyLevel::Content).map(|c| (c.at, c.verdict));
-                line.findings = Repository::open_findings(&checks).len();
+                line.verified = Repository::verified(&record.checks, VerifyLevel::Content).map(|c| (c.at, c.verdict));
+                line.findings = Repository::open_findings(&record.checks).len();
+                line.proven = proven(&record);
+                line.note = (line.state == "suspect").then(|| losses_text(&m.losses));
             }
             BackupState::Uncommitted(intent) => {
                 line.started = intent.map(|i| i.started);
@@ -118,14 +135,66 @@ pub async fn status(ctx: &Context, repository: &Repository, configured: &[Source
     let mut all = Vec::new();
     for source in names {
         let lines: Vec<BackupLine> = list(ctx, repository, Some(&source)).await?;
-        let committed: Vec<&BackupLine> = lines.iter().filter(|l| ["complete", "partial"].contains(&l.state)).collect();
+        let committed: Vec<&BackupLine> =
+            lines.iter().filter(|l| ["complete", "suspect", "partial"].contains(&l.state)).collect();
+        let history = repository.history(&source).await?;
+        let objects: HashMap<&str, u64> =
+            history.records.iter().flat_map(|r| &r.manifest.objects).map(|o| (o.key.as_str(), o.bytes)).collect();
+        let copies: BTreeMap<String, usize> = match history.records.last() {
+            Some(newest) => history.physical_copies(&newest.manifest).into_iter().map(|(n, c)| (n.to_string(), c)).collect(),
+            None => BTreeMap::new(),
+        };
         all.push(SourceStatus {
             backups: committed.len(),
             newest: committed.last().map(|l| (*l).clone()),
-            newest_good: committed.iter().rev().find(|l| l.state == "complete" && l.findings == 0).map(|l| (*l).clone()),
-            bytes: committed.iter().map(|l| l.bytes).sum(),
+            newest_good: committed.iter().rev().find(|l| l.good).map(|l| (*l).clone()),
+            bytes: objects.values().sum(),
+            fewest_copies: copies.iter().min_by_key(|(_, n)| **n).map(|(t, n)| (t.clone(), *n)),
+            copies,
             source,
         });
     }
     Ok(all)
+}
+
+/// When it became proven: verified by content, and every row confirmed by the source's own fingerprint.
+fn proven(record: &BackupRecord) -> Option<Timestamp> {
+    let matched = record.manifest.datasets.iter().all(|d| d.source_match.is_some_and(|m| m.whole));
+    let check = Repository::verified(&record.checks, VerifyLevel::Content).filter(|c| c.verdict == Verdict::Passed);
+    check.filter(|_| matched).map(|c| c.at)
+}
+
+fn losses_text(losses: &[Loss]) -> String {
+    losses.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// What was accepted.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AcceptReport {
+    /// Backup.
+    pub backup: String,
+    /// What it lost.
+    pub losses: Vec<Loss>,
+    /// What stands beside it now.
+    pub accepted: Acceptance,
+    /// Whether it is good now.
+    pub good: bool,
+}
+
+/// Takes a suspect backup for good.
+///
+/// # Errors
+/// [`EngineError::NotSuspect`]: a partial backup cannot be made good, and others need no acceptance.
+pub async fn accept(ctx: &Context, repository: &Repository, manifest: &Manifest, reason: Option<String>) -> Result<AcceptReport> {
+    let backup = format!("{}@{}", manifest.source, manifest.id);
+    if !manifest.suspect() {
+        let reason = if manifest.complete { "it needs no acceptance" } else { "it is partial, which nobody can accept" };
+        return Err(EngineError::NotSuspect { backup, reason: reason.into() });
+    }
+    let acceptance =
+        Acceptance { format: FORMAT_VERSION, at: ctx.clock.now(), reason, tool: tool(), operator: ctx.operator.clone() };
+    let accepted = repository.accept(&manifest.source, &manifest.id, &acceptance).await?;
+    let record = repository.record(Box::new(manifest.clone())).await?;
+    Ok(AcceptReport { backup, losses: manifest.losses.clone(), accepted, good: record.good() })
 }

@@ -3,14 +3,15 @@
 //! All findings are collected, not only the first. The result is an event beside the manifest. A check that could not run
 //! is *not run*, never green. *Memory*: one object per worker; large remote ones are spooled to a temporary file.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use dozo_catalog::{BackupEntry, BackupState, Repository, tool};
 use dozo_encode::{EncodeError, ParquetInput, ParquetReader};
 use dozo_model::{
-    CheckEvent, Dataset, FORMAT_VERSION, Finding, FindingKind, Fingerprint, Manifest, Md5Digester, ObjectRef, Part, Stage,
-    Verdict, VerifyLevel,
+    CheckEvent, Dataset, FORMAT_VERSION, Finding, FindingKind, Fingerprint, Manifest, Md5Digester, ObjectRef, Part,
+    SkippedObject, Stage, Timestamp, Verdict, VerifyLevel,
 };
 use dozo_postgres::{RowEncoder, arrow_schema};
 use dozo_store::{Fetched, ObjectData, StoreError};
@@ -40,12 +41,25 @@ pub struct VerifyReport {
     pub seconds: f64,
 }
 
-/// Verifies one backup and records the result.
+/// Verifies one backup and records the result. With `not_again`, an object of an earlier backup is only looked for, not read,
+/// if a check read its content within that time; the backup's own objects are always read.
 ///
 /// # Errors
 /// When the work is interrupted. What is wrong with the backup is in the report, never an error.
-pub async fn verify(ctx: &Context, repository: &Repository, manifest: &Manifest, level: VerifyLevel) -> Result<VerifyReport> {
+pub async fn verify(
+    ctx: &Context,
+    repository: &Repository,
+    manifest: &Manifest,
+    level: VerifyLevel,
+    not_again: Option<Duration>,
+) -> Result<VerifyReport> {
     let began = std::time::Instant::now();
+    let skipped = match not_again {
+        Some(within) if level > VerifyLevel::Exists && manifest.parent.is_some() => {
+            read_not_long_ago(ctx, repository, manifest, within).await?
+        }
+        _ => BTreeMap::new(),
+    };
     let data: u64 = manifest.stored_bytes();
     ctx.progress.stage(Stage::Verify, manifest.rows(), data);
     let uses = uses(manifest);
@@ -54,9 +68,12 @@ pub async fn verify(ctx: &Context, repository: &Repository, manifest: &Manifest,
     let (mut bytes, mut rows) = (0, 0);
     let parallel =
         if level == VerifyLevel::Exists { LOOKS } else { std::thread::available_parallelism().map_or(2, usize::from).min(4) };
-    let uses = &uses;
+    let (uses, left_alone) = (&uses, &skipped);
     let mut looks = futures::stream::iter(&manifest.objects)
-        .map(|object| async move { (object, look(ctx, repository, object, uses.get(object.key.as_str()), level).await) })
+        .map(|object| async move {
+            let level = if left_alone.contains_key(&object.key) { VerifyLevel::Exists } else { level };
+            (object, look(ctx, repository, object, uses.get(object.key.as_str()), level).await)
+        })
         .buffer_unordered(parallel);
     loop {
         let next = tokio::select! {
@@ -94,6 +111,7 @@ pub async fn verify(ctx: &Context, repository: &Repository, manifest: &Manifest,
         rows,
         findings,
         not_run,
+        skipped: skipped.into_iter().map(|(object, checked)| SkippedObject { object, checked }).collect(),
         tool: tool(),
         operator: ctx.operator.clone(),
     };
@@ -102,6 +120,26 @@ pub async fn verify(ctx: &Context, repository: &Repository, manifest: &Manifest,
         ctx.progress.warn(&format!("the result could not be recorded: {e}"));
     }
     Ok(VerifyReport { source: manifest.source.to_string(), check, seconds: began.elapsed().as_secs_f64() })
+}
+
+/// Returns the objects of earlier backups whose content was read within a time, and when.
+async fn read_not_long_ago(
+    ctx: &Context,
+    repository: &Repository,
+    manifest: &Manifest,
+    within: Duration,
+) -> Result<BTreeMap<String, Timestamp>> {
+    let history = repository.history(&manifest.source).await?;
+    let (checked, distrusted) = (history.content_checked(), history.distrusted());
+    let own: HashSet<&str> =
+        manifest.datasets.iter().filter(|d| d.copied_by.is_none()).flat_map(|d| &d.parts).map(|p| p.object.as_str()).collect();
+    let shared = manifest.datasets.iter().filter(|d| d.copied_by.is_some()).flat_map(|d| &d.parts).map(|p| p.object.as_str());
+    let now = ctx.clock.now();
+    let recent = shared.filter(|key| !own.contains(key) && !distrusted.contains(key)).filter_map(|key| {
+        let at = *checked.get(key)?;
+        (now.duration_since(at).unsigned_abs() < within).then(|| (key.to_owned(), at))
+    });
+    Ok(recent.collect())
 }
 
 /// Verifies whatever a listing shows: an unreadable manifest is a finding of its own.
@@ -115,7 +153,7 @@ pub async fn verify_entry(
     level: VerifyLevel,
 ) -> Result<Option<VerifyReport>> {
     let detail = match &entry.state {
-        BackupState::Committed(manifest) => return Ok(Some(verify(ctx, repository, manifest, level).await?)),
+        BackupState::Committed(manifest) => return Ok(Some(verify(ctx, repository, manifest, level, None).await?)),
         // It was verified once, so it was committed once.
         BackupState::Uncommitted(_) if !repository.checks(&entry.source, &entry.id).await?.is_empty() => {
             "it is missing, but the backup was verified before".into()
@@ -135,6 +173,7 @@ pub async fn verify_entry(
         rows: 0,
         findings: vec![Finding { kind: FindingKind::Manifest, object, tables: vec![], detail }],
         not_run: vec![],
+        skipped: vec![],
         tool: tool(),
         operator: ctx.operator.clone(),
     };

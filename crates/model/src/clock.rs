@@ -7,6 +7,10 @@ pub type Timestamp = jiff::Timestamp;
 pub trait Clock: Send + Sync {
     /// Returns the current instant.
     fn now(&self) -> Timestamp;
+    /// Returns the instant that everything is to be dated with, where somebody named one; then no other clock is asked.
+    fn fixed(&self) -> Option<Timestamp> {
+        None
+    }
 }
 
 /// The clock of this machine.
@@ -26,5 +30,9 @@ pub struct FixedClock(pub Timestamp);
 impl Clock for FixedClock {
     fn now(&self) -> Timestamp {
         self.0
+    }
+
+    fn fixed(&self) -> Option<Timestamp> {
+        Some(self.0)
     }
 }

@@ -177,6 +177,15 @@ pub struct Finding {
     pub detail: String,
 }
 
+/// An object that was not read again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedObject {
+    /// Key.
+    pub object: String,
+    /// When a check last read its content.
+    pub checked: Timestamp,
+}
+
 /// `checks/<n>.json`: the result of a verification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -201,6 +210,9 @@ pub struct CheckEvent {
     pub findings: Vec<Finding>,
     /// What could not be looked at, and why.
     pub not_run: Vec<String>,
+    /// Objects of earlier backups that were not read again, because a check had read them not long before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<SkippedObject>,
     /// Program.
     pub tool: Tool,
     /// Who ran it.

@@ -3,6 +3,7 @@
 //! Place in the flow: below everything. *Invariants*: no I/O, no clock of its own (see `clock.rs`),
 //! no async runtime; every type that reaches the repository is versioned and documented in `docs/format.md`.
 
+mod change;
 mod clock;
 mod digest;
 mod error;
@@ -15,12 +16,13 @@ mod pgtype;
 mod progress;
 mod units;
 
+pub use change::{Acceptance, ChangeToken, Loss, RowVersions, SourceMatch};
 pub use clock::{Clock, FixedClock, SystemClock, Timestamp};
 pub use digest::{Sha256Digest, Sha256Hasher};
 pub use error::{ErrorClass, Explain};
 pub use events::{
-    CheckEvent, Finding, FindingKind, Intent, LeaseHolder, LeaseRecord, LeaseState, Operator, RepositoryMarker, Tool, Verdict,
-    VerifyLevel,
+    CheckEvent, Finding, FindingKind, Intent, LeaseHolder, LeaseRecord, LeaseState, Operator, RepositoryMarker, SkippedObject,
+    Tool, Verdict, VerifyLevel,
 };
 pub use fingerprint::{ALGORITHM, Fingerprint, FingerprintError, Md5Digester, RowDigester};
 pub use ids::{BackupId, IdError, SourceName, random_suffix};
@@ -31,4 +33,4 @@ pub use manifest::{
 pub use names::{QualifiedName, quote_ident, quote_literal};
 pub use pgtype::{NumericMod, PgType};
 pub use progress::{NoProgress, Progress, Stage};
-pub use units::{ByteSize, Span, UnitError, human_bytes, human_count, human_duration};
+pub use units::{ByteSize, Percent, Span, UnitError, human_bytes, human_count, human_duration};

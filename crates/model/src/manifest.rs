@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BackupId, Fingerprint, Operator, PgType, QualifiedName, Sha256Digest, SourceName, Timestamp, Tool};
+use crate::{
+    BackupId, ChangeToken, Fingerprint, Loss, Operator, PgType, QualifiedName, Sha256Digest, SourceMatch, SourceName, Timestamp,
+    Tool,
+};
 
 /// The format version that this code writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -84,6 +87,9 @@ pub struct Manifest {
     pub roles: Vec<String>,
     /// What was asked for but is not in it, or was excluded.
     pub left_out: Vec<LeftOut>,
+    /// Tables that lost more than is likely: the backup is suspect, and not good until it is accepted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<Loss>,
     /// Seconds per stage of the run.
     pub seconds: BTreeMap<String, f64>,
     /// The files beside the manifest.
@@ -136,6 +142,12 @@ impl Manifest {
         self.datasets.iter().map(|d| d.fingerprint.rows).sum()
     }
 
+    /// Tells whether a table lost more than is likely.
+    #[must_use]
+    pub fn suspect(&self) -> bool {
+        !self.losses.is_empty()
+    }
+
     /// Returns stored bytes over all objects.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
@@ -162,6 +174,9 @@ pub struct ServerIdentity {
     pub timeline: Option<u32>,
     /// Database.
     pub database: String,
+    /// OID of the database; 0 in older manifests.
+    #[serde(default)]
+    pub database_oid: u32,
     /// `server_version_num`.
     pub version_num: u32,
     /// `server_version`.
@@ -256,6 +271,18 @@ pub struct Dataset {
     pub bytes_read: u64,
     /// Values per column that went to the exact column.
     pub escaped: BTreeMap<String, u64>,
+    /// Columns of the primary key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key: Vec<String>,
+    /// What stood in the table; none where no later backup may lean on this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change_token: Option<ChangeToken>,
+    /// Backup that copied the rows; none = this one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied_by: Option<BackupId>,
+    /// What the server's own fingerprint confirmed; none = it was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_match: Option<SourceMatch>,
 }
 
 /// A partitioned table.

@@ -6,6 +6,8 @@
 pub enum Stage {
     /// Connect, lock, export the snapshot, read the catalogs.
     Prepare,
+    /// Which tables have changed.
+    Changes,
     /// Schema, roles.
     Schema,
     /// Rows.
@@ -24,6 +26,7 @@ impl Stage {
     pub fn label(self) -> &'static str {
         match self {
             Self::Prepare => "prepare",
+            Self::Changes => "changes",
             Self::Schema => "schema",
             Self::Data => "data",
             Self::PostData => "post-data",

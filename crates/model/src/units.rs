@@ -15,6 +15,9 @@ pub enum UnitError {
     /// Not a span.
     #[error("`{0}` is not a span of time (like 10s, 5min, 4h or 30d)")]
     Span(String),
+    /// Not a percentage.
+    #[error("`{0}` is not a percentage (like 20%)")]
+    Percent(String),
     /// `m` alone.
     #[error("`{0}` is ambiguous: write `min` for minutes or `mo` for months")]
     Ambiguous(String),
@@ -74,6 +77,19 @@ impl FromStr for Span {
             _ => return Err(bad()),
         };
         number.checked_mul(millis).map(|ms| Self(Duration::from_millis(ms))).ok_or_else(bad)
+    }
+}
+
+/// A share in percent, from `0%` to `100%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(pub u8);
+
+impl FromStr for Percent {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let number = text.trim().strip_suffix('%').and_then(|n| n.trim_end().parse().ok());
+        number.filter(|n| *n <= 100).map(Self).ok_or_else(|| UnitError::Percent(text.to_owned()))
     }
 }
 
@@ -150,5 +166,9 @@ mod tests {
         assert_eq!("30 days".parse(), Ok(Span(Duration::from_secs(30 * 86400))));
         assert_eq!("5m".parse::<Span>(), Err(UnitError::Ambiguous("5m".into())));
         assert!("10".parse::<Span>().is_err());
+        assert_eq!("20%".parse(), Ok(Percent(20)));
+        for bad in ["20", "101%", "-1%", "%", "1.5%"] {
+            assert!(bad.parse::<Percent>().is_err(), "{bad}");
+        }
     }
 }

@@ -542,3 +542,42 @@ pub async fn partition_keys(session: &Session) -> Result<HashMap<u32, String>, P
         .await?;
     Ok(rows.iter().map(|r| (r.get(0), r.get(1))).collect())
 }
+
+/// Returns the columns of each table's primary key, in the key's order.
+///
+/// # Errors
+/// What the server says.
+pub async fn primary_keys(session: &Session) -> Result<HashMap<u32, Vec<String>>, PgError> {
+    let rows = session
+        .query(
+            "reading primary keys",
+            "SELECT i.indrelid, array_agg(a.attname::text ORDER BY k.n) FROM pg_index i
+             CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, n)
+             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+             WHERE i.indisprimary AND k.n <= i.indnkeyatts GROUP BY 1",
+            &[],
+        )
+        .await?;
+    Ok(rows.iter().map(|r| (r.get(0), r.get(1))).collect())
+}
+
+/// A database of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseInfo {
+    /// Name.
+    pub name: String,
+    /// Why this role cannot connect to it.
+    pub refuses: Option<String>,
+}
+
+/// Lists the databases of a server, without templates.
+///
+/// # Errors
+/// What the server says.
+pub async fn databases(session: &Session) -> Result<Vec<DatabaseInfo>, PgError> {
+    let sql = "SELECT datname::text, CASE WHEN NOT datallowconn THEN 'it allows no connections'
+                      WHEN NOT has_database_privilege(oid, 'CONNECT') THEN 'permission denied' END
+               FROM pg_database WHERE NOT datistemplate ORDER BY 1";
+    let rows = session.query("listing the databases", sql, &[]).await?;
+    Ok(rows.iter().map(|r| DatabaseInfo { name: r.get(0), refuses: r.get(1) }).collect())
+}

@@ -24,7 +24,9 @@ mod snapshot;
 mod sql;
 mod target;
 mod tls;
+mod token;
 mod tools;
+mod watch;
 
 pub use chunks::{ChunkLimits, Piece, Planned, Unit, plan_units};
 pub use codec::{EXACT_COLUMN, LoadTarget, RowDecoder, RowEncoder, WireError, arrow_schema};
@@ -34,8 +36,8 @@ pub use doctor::{LockBudget, lock_budget, missing_grants, suggest_tables};
 pub use duckdb_sql::{copy_text_into, exact_only_through_dozo, text_from_parquet};
 pub use error::{PgError, UnsupportedColumn};
 pub use inspect::{
-    SequenceInfo, TableColumns, TableInfo, TypeCatalog, columns, dependents, materialized_views, not_carried, partition_keys,
-    roles, sequence_values, sequences, subscriptions, tables, visible_user_mappings,
+    DatabaseInfo, SequenceInfo, TableColumns, TableInfo, TypeCatalog, columns, databases, dependents, materialized_views,
+    not_carried, partition_keys, primary_keys, roles, sequence_values, sequences, subscriptions, tables, visible_user_mappings,
 };
 pub use loader::LoadWorker;
 pub use reader::{LockedTable, RowSource, SnapshotWorker};
@@ -46,4 +48,6 @@ pub use shape::{key_range, shape_digest};
 pub use snapshot::Coordinator;
 pub use sql::{FINGERPRINT_SETTINGS, fingerprint, fingerprint_sql};
 pub use target::{RestoreTarget, TargetState};
+pub use token::{TokenShape, token_shapes};
 pub use tools::{PgTools, ToolChoice};
+pub use watch::{Replica, Waiting, replicas, waiting_behind};

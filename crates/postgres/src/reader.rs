@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use dozo_model::{BlockRange, Column, QualifiedName};
+use dozo_model::{BlockRange, Column, Fingerprint, QualifiedName, RowVersions};
 use futures::StreamExt;
 use tokio::runtime::Runtime;
 use tokio_postgres::CopyOutStream;
@@ -19,7 +19,7 @@ use crate::conninfo::ConnInfo;
 use crate::copy::{HEADER_BYTES, RowBlock, SIGNATURE};
 use crate::error::{PgError, query_error};
 use crate::session::Session;
-use crate::sql;
+use crate::{sql, token};
 
 /// Hands out the rows of one query, block by block.
 pub trait RowSource {
@@ -46,6 +46,7 @@ pub struct LockedTable {
 pub struct SnapshotWorker {
     runtime: Runtime,
     session: Session,
+    pid: i32,
     locked: HashSet<u32>,
     cancel: CancellationToken,
 }
@@ -61,15 +62,28 @@ impl SnapshotWorker {
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
             dozo_model::quote_literal(snapshot_id)
         );
-        let session = runtime.block_on(async {
+        let (session, pid) = runtime.block_on(async {
             let session = Session::connect_as(info, "dozo worker").await?;
             session.batch("taking the snapshot", &sql).await.map_err(|e| match e {
                 PgError::Query { reason, .. } => PgError::CoordinatorLost { reason },
                 e => e,
             })?;
-            Ok::<_, PgError>(session)
+            let pid = session.query_one("asking for the backend", "SELECT pg_backend_pid()", &[]).await?.get(0);
+            Ok::<_, PgError>((session, pid))
         })?;
-        Ok(Self { runtime, session, locked: HashSet::new(), cancel })
+        Ok(Self { runtime, session, pid, locked: HashSet::new(), cancel })
+    }
+
+    /// Returns its backend's pid.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Returns what stops it.
+    #[must_use]
+    pub fn cancel(&self) -> &CancellationToken {
+        &self.cancel
     }
 
     /// Locks a table for this transaction, once, and makes sure that it is the one the coordinator holds.
@@ -95,6 +109,50 @@ impl SnapshotWorker {
                 table: table.name.clone(),
                 reason: format!("relfilenode {filenode:?} instead of {}", table.filenode),
             })
+        })
+    }
+
+    /// Counts and sums the row versions of a range of a table: a part of its change token.
+    ///
+    /// # Errors
+    /// What the server says, or [`PgError::Cancelled`].
+    pub fn row_versions(&mut self, table: &LockedTable, blocks: BlockRange) -> Result<RowVersions, PgError> {
+        self.lock(table)?;
+        let (session, cancel) = (&self.session, &self.cancel);
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(PgError::Cancelled),
+                done = token::row_versions(session, &table.name, blocks) => done,
+            }
+        })
+    }
+
+    /// Lets the server compute the fingerprint of a range of a table, in the same snapshot.
+    ///
+    /// # Errors
+    /// What the server says, or [`PgError::Cancelled`]; a row that is too large for the statement is an error, after which
+    /// the worker can go on.
+    pub fn fingerprint(&mut self, table: &LockedTable, columns: &[Column], blocks: BlockRange) -> Result<Fingerprint, PgError> {
+        self.lock(table)?;
+        let (session, cancel) = (&self.session, &self.cancel);
+        let what = "computing a fingerprint";
+        let work = async {
+            session.batch(what, "SAVEPOINT fingerprint").await?;
+            match sql::fingerprint_of(session, &table.name, columns, sql::Rows::Blocks(blocks)).await {
+                Err(e @ PgError::Query { .. }) => {
+                    session.batch(what, "ROLLBACK TO fingerprint").await?;
+                    Err(e)
+                }
+                done => done,
+            }
+        };
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(PgError::Cancelled),
+                done = work => done,
+            }
         })
     }
 

@@ -37,6 +37,8 @@ pub struct ServerFacts {
     pub standby: bool,
     /// Database.
     pub database: String,
+    /// Its OID.
+    pub database_oid: u32,
     /// Role.
     pub user: String,
     /// Encoding of the database.
@@ -157,7 +159,7 @@ impl Session {
                         (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user),
                         to_char(clock_timestamp(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'),
                         CASE to_jsonb(d) ->> 'datlocprovider' WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' WHEN 'c' THEN 'libc' END,
-                        coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale')
+                        coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale'), d.oid
                  FROM pg_catalog.pg_database d WHERE d.datname = current_database()",
                 &[],
             )
@@ -179,6 +181,7 @@ impl Session {
             postmaster_start: time(2)?,
             standby: row.get(3),
             database: row.get(4),
+            database_oid: row.get(15),
             user: row.get(5),
             encoding: row.get(6),
             collate: row.get(7),

@@ -41,6 +41,8 @@ pub struct Coordinator {
     pub locked: HashSet<u32>,
     /// Clock of the server right after the snapshot was taken.
     pub taken_at: Timestamp,
+    /// WAL insert position after the snapshot, where this role may ask.
+    insert_position: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +88,7 @@ impl Coordinator {
                 .await?;
             let (snapshot_id, snapshot): (String, String) = (row.get(0), row.get(1));
             let lsn_to = wal_position(looker).await;
+            let insert_position = wal_insert_position(looker).await;
             let tables = inspect::tables(&session).await?;
             let before: HashMap<u32, u32> = seen.iter().map(|t| (t.oid, t.filenode)).collect();
             changed = tables
@@ -113,6 +116,7 @@ impl Coordinator {
                 snapshot: SnapshotInfo { snapshot, lsn_from, lsn_to },
                 timeline: timeline(looker, facts.standby).await,
                 taken_at: facts.now,
+                insert_position,
                 facts,
                 locked: tables.iter().filter(|t| wanted(t)).map(|t| t.oid).collect(),
                 tables,
@@ -127,6 +131,12 @@ impl Coordinator {
     #[must_use]
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// Returns its backend's pid.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.identity.pid
     }
 
     /// Makes sure that the transaction still stands: same backend, same virtual transaction.
@@ -176,6 +186,29 @@ impl Coordinator {
     /// What the server says.
     pub async fn server_clock(&self) -> Result<Timestamp, PgError> {
         Ok(self.session.facts().await?.now)
+    }
+
+    /// Waits until everything that the snapshot may show is flushed: after a crash a transaction that was not (asynchronous
+    /// commit) is gone and its number is given to another one. A standby has only what its primary flushed.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn flushed(&self, within: Duration) -> Result<bool, PgError> {
+        if self.facts.standby {
+            return Ok(true);
+        }
+        let Some(position) = &self.insert_position else { return Ok(false) };
+        let sql = format!("SELECT pg_current_wal_flush_lsn() >= {}::pg_lsn", dozo_model::quote_literal(position));
+        let deadline = tokio::time::Instant::now() + within;
+        loop {
+            if self.session.query_one("waiting for the WAL to be flushed", &sql, &[]).await?.get(0) {
+                return Ok(true);
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Ok(false);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Ends the transaction.
@@ -233,6 +266,12 @@ async fn lock(session: &Session, looker: &Session, tables: &[TableInfo], timeout
 async fn wal_position(session: &Session) -> Option<String> {
     let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text";
     session.query_one("reading the WAL position", sql, &[]).await.ok()?.get(0)
+}
+
+/// Returns the WAL insert position of a primary, where this role may ask.
+async fn wal_insert_position(session: &Session) -> Option<String> {
+    let sql = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END::text";
+    session.query_one("reading the WAL insert position", sql, &[]).await.ok()?.get(0)
 }
 
 /// Returns the timeline. Never from `pg_control_checkpoint()`, which is stale for minutes after a promotion.

@@ -15,8 +15,8 @@ fn select_list(columns: &[Column]) -> String {
     columns.iter().map(expression).collect::<Vec<_>>().join(", ")
 }
 
-/// Writes the COPY that reads a range of heap blocks.
-pub(crate) fn copy_out(table: &QualifiedName, columns: &[Column], blocks: BlockRange) -> String {
+/// Writes the condition for a range of heap blocks; nothing for the whole table.
+pub(crate) fn block_filter(blocks: BlockRange) -> String {
     let mut conditions = Vec::new();
     if blocks.from > 0 {
         conditions.push(format!("ctid >= '({},0)'", blocks.from));
@@ -24,7 +24,12 @@ pub(crate) fn copy_out(table: &QualifiedName, columns: &[Column], blocks: BlockR
     if let Some(to) = blocks.to {
         conditions.push(format!("ctid < '({to},0)'"));
     }
-    let filter = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+    if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) }
+}
+
+/// Writes the COPY that reads a range of heap blocks.
+pub(crate) fn copy_out(table: &QualifiedName, columns: &[Column], blocks: BlockRange) -> String {
+    let filter = block_filter(blocks);
     format!("COPY (SELECT {} FROM ONLY {}{filter}) TO STDOUT (FORMAT binary)", select_list(columns), table.sql())
 }
 
@@ -90,22 +95,51 @@ fn column_bytes(column: &Column) -> String {
     format!("coalesce({length} || {sent}, '\\xffffffff')")
 }
 
+/// Which rows a statement is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// Those of the table and of everything below it.
+    Tree,
+    /// Those of the table itself.
+    Own,
+    /// Those of the table itself in a range of blocks.
+    Blocks(BlockRange),
+}
+
+impl Rows {
+    fn from(self, table: &QualifiedName) -> String {
+        match self {
+            Self::Tree => table.sql(),
+            Self::Own => format!("ONLY {}", table.sql()),
+            Self::Blocks(blocks) => format!("ONLY {}{}", table.sql(), block_filter(blocks)),
+        }
+    }
+}
+
+/// Writes the expression for a row's bytes.
+fn row_bytes(columns: &[Column]) -> String {
+    let parts: Vec<String> = columns.iter().filter(|c| !c.generated).map(column_bytes).collect();
+    if parts.is_empty() { "''::bytea".to_owned() } else { parts.join("\n      || ") }
+}
+
 /// Writes the statement that computes the fingerprint `b1` of a table. `only` leaves out partitions and children.
 #[must_use]
 pub fn fingerprint_sql(table: &QualifiedName, columns: &[Column], only: bool) -> String {
-    let parts: Vec<String> = columns.iter().filter(|c| !c.generated).map(column_bytes).collect();
-    let bytes = if parts.is_empty() { "''::bytea".to_owned() } else { parts.join("\n      || ") };
-    let only = if only { "ONLY " } else { "" };
+    fingerprint_of_rows(table, columns, if only { Rows::Own } else { Rows::Tree })
+}
+
+fn fingerprint_of_rows(table: &QualifiedName, columns: &[Column], rows: Rows) -> String {
+    let bytes = row_bytes(columns);
     // OFFSET 0 keeps the digest from being computed twice; two's complement turns the sums into 16 hex digits.
     format!(
-        "WITH q AS (SELECT md5({bytes}) h\n    FROM {only}{} OFFSET 0),\n\
+        "WITH q AS (SELECT md5({bytes}) h\n    FROM {} OFFSET 0),\n\
          s AS (SELECT count(*) n, coalesce(sum(('x' || left(h, 16))::bit(64)::int8), 0) hi, coalesce(sum(('x' || right(h, 16))::bit(64)::int8), 0) lo FROM q),\n\
          m AS (SELECT n, mod(mod(hi, 18446744073709551616) + 18446744073709551616, 18446744073709551616) hi,\n\
          \x20   mod(mod(lo, 18446744073709551616) + 18446744073709551616, 18446744073709551616) lo FROM s)\n\
          SELECT 'b1:' || n\n\
          \x20   || ':' || lpad(to_hex((CASE WHEN hi >= 9223372036854775808 THEN hi - 18446744073709551616 ELSE hi END)::int8), 16, '0')\n\
          \x20   || lpad(to_hex((CASE WHEN lo >= 9223372036854775808 THEN lo - 18446744073709551616 ELSE lo END)::int8), 16, '0') AS fingerprint\nFROM m",
-        table.sql()
+        rows.from(table)
     )
 }
 
@@ -123,8 +157,18 @@ pub async fn fingerprint(
     columns: &[Column],
     only: bool,
 ) -> Result<Fingerprint, PgError> {
+    fingerprint_of(session, table, columns, if only { Rows::Own } else { Rows::Tree }).await
+}
+
+/// Computes the fingerprint of some rows of a table in the server.
+pub(crate) async fn fingerprint_of(
+    session: &Session,
+    table: &QualifiedName,
+    columns: &[Column],
+    rows: Rows,
+) -> Result<Fingerprint, PgError> {
     let what = format!("computing the fingerprint of {table}");
-    let row = session.query_one(&what, &fingerprint_sql(table, columns, only), &[]).await?;
+    let row = session.query_one(&what, &fingerprint_of_rows(table, columns, rows), &[]).await?;
     let text: String = row.get(0);
     text.parse().map_err(|e: dozo_model::FingerprintError| PgError::Query {
         what,

@@ -214,10 +214,12 @@ impl Store {
         Ok(found)
     }
 
-    /// Returns free and total bytes of the file system of a local store.
+    /// Returns the free bytes of the file system of a local store, and how many it would have if it were empty, both for
+    /// a user without privileges, as `df` counts them.
     #[must_use]
     pub fn space(&self) -> Option<(u64, u64)> {
         let stat = rustix::fs::statvfs(self.local.as_ref()?).ok()?;
-        Some((stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
+        let used = stat.f_blocks.saturating_sub(stat.f_bfree);
+        Some((stat.f_bavail * stat.f_frsize, (used + stat.f_bavail) * stat.f_frsize))
     }
 }

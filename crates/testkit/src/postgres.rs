@@ -184,7 +184,9 @@ impl Cluster {
         services().join(format!("pg{}/bin", self.major))
     }
 
-    fn data(&self) -> PathBuf {
+    /// Returns the data folder.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
 

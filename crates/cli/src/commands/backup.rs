@@ -1,31 +1,49 @@
-//! `dozo backup`: one source, several, or all.
+//! `dozo backup`: one source, several, or all; a source may be a whole server.
 
 use std::time::Duration;
 
-use dozo_engine::{BackupReport, Repository, backup};
-use dozo_model::{Span, human_bytes, human_count, human_duration};
+use dozo_engine::{
+    BackupOptions, BackupReport, CatalogError, EngineError, Expanded, Repository, SourceSettings, backup, expand, run_hook,
+    vanished,
+};
+use dozo_model::{human_bytes, human_count, human_duration};
 use serde_json::json;
 
 use super::{Outcome, Session, unknown_source};
 use crate::args::Backup;
+use crate::config::Config;
 use crate::error::CliError;
 
-/// Exit code for work that is partly done.
+/// Exit code for work that is partly done, or suspect.
 const PARTIAL: u8 = 4;
+const CONFLICT: u8 = 5;
+
+/// What came of all sources.
+#[derive(Default)]
+struct Done {
+    reports: Vec<BackupReport>,
+    errors: Vec<(String, CliError)>,
+    /// Sources that another run is backing up.
+    held: Vec<String>,
+    /// Something was asked for and is not there, although each backup by itself is fine.
+    missing: bool,
+}
 
 pub(super) async fn run(session: &Session, args: Backup) -> Outcome {
     let config = session.config()?;
-    let wait = match &args.wait {
-        Some(text) => {
-            text.parse::<Span>().map_err(|e| CliError::Usage("DOZO-E1006", format!("--wait: {e}"), "dozo help backup".into()))?.0
-        }
-        None => Duration::ZERO,
-    };
     if let Some(unknown) = args.sources.iter().find(|s| config.source(s).is_none()) {
         return Err(unknown_source(&config, unknown));
     }
-    let chosen: Vec<_> =
-        config.sources.iter().filter(|s| args.all || args.sources.iter().any(|n| n == s.name.as_str())).collect();
+    let chosen: Vec<SourceSettings> = config
+        .sources
+        .iter()
+        .filter(|s| args.all || args.sources.iter().any(|n| n == s.name.as_str()))
+        .map(|s| SourceSettings {
+            max_block: args.max_block.map_or(s.max_block, |m| m.0),
+            rate: args.rate.or(s.rate),
+            ..s.clone()
+        })
+        .collect();
     if chosen.is_empty() {
         return Err(CliError::Usage(
             "DOZO-E1007",
@@ -33,43 +51,128 @@ pub(super) async fn run(session: &Session, args: Backup) -> Outcome {
             "add [source.NAME]".into(),
         ));
     }
+    let options = BackupOptions {
+        wait: args.wait.map_or(Duration::ZERO, |w| w.0),
+        full: args.full,
+        prove: args.prove.map(|p| p.0).filter(|p| *p > 0),
+    };
     let repository = Repository::open_or_init(config.repository.store()?, session.ctx.clock.as_ref()).await?;
-    let mut reports = Vec::new();
-    let mut errors: Vec<(String, CliError)> = Vec::new();
+    let single = chosen.len() == 1 && chosen[0].databases.is_none();
+    let mut done = Done::default();
     for source in &chosen {
-        match backup(&session.ctx, &repository, source, wait).await {
-            Ok(report) => reports.push(report),
-            Err(e) => {
-                let error = CliError::from(e);
-                if chosen.len() == 1 || error.exit_code() == 130 {
-                    return Err(error);
-                }
-                session.output.message(&format!("source {}: {}", source.name, error.text()));
-                errors.push((source.name.to_string(), error));
-            }
-        }
+        one(session, &config, &repository, source, &options, &args, single, &mut done).await?;
     }
-    for report in &reports {
+    for report in &done.reports {
         tell_losses(session, report);
     }
-    let failed: Vec<_> = errors.iter().map(|(source, e)| json!({ "source": source, "failed": e.json()["error"] })).collect();
-    let text = || reports.iter().map(text).collect::<Vec<_>>().join("\n");
-    if chosen.len() == 1 {
-        session.output.result(&reports[0], text)?;
-    } else {
-        session.output.result(&json!({ "backups": reports, "failed": failed }), text)?;
+    let failed: Vec<_> = done.errors.iter().map(|(source, e)| json!({ "source": source, "failed": e.json()["error"] })).collect();
+    let text = || done.reports.iter().map(text).collect::<Vec<_>>().join("\n");
+    match done.reports.as_slice() {
+        [] if single => {}
+        [report] if single => session.output.result(report, text)?,
+        reports => {
+            session.output.result(&json!({ "backups": reports, "failed": failed, "running-elsewhere": done.held }), text)?;
+        }
     }
-    if reports.is_empty() {
-        return Ok(errors.iter().map(|(_, e)| e.exit_code()).max().unwrap_or(1));
+    if done.reports.is_empty() && !done.errors.is_empty() {
+        return Ok(done.errors.iter().map(|(_, e)| e.exit_code()).max().unwrap_or(1));
     }
-    let partial = !errors.is_empty() || reports.iter().any(|r| r.outcome == "partial");
-    Ok(if partial { PARTIAL } else { 0 })
+    let partial = !done.errors.is_empty() || done.missing || done.reports.iter().any(|r| r.outcome != "done");
+    Ok(match (partial, done.held.is_empty(), args.exit_zero_on_lock) {
+        (true, ..) => PARTIAL,
+        (false, false, false) if done.reports.is_empty() => CONFLICT,
+        (false, false, false) => PARTIAL,
+        _ => 0,
+    })
+}
+
+#[expect(clippy::too_many_arguments, reason = "what one source needs, and where its outcome goes")]
+async fn one(
+    session: &Session,
+    config: &Config,
+    repository: &Repository,
+    source: &SourceSettings,
+    options: &BackupOptions,
+    args: &Backup,
+    single: bool,
+    done: &mut Done,
+) -> Result<(), CliError> {
+    let fail = |error: CliError, name: String, done: &mut Done| -> Result<(), CliError> {
+        if single || error.exit_code() == 130 {
+            return Err(error);
+        }
+        session.output.message(&format!("source {name}: {}", error.text()));
+        done.errors.push((name, error));
+        Ok(())
+    };
+    let cluster = source.databases.is_some();
+    let facts = [("SOURCE", source.name.to_string())];
+    if let Some(hook) = source.hooks.before.as_ref().filter(|_| cluster)
+        && let Err(e) = run_hook("before", hook, &facts).await
+    {
+        return fail(e.into(), source.name.to_string(), done);
+    }
+    let expanded = match expand(source, &config.names()).await {
+        Ok(expanded) => expanded,
+        Err(e) => return fail(e.into(), source.name.to_string(), done),
+    };
+    for database in &expanded.sources {
+        match backup(&session.ctx, repository, &config.repository, database, options).await {
+            Ok(report) => done.reports.push(report),
+            Err(EngineError::Catalog(held @ CatalogError::LeaseHeld { .. })) if args.exit_zero_on_lock || !single => {
+                if !session.output.quiet() {
+                    session.output.message(&format!("{held}: left alone"));
+                }
+                done.held.push(database.name.to_string());
+            }
+            Err(e) => fail(e.into(), database.name.to_string(), done)?,
+        }
+    }
+    if cluster {
+        tell_missing(session, config, repository, source, &expanded, done).await?;
+    }
+    if let Some(hook) = source.hooks.after.as_ref().filter(|_| cluster)
+        && let Err(e) = run_hook("after", hook, &facts).await
+    {
+        session.output.message(&format!("warning: {}: {e}", source.name));
+    }
+    Ok(())
+}
+
+/// Databases that cannot be read, and those that are gone.
+async fn tell_missing(
+    session: &Session,
+    config: &Config,
+    repository: &Repository,
+    source: &SourceSettings,
+    expanded: &Expanded,
+    done: &mut Done,
+) -> Result<(), CliError> {
+    for (database, why) in &expanded.refused {
+        done.missing = true;
+        session.output.message(&format!(
+            "warning: {}: database {database} is not backed up: {why}; next: GRANT CONNECT, or exclude-databases",
+            source.name
+        ));
+    }
+    for gone in vanished(repository, source, expanded, &config.names()).await? {
+        done.missing = true;
+        session.output.message(&format!(
+            "warning: {}: the database behind {gone} is gone, its backups are kept; next: exclude-databases, if that is meant",
+            source.name
+        ));
+    }
+    Ok(())
 }
 
 /// What must be seen also with `--quiet`: one line each.
 fn tell_losses(session: &Session, report: &BackupReport) {
-    for warning in &report.warnings {
-        session.output.message(&format!("warning: {}: {warning}", report.source));
+    if let Some(first) = report.losses.first() {
+        let more = if report.losses.len() > 1 { format!(" and {} more", report.losses.len() - 1) } else { String::new() };
+        session.output.message(&format!(
+            "warning: {}: backup {} is suspect: {first}{more}; next: dozo accept {}@{}, if that is meant",
+            report.source, report.id, report.source, report.id
+        ));
     }
     let lost: Vec<_> = report.left_out.iter().filter(|l| l.error).collect();
     if let Some(first) = lost.first() {
@@ -90,8 +193,13 @@ fn text(r: &BackupReport) -> String {
     let rate = r.bytes_read as f64 / data / 1e6;
     let left = r.left_out.iter().filter(|l| !l.error).count();
     let excluded = if left > 0 { format!(", {left} not asked for") } else { String::new() };
+    let reused = match (&r.full_because, r.reused) {
+        (Some(why), _) => format!(", all copied ({why})"),
+        (None, 0) => String::from(", all copied"),
+        (None, n) => format!(", {} copied and {n} unchanged since {}", r.copied, r.parent.as_ref().map_or("", |p| p.as_str())),
+    };
     format!(
-        "{}@{} {}: {} rows of {} tables{excluded}, {} read ({rate:.1} MB/s), {} stored, {}",
+        "{}@{} {}: {} rows of {} tables{excluded}{reused}, {} read ({rate:.1} MB/s), {} stored, {}",
         r.source,
         r.id,
         r.outcome,

@@ -13,10 +13,26 @@ pub(super) async fn run(session: &Session, args: Show) -> Outcome {
     let selector: BackupSelector = args.backup.parse()?;
     let repository = config.repository.open().await?;
     let manifest = repository.resolve(&selector).await?;
-    let checks = repository.checks(&manifest.source, &manifest.id).await?;
-    session.output.result(&json!({ "manifest": manifest, "checks": checks }), || {
-        let mut text = head(&manifest);
-        for check in &checks {
+    let history = repository.history(&manifest.source).await?;
+    let copies = history.physical_copies(&manifest);
+    let record = repository.record(Box::new(manifest.clone())).await?;
+    let checks = &record.checks;
+    let copies_by_name: std::collections::BTreeMap<String, usize> =
+        copies.iter().map(|(name, n)| (name.to_string(), *n)).collect();
+    let value = json!({
+        "manifest": manifest, "checks": checks, "state": record.state(), "good": record.good(),
+        "accepted": record.accepted, "copies": copies_by_name,
+    });
+    session.output.result(&value, || {
+        let mut text = head(&manifest, record.state());
+        for loss in &manifest.losses {
+            text.push_str(&format!("suspect     {loss}\n"));
+        }
+        if let Some(accepted) = &record.accepted {
+            let reason = accepted.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
+            text.push_str(&format!("accepted    by {} at {}{reason}\n", accepted.operator.user, when(Some(accepted.at))));
+        }
+        for check in checks {
             text.push_str(&format!(
                 "check {} at {}: {:?}, {} findings\n",
                 check.level.as_str(),
@@ -35,12 +51,23 @@ pub(super) async fn run(session: &Session, args: Show) -> Outcome {
                     human_count(d.fingerprint.rows),
                     d.fingerprint.to_string(),
                     d.parts.len().to_string(),
+                    d.copied_by.as_ref().map_or_else(|| "copied".into(), |id| format!("reused, copied by {id}")),
+                    copies.get(&d.name).copied().unwrap_or(1).to_string(),
+                    match d.source_match {
+                        None => "-".into(),
+                        Some(m) if m.whole => "all".into(),
+                        Some(m) => human_count(m.rows),
+                    },
                     range,
                 ]
             })
             .collect();
         text.push('\n');
-        text.push_str(&table(&["TABLE", "ROWS", "FINGERPRINT", "PARTS", "KEY RANGE"], &[1, 3], rows));
+        text.push_str(&table(
+            &["TABLE", "ROWS", "FINGERPRINT", "PARTS", "HOW", "COPIES", "SOURCE-MATCHED", "KEY RANGE"],
+            &[1, 3, 5],
+            rows,
+        ));
         for left in &manifest.left_out {
             text.push_str(&format!("\nnot in it: {} ({})", left.name, left.reason));
         }
@@ -49,18 +76,18 @@ pub(super) async fn run(session: &Session, args: Show) -> Outcome {
     Ok(0)
 }
 
-fn head(m: &Manifest) -> String {
+fn head(m: &Manifest, state: &str) -> String {
     let escaped: u64 = m.datasets.iter().flat_map(|d| d.escaped.values()).sum();
     format!(
         "backup      {}@{}{}\n\
          database    {} of Postgres {} (system {}, timeline {})\n\
          snapshot    {} at {}\n\
          contents    {} tables and partitions, {} rows, {} sequences, {} materialized views, {escaped} values in the exact column\n\
-         stored      {} in {} objects\n\
+         stored      {} in {} objects{}\n\
          made by     {} {} as {} on {}\n",
         m.source,
         m.id,
-        if m.complete { "" } else { " (partial)" },
+        if state == "complete" { String::new() } else { format!(" ({state})") },
         m.server.database,
         m.server.version,
         m.server.system_identifier.as_deref().unwrap_or("unknown"),
@@ -73,6 +100,7 @@ fn head(m: &Manifest) -> String {
         m.materialized_views.len(),
         human_bytes(m.stored_bytes()),
         m.objects.len(),
+        m.parent.as_ref().map(|p| format!(", some of them shared with {p}")).unwrap_or_default(),
         m.tool.name,
         m.tool.version,
         m.operator.user,

@@ -26,13 +26,14 @@ pub(super) async fn run(session: &Session) -> Outcome {
                     newest.map_or_else(|| "-".into(), verified),
                     when(newest.and_then(|l| l.proven)),
                     when(newest.and_then(|l| l.drilled)),
+                    s.fewest_copies.as_ref().map_or_else(|| "-".into(), |(_, n)| n.to_string()),
                     human_bytes(s.bytes),
                 ]
             })
             .collect();
         table(
-            &["SOURCE", "BACKUPS", "NEWEST", "AGE", "STATE", "NEWEST GOOD", "VERIFIED", "PROVEN", "DRILLED", "SIZE"],
-            &[1, 9],
+            &["SOURCE", "BACKUPS", "NEWEST", "AGE", "STATE", "NEWEST GOOD", "VERIFIED", "PROVEN", "DRILLED", "COPIES", "SIZE"],
+            &[1, 9, 10],
             rows,
         )
     })?;

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use dozo_engine::{BackupSelector, VerifyReport, verify, verify_entry};
-use dozo_model::{Verdict, human_bytes, human_count, human_duration};
+use dozo_model::{Manifest, Verdict, human_bytes, human_count, human_duration};
 
 use super::{Outcome, Session};
 use crate::args::Verify;
+use crate::config::Config;
 use crate::error::CliError;
 
 const FINDING: u8 = 3;
@@ -22,14 +23,19 @@ pub(super) async fn run(session: &Session, args: Verify) -> Outcome {
     match selector {
         Some(selector) if !args.all => {
             let manifest = repository.resolve(&selector).await?;
-            reports.push(verify(&session.ctx, &repository, &manifest, level).await?);
+            let latest = selector.prefix.is_none();
+            let not_again = not_again(&config, &manifest, latest && !args.reread);
+            reports.push(verify(&session.ctx, &repository, &manifest, level, not_again).await?);
         }
         Some(BackupSelector { source: None, prefix: None }) => {
             // One source that cannot be verified does not stop the others.
             for source in repository.sources().await? {
                 let latest = BackupSelector { source: Some(source.clone()), prefix: None };
                 match repository.resolve(&latest).await {
-                    Ok(manifest) => reports.push(verify(&session.ctx, &repository, &manifest, level).await?),
+                    Ok(manifest) => {
+                        let not_again = not_again(&config, &manifest, !args.reread);
+                        reports.push(verify(&session.ctx, &repository, &manifest, level, not_again).await?);
+                    }
                     Err(e) => {
                         let error = CliError::from(e);
                         session.output.message(&format!("source {source}: {}", error.text()));
@@ -73,6 +79,12 @@ pub(super) async fn run(session: &Session, args: Verify) -> Outcome {
     })
 }
 
+/// The nightly verification reads what has no content check younger than half of the age up to which objects are shared.
+fn not_again(config: &Config, manifest: &Manifest, latest: bool) -> Option<Duration> {
+    let age = config.owner(manifest.source.as_str()).map(|s| s.reuse_max_age)?;
+    latest.then_some(age / 2)
+}
+
 fn text(r: &VerifyReport) -> String {
     let c = &r.check;
     let verdict = match c.verdict {
@@ -91,6 +103,9 @@ fn text(r: &VerifyReport) -> String {
         human_count(c.rows),
         human_duration(Duration::from_secs_f64(r.seconds)),
     );
+    if !c.skipped.is_empty() {
+        text.push_str(&format!(", {} objects of earlier backups not read again", c.skipped.len()));
+    }
     for f in &c.findings {
         let kind = serde_json::to_value(f.kind).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
         let tables = if f.tables.len() > 3 {

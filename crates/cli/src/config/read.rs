@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use dozo_engine::{RepositorySettings, SourceSettings, StoreOptions, ToolChoice, UrlRef};
-use dozo_model::{ByteSize, SourceName, Span};
+use dozo_engine::{DatabaseChoice, Hook, Hooks, OnBlock, RepositorySettings, SourceSettings, StoreOptions, ToolChoice, UrlRef};
+use dozo_model::{ByteSize, Percent, SourceName, Span};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -18,6 +18,15 @@ const MEMORY: ByteSize = ByteSize(256_000_000);
 /// More connections than this gain nothing on the machines measured.
 const WORKERS_MAX: usize = 4;
 const ZSTD_LEVEL: i32 = 1;
+/// Five weeks: a nightly verification that fails for a month is noticed before everything is copied again.
+const REUSE_MAX_AGE: Duration = Duration::from_secs(35 * 86400);
+const SHRINK_MAX: Percent = Percent(50);
+/// How long others may wait behind our locks.
+const MAX_BLOCK: Duration = Duration::from_secs(5);
+const MAX_REPLICATION_LAG: Duration = Duration::from_secs(10);
+/// Room on the repository's disk that a backup leaves free.
+const MIN_FREE: Percent = Percent(20);
+const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Tables of the configuration's agreed shape that this version does not act upon. They are refused: a retention policy that
 /// is accepted and ignored would be worse than none.
@@ -223,12 +232,13 @@ impl<'t> Reader<'t> {
             path_style: self.boolean(&mut table, "path-style"),
             profile: self.text(&mut table, "profile"),
         };
+        let min_free = self.parsed::<Percent>(&mut table, "min-free").unwrap_or(MIN_FREE).0;
         self.no_more(&table);
         let Some(url) = url else {
             self.problem(line, "repository.url", "it is missing".into());
             return None;
         };
-        let settings = RepositorySettings { url, store, base: self.base.clone() };
+        let settings = RepositorySettings { url, store, base: self.base.clone(), min_free };
         if let Err(e) = settings.check_url() {
             self.problem(line, "repository.url", e.to_string());
         }
@@ -265,6 +275,15 @@ impl<'t> Reader<'t> {
         let memory = self.parsed::<ByteSize>(&mut table, "memory").or(defaults.memory).unwrap_or(MEMORY);
         let lock_timeout = self.parsed::<Span>(&mut table, "lock-timeout").map_or(LOCK_TIMEOUT, |s| s.0);
         let level = self.integer(&mut table, "zstd-level", 1..=19).and_then(|n| i32::try_from(n).ok());
+        let reuse_max_age = self.parsed::<Span>(&mut table, "reuse-max-age").map_or(REUSE_MAX_AGE, |s| s.0);
+        let shrink_max = self.parsed::<Percent>(&mut table, "shrink-max").unwrap_or(SHRINK_MAX).0;
+        let shrink_ignore = self.texts(&mut table, "shrink-ignore");
+        let max_block = self.parsed::<Span>(&mut table, "max-block").map_or(MAX_BLOCK, |s| s.0);
+        let on_block = self.on_block(&mut table, &path, line);
+        let lag = self.parsed::<Span>(&mut table, "max-replication-lag").map_or(MAX_REPLICATION_LAG, |s| s.0);
+        let rate = self.parsed::<ByteSize>(&mut table, "rate");
+        let databases = self.databases(&mut table, &path, line);
+        let hooks = self.hooks(&mut table);
         self.no_more(&table);
         Some(SourceSettings {
             name: parsed?,
@@ -277,7 +296,45 @@ impl<'t> Reader<'t> {
             lock_timeout,
             zstd_level: level.unwrap_or(ZSTD_LEVEL),
             time_zone: defaults.time_zone.to_owned(),
+            database: None,
+            databases,
+            reuse_max_age,
+            shrink_max,
+            shrink_ignore,
+            max_block,
+            on_block,
+            max_replication_lag: (!lag.is_zero()).then_some(lag),
+            rate,
+            hooks,
         })
+    }
+
+    fn on_block(&mut self, table: &mut Table<'t>, path: &str, line: usize) -> OnBlock {
+        match self.text(table, "on-block").as_deref() {
+            None | Some("warn") => OnBlock::Warn,
+            Some("release") => OnBlock::Release,
+            Some("abort") => OnBlock::Abort,
+            Some(other) => {
+                self.problem(line, &format!("{path}.on-block"), format!("`{other}` is not warn, release or abort"));
+                OnBlock::Warn
+            }
+        }
+    }
+
+    fn databases(&mut self, table: &mut Table<'t>, path: &str, line: usize) -> Option<DatabaseChoice> {
+        let include = self.texts(table, "databases");
+        let exclude = self.texts(table, "exclude-databases");
+        if include.is_empty() && !exclude.is_empty() {
+            self.problem(line, &format!("{path}.exclude-databases"), "it goes with databases = [\"*\"]".into());
+        }
+        (!include.is_empty()).then_some(DatabaseChoice { include, exclude })
+    }
+
+    fn hooks(&mut self, table: &mut Table<'t>) -> Hooks {
+        let (before, after) = (self.texts(table, "before"), self.texts(table, "after"));
+        let timeout = self.parsed::<Span>(table, "hook-timeout").map_or(HOOK_TIMEOUT, |s| s.0);
+        let hook = |command: Vec<String>| (!command.is_empty()).then_some(Hook { command, timeout });
+        Hooks { before: hook(before), after: hook(after) }
     }
 
     fn pg_tools(&mut self, table: &mut Table<'t>) -> ToolChoice {

@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dozo_model::{
-    Column, Dataset, DatasetKind, Fingerprint, KeyRange, LeftOut, ObjectRef, Part, PartitionedTable, QualifiedName, quote_ident,
+    BlockRange, Column, Dataset, DatasetKind, Fingerprint, KeyRange, LeftOut, ObjectRef, Part, PartitionedTable, QualifiedName,
+    RowVersions, SourceMatch, quote_ident,
 };
 use dozo_postgres::{
-    ChunkLimits, Coordinator, LockedTable, Planned, SequenceInfo, TableInfo, TypeCatalog, Unit, columns, key_range,
-    partition_keys, plan_units, shape_digest,
+    ChunkLimits, Coordinator, LockedTable, Planned, SequenceInfo, TableInfo, TokenShape, TypeCatalog, Unit, columns, key_range,
+    partition_keys, plan_units, primary_keys, shape_digest, token_shapes,
 };
 
+use super::report::TableWork;
+use super::reuse;
 use super::unit::UnitReport;
-use super::{TableReport, table_report};
 use crate::Result;
 use crate::budget::Budget;
 use crate::context::SourceSettings;
@@ -132,12 +134,16 @@ pub(crate) struct PlannedTable {
     pub(crate) bound: Option<String>,
     pub(crate) columns: Vec<Column>,
     pub(crate) key_column: Option<String>,
+    /// Columns of the primary key.
+    pub(crate) key: Vec<String>,
+    /// Shape of its change token, or why it has none.
+    pub(crate) shape: TokenShape,
     blocks: u64,
     heap: bool,
     rows_estimate: f64,
 }
 
-impl Planned for PlannedTable {
+impl Planned for &PlannedTable {
     fn blocks(&self) -> u64 {
         self.blocks
     }
@@ -159,7 +165,6 @@ impl Planned for PlannedTable {
 pub(crate) struct Plan {
     pub(crate) budget: Budget,
     pub(crate) tables: Arc<Vec<PlannedTable>>,
-    pub(crate) units: Vec<Unit>,
     pub(crate) partitioned: Vec<PartitionedTable>,
 }
 
@@ -173,6 +178,9 @@ impl Plan {
         let mut all_columns = columns(session, &types, &with_rows).await?;
         let blocks = coordinator.blocks().await?;
         let keys = partition_keys(session).await?;
+        let mut primary = primary_keys(session).await?;
+        let columns_of = |oid: u32| all_columns.get(&oid).map(|c| c.columns.clone()).unwrap_or_default();
+        let mut shapes = token_shapes(session, &coordinator.facts, &with_rows, columns_of).await?;
         let tables: Vec<PlannedTable> = with_rows
             .iter()
             .map(|t| PlannedTable {
@@ -182,96 +190,159 @@ impl Plan {
                 bound: t.bound.clone(),
                 columns: all_columns.remove(&t.oid).unwrap_or_default().columns,
                 key_column: t.root.as_ref().and_then(|(oid, _)| keys.get(oid).cloned()),
+                key: primary.remove(&t.oid).unwrap_or_default(),
+                shape: shapes.remove(&t.oid).unwrap_or(Err("its columns cannot be described")),
                 blocks: blocks.get(&t.oid).copied().unwrap_or(0),
                 heap: t.access_method == "heap",
                 rows_estimate: t.rows_estimate.max(0.0),
             })
             .collect();
-        const BLOCK: u64 = 8192;
-        let limits = ChunkLimits { blocks: budget.unit_bytes / BLOCK, small_blocks: (4 << 20) / BLOCK };
-        let units = plan_units(&tables, limits);
         let partitioned = locked.iter().filter(|t| t.kind == 'p');
         let partitioned = partitioned.map(|t| PartitionedTable { name: t.name.clone(), parent: t.parent.clone() }).collect();
-        Ok(Self { budget, tables: Arc::new(tables), units, partitioned })
+        Ok(Self { budget, tables: Arc::new(tables), partitioned })
     }
 
-    /// Returns estimated rows and heap bytes.
-    pub(crate) fn estimate(&self) -> (u64, u64) {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate, never negative")]
-        let rows = self.tables.iter().map(|t| t.rows_estimate).sum::<f64>() as u64;
-        (rows, self.tables.iter().map(|t| t.blocks * 8192).sum())
+    /// Cuts the tables that are to be copied into units, largest first.
+    pub(crate) fn units(&self, outcome: &[Outcome]) -> Vec<Unit> {
+        let chosen: Vec<usize> = (0..self.tables.len()).filter(|i| matches!(outcome[*i], Outcome::Copy { .. })).collect();
+        let tables: Vec<&PlannedTable> = chosen.iter().map(|i| &self.tables[*i]).collect();
+        let limits = ChunkLimits { blocks: self.budget.unit_bytes / BLOCK, small_blocks: (4 << 20) / BLOCK };
+        let mut units = plan_units(&tables, limits);
+        units.iter_mut().flat_map(|u| &mut u.pieces).for_each(|p| p.dataset = chosen[p.dataset]);
+        units
     }
 
-    /// Puts the units' results together into datasets, their objects, and the report per table.
-    pub(crate) fn datasets(&self, units: Vec<UnitReport>) -> (Vec<Dataset>, Vec<ObjectRef>, Vec<TableReport>) {
-        struct Sum {
-            parts: Vec<Part>,
-            bytes_read: u64,
-            written: u64,
-            escaped: BTreeMap<String, u64>,
-            seconds: BTreeMap<String, f64>,
-            range: Option<(i64, i64)>,
+    /// Cuts tables into ranges whose row versions are summed at a time.
+    pub(crate) fn version_ranges(&self, tables: &[usize]) -> Vec<(usize, BlockRange)> {
+        let mut ranges = Vec::new();
+        for i in tables {
+            let blocks = self.tables[*i].blocks;
+            let count = blocks.div_ceil(VERSION_BLOCKS).max(1);
+            let size = blocks.div_ceil(count);
+            ranges.extend((0..count).map(|n| (*i, BlockRange { from: n * size, to: (n + 1 < count).then_some((n + 1) * size) })));
         }
-        let mut sums: Vec<Sum> = self
-            .tables
-            .iter()
-            .map(|_| Sum {
-                parts: vec![],
-                bytes_read: 0,
-                written: 0,
-                escaped: BTreeMap::new(),
-                seconds: BTreeMap::new(),
-                range: None,
-            })
-            .collect();
+        ranges.sort_by_key(|(i, range)| std::cmp::Reverse(self.tables[*i].weight(*range)));
+        ranges
+    }
+
+    /// Returns estimated rows and heap bytes of what is to be copied.
+    pub(crate) fn estimate(&self, outcome: &[Outcome]) -> (u64, u64) {
+        let copied = || self.tables.iter().zip(outcome).filter(|(_, o)| matches!(o, Outcome::Copy { .. })).map(|(t, _)| t);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate, never negative")]
+        let rows = copied().map(|t| t.rows_estimate).sum::<f64>() as u64;
+        (rows, copied().map(|t| t.blocks * BLOCK).sum())
+    }
+
+    /// Puts the units' results and what is reused together into datasets with what they cost, and the objects that were written.
+    pub(crate) fn datasets(&self, units: Vec<UnitReport>, outcome: Vec<Outcome>) -> (Vec<(Dataset, TableWork)>, Vec<ObjectRef>) {
+        let mut sums: Vec<Sum> = self.tables.iter().map(|_| Sum::default()).collect();
         let mut objects = Vec::new();
         for unit in units {
             let rows: u64 = unit.pieces.iter().map(|p| p.part.fingerprint.rows).sum();
             for piece in unit.pieces {
-                let sum = &mut sums[piece.dataset];
                 let share = if rows == 0 {
                     0
                 } else {
                     u128::from(unit.object.bytes) * u128::from(piece.part.fingerprint.rows) / u128::from(rows)
                 };
-                sum.written += u64::try_from(share).unwrap_or(0);
+                let sum = &mut sums[piece.dataset];
+                sum.work.written += u64::try_from(share).unwrap_or(0);
                 sum.bytes_read += piece.bytes_read;
                 for (column, count) in piece.escaped {
                     *sum.escaped.entry(column).or_default() += count;
                 }
                 for (stage, seconds) in piece.seconds {
-                    *sum.seconds.entry(stage.to_owned()).or_default() += seconds;
+                    *sum.work.seconds.entry(stage.to_owned()).or_default() += seconds;
                 }
                 if let Some((min, max)) = piece.key_range {
                     sum.range = Some(sum.range.map_or((min, max), |(a, b)| (a.min(min), b.max(max))));
                 }
+                sum.versions += piece.versions.unwrap_or_default();
+                sum.matched += piece.matched.unwrap_or(0);
+                sum.asked |= piece.matched.is_some();
                 sum.parts.push(piece.part);
             }
             objects.push(unit.object);
         }
-        let mut reports = Vec::new();
-        let datasets = self.tables.iter().zip(sums).map(|(table, mut sum)| {
-            sum.parts.sort_by_key(|p| p.blocks.from);
-            let key = table.key_column.as_ref().and_then(|name| table.columns.iter().find(|c| &c.name == name));
-            let range: Option<KeyRange> = key.zip(sum.range).and_then(|(column, range)| key_range(column, range));
-            let dataset = Dataset {
-                name: table.locked.name.clone(),
-                kind: if table.root.is_some() { DatasetKind::Partition } else { DatasetKind::Table },
-                root: table.root.clone(),
-                parent: table.parent.clone(),
-                bound: table.bound.clone(),
-                shape: shape_digest(&table.columns),
-                columns: table.columns.clone(),
-                fingerprint: sum.parts.iter().map(|p| p.fingerprint).sum::<Fingerprint>(),
-                key_range: range,
-                parts: sum.parts,
-                bytes_read: sum.bytes_read,
-                escaped: sum.escaped,
-            };
-            reports.push(table_report(&dataset, sum.written, sum.seconds));
-            dataset
+        let datasets = self.tables.iter().zip(sums).zip(outcome).map(|((table, sum), outcome)| match outcome {
+            Outcome::Reuse(dataset) => (*dataset, TableWork::default()),
+            Outcome::Copy { versions, .. } => table.dataset(sum, versions),
         });
-        let datasets = datasets.collect();
-        (datasets, objects, reports)
+        (datasets.collect(), objects)
+    }
+}
+
+/// Bytes of a heap block as the catalogs count; servers built with another size have other chunks, nothing else.
+const BLOCK: u64 = 8192;
+/// Blocks whose row versions one statement sums: 1 GB.
+const VERSION_BLOCKS: u64 = 1 << 17;
+
+/// What becomes of a table.
+pub(crate) enum Outcome {
+    /// It is copied; why, where there is a backup to lean on, and its row versions, where they were summed already.
+    Copy { because: Option<String>, versions: Option<RowVersions> },
+    /// The objects of an earlier backup are named again.
+    Reuse(Box<Dataset>),
+}
+
+/// What the pieces of a table add up to.
+#[derive(Default)]
+struct Sum {
+    parts: Vec<Part>,
+    bytes_read: u64,
+    escaped: BTreeMap<String, u64>,
+    range: Option<(i64, i64)>,
+    versions: RowVersions,
+    matched: u64,
+    asked: bool,
+    work: TableWork,
+}
+
+impl PlannedTable {
+    fn dataset(&self, mut sum: Sum, versions: Option<RowVersions>) -> (Dataset, TableWork) {
+        sum.parts.sort_by_key(|p| p.blocks.from);
+        let key = self.key_column.as_ref().and_then(|name| self.columns.iter().find(|c| &c.name == name));
+        let range: Option<KeyRange> = key.zip(sum.range).and_then(|(column, range)| key_range(column, range));
+        let fingerprint = sum.parts.iter().map(|p| p.fingerprint).sum::<Fingerprint>();
+        let dataset = Dataset {
+            name: self.locked.name.clone(),
+            kind: if self.root.is_some() { DatasetKind::Partition } else { DatasetKind::Table },
+            root: self.root.clone(),
+            parent: self.parent.clone(),
+            bound: self.bound.clone(),
+            shape: shape_digest(&self.columns),
+            columns: self.columns.clone(),
+            fingerprint,
+            key_range: range,
+            parts: sum.parts,
+            bytes_read: sum.bytes_read,
+            escaped: sum.escaped,
+            key: self.key.clone(),
+            change_token: reuse::token(self, versions.unwrap_or(sum.versions)),
+            copied_by: None,
+            source_match: sum.asked.then_some(SourceMatch { rows: sum.matched, whole: sum.matched == fingerprint.rows }),
+        };
+        (dataset, sum.work)
+    }
+
+    /// Returns how many blocks a range has.
+    pub(crate) fn weight(&self, range: BlockRange) -> u64 {
+        range.to.unwrap_or(self.blocks).saturating_sub(range.from)
+    }
+
+    /// Returns the dataset of an unchanged table: the rows of `before` under this table's name and place.
+    pub(crate) fn unchanged(&self, before: &Dataset, copied_by: dozo_model::BackupId) -> Dataset {
+        Dataset {
+            name: self.locked.name.clone(),
+            kind: if self.root.is_some() { DatasetKind::Partition } else { DatasetKind::Table },
+            root: self.root.clone(),
+            parent: self.parent.clone(),
+            bound: self.bound.clone(),
+            key: self.key.clone(),
+            copied_by: Some(before.copied_by.clone().unwrap_or(copied_by)),
+            // What a server confirmed once was confirmed in another snapshot.
+            source_match: None,
+            ..before.clone()
+        }
     }
 }

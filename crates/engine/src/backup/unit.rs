@@ -1,21 +1,28 @@
 //! One unit of work: ranges of a table (or small partitions of one tree) become one object.
 //!
-//! receive → digest → decode → encode → SHA-256, all on the worker's thread; finished parts go through a bounded queue to
-//! the uploader.
+//! row versions → receive → digest → decode → encode → SHA-256, all on the worker's thread; finished parts go through a bounded
+//! queue to the uploader. Where the source is to be proven, the server computes the fingerprint of the same range in the same
+//! snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use dozo_encode::{EncodeError, EncodeOptions, ParquetEncoder, PartSink, SinkClosed, TableEncoder};
-use dozo_model::{BackupId, Md5Digester, ObjectRef, Part, Progress, RowDigester, SourceName, random_suffix};
-use dozo_postgres::{PgError, RowBlock, RowDecoder, RowSource, SnapshotWorker, Unit};
+use dozo_model::{
+    BackupId, BlockRange, Column, Fingerprint, Md5Digester, ObjectRef, Part, Progress, RowDigester, RowVersions, SourceName,
+    random_suffix,
+};
+use dozo_postgres::{LockedTable, PgError, RowBlock, RowDecoder, RowSource, SnapshotWorker, Unit};
 use dozo_store::{Layout, PART_BYTES, Store, UploadPart};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::gate::Gate;
 use super::plan::PlannedTable;
+use super::prove::Proving;
+use super::watch::Warnings;
 use crate::budget::Budget;
 use crate::{EngineError, Result};
 
@@ -26,6 +33,12 @@ pub(crate) struct UnitContext {
     pub(crate) datasets: Arc<Vec<PlannedTable>>,
     pub(crate) budget: Budget,
     pub(crate) zstd_level: i32,
+    /// Tables whose row versions are summed with the copy.
+    pub(crate) versions_wanted: HashSet<usize>,
+    /// Ranges that the server is to confirm.
+    pub(crate) prove: Proving,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) warnings: Warnings,
     pub(crate) store: Store,
     pub(crate) handle: Handle,
     pub(crate) progress: Arc<dyn Progress>,
@@ -39,6 +52,9 @@ pub(crate) struct PieceReport {
     pub(crate) escaped: BTreeMap<String, u64>,
     pub(crate) seconds: BTreeMap<&'static str, f64>,
     pub(crate) key_range: Option<(i64, i64)>,
+    pub(crate) versions: Option<RowVersions>,
+    /// Rows that the server confirmed; none = it was not asked.
+    pub(crate) matched: Option<u64>,
 }
 
 /// What became of a unit.
@@ -109,6 +125,12 @@ fn copy_pieces(
         let table = &shared.datasets[piece.dataset];
         let name = table.locked.name.to_string();
         let began = Instant::now();
+        let cancel = worker.cancel().clone();
+        shared.gate.pass(0, &cancel)?;
+        // Before the rows: the scan warms the server's cache for them.
+        let wanted = shared.versions_wanted.contains(&piece.dataset);
+        let versions = wanted.then(|| worker.row_versions(&table.locked, piece.blocks)).transpose()?;
+        let counting = began.elapsed().as_secs_f64();
         let (mut bytes_read, mut rows) = (0, 0);
         let (mut receive, mut decode, mut encode) = (0.0, 0.0, 0.0);
         {
@@ -130,6 +152,7 @@ fn copy_pieces(
                 bytes_read += block.bytes() as u64;
                 rows += block.rows() as u64;
                 shared.progress.advance(&name, block.rows() as u64, block.bytes() as u64);
+                shared.gate.pass(block.bytes() as u64, &cancel)?;
             }
         }
         let t3 = Instant::now();
@@ -138,13 +161,25 @@ fn copy_pieces(
         if piece.blocks.to.is_none() {
             shared.progress.done(&name, rows, began.elapsed().as_secs_f64());
         }
+        let fingerprint = digester.take();
+        let t4 = Instant::now();
+        let matched = if shared.prove.wants(piece.dataset, piece.blocks) {
+            Some(confirm(worker, &table.locked, &table.columns, piece.blocks, fingerprint, &shared.warnings)?)
+        } else {
+            None
+        };
+        let mut seconds = BTreeMap::from([("receive", receive), ("decode", decode), ("encode", encode)]);
+        seconds.extend(wanted.then_some(("versions", counting)));
+        seconds.extend(matched.map(|_| ("prove", t4.elapsed().as_secs_f64())));
         pieces.push(PieceReport {
             dataset: piece.dataset,
-            part: Part { object: key.to_owned(), row_groups, fingerprint: digester.take(), blocks: piece.blocks },
+            part: Part { object: key.to_owned(), row_groups, fingerprint, blocks: piece.blocks },
             bytes_read,
             escaped: decoder.take_escaped(),
-            seconds: BTreeMap::from([("receive", receive), ("decode", decode), ("encode", encode)]),
+            seconds,
             key_range: None,
+            versions,
+            matched,
         });
     }
     let (sink, encoded) = encoder.finish().map_err(encode_error)?;
@@ -156,4 +191,31 @@ fn copy_pieces(
     }
     let object = ObjectRef { key: key.to_owned(), bytes: encoded.bytes, sha256: encoded.sha256 };
     Ok(UnitReport { object, pieces })
+}
+
+/// Lets the server compute the fingerprint of a range and returns how many rows it confirmed. A row that is too large for the
+/// statement confirms nothing.
+pub(crate) fn confirm(
+    worker: &mut SnapshotWorker,
+    table: &LockedTable,
+    columns: &[Column],
+    blocks: BlockRange,
+    copied: Fingerprint,
+    warnings: &Warnings,
+) -> Result<u64> {
+    match worker.fingerprint(table, columns, blocks) {
+        Ok(found) if found == copied => Ok(copied.rows),
+        Ok(found) => Err(EngineError::NotSourceMatched { table: table.name.to_string(), found, copied }),
+        Err(e) if too_large(&e) => {
+            warnings.add(format!("{}: a row is too large for the server's fingerprint: not confirmed", table.name));
+            Ok(0)
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Tells whether a statement failed because a row is too large for it: the verdict is *not run*, never green.
+pub(crate) fn too_large(error: &PgError) -> bool {
+    matches!(error, PgError::Query { sqlstate, reason, .. }
+        if sqlstate == "54000" || reason.contains("invalid memory alloc request size"))
 }

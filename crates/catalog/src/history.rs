@@ -1,0 +1,175 @@
+//! What is known about a source's committed backups taken together: which are good, which objects were read by a check and
+//! when, which must not be trusted, how often the same rows are stored.
+//!
+//! *Invariant*: everything here is computed from manifests, checks and acceptances; nothing is stored twice.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use dozo_model::{Acceptance, BackupId, CheckEvent, Dataset, Manifest, QualifiedName, SourceName, Timestamp, VerifyLevel};
+use dozo_store::{Layout, PutOutcome};
+use futures::{StreamExt, TryStreamExt};
+
+use crate::repository::{BackupState, Repository, from_json, to_json};
+use crate::{CatalogError, Result};
+
+/// Records fetched at the same time.
+const FETCHES: usize = 16;
+
+/// A committed backup with everything that stands beside its manifest.
+#[derive(Debug, Clone)]
+pub struct BackupRecord {
+    /// Manifest.
+    pub manifest: Box<Manifest>,
+    /// Checks, oldest first.
+    pub checks: Vec<CheckEvent>,
+    /// Somebody took it for good although it is suspect.
+    pub accepted: Option<Acceptance>,
+}
+
+impl BackupRecord {
+    /// Tells whether the backup may be relied on: complete, not suspect (or accepted), no open finding.
+    #[must_use]
+    pub fn good(&self) -> bool {
+        self.manifest.complete
+            && (!self.manifest.suspect() || self.accepted.is_some())
+            && Repository::open_findings(&self.checks).is_empty()
+    }
+
+    /// Returns the word for its state.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match (self.manifest.complete, self.manifest.suspect()) {
+            (false, _) => "partial",
+            (true, true) if self.accepted.is_none() => "suspect",
+            (true, _) => "complete",
+        }
+    }
+}
+
+/// All committed backups of one source, oldest first by their recorded start.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    /// The backups.
+    pub records: Vec<BackupRecord>,
+}
+
+impl History {
+    /// Returns the newest good backup.
+    #[must_use]
+    pub fn newest_good(&self) -> Option<&BackupRecord> {
+        self.records.iter().rev().find(|r| r.good())
+    }
+
+    /// Returns when each object's content was last read by a check that found nothing wrong with it.
+    #[must_use]
+    pub fn content_checked(&self) -> HashMap<&str, Timestamp> {
+        let mut times: HashMap<&str, Timestamp> = HashMap::new();
+        for record in &self.records {
+            for check in record.checks.iter().filter(|c| c.level >= VerifyLevel::Content) {
+                let bad: HashSet<&str> = check.findings.iter().map(|f| f.object.as_str()).collect();
+                // A check says of what it could not read: `key: why`.
+                let unread =
+                    |key: &str| check.not_run.iter().any(|line| line.strip_prefix(key).is_some_and(|r| r.starts_with(':')));
+                let skipped: HashMap<&str, Timestamp> = check.skipped.iter().map(|s| (s.object.as_str(), s.checked)).collect();
+                for object in &record.manifest.objects {
+                    let key = object.key.as_str();
+                    if bad.contains(key) || unread(key) {
+                        continue;
+                    }
+                    let at = skipped.get(key).copied().unwrap_or(check.at);
+                    times.entry(key).and_modify(|t| *t = (*t).max(at)).or_insert(at);
+                }
+            }
+        }
+        times
+    }
+
+    /// Returns every object with an open finding in any backup that names it.
+    #[must_use]
+    pub fn distrusted(&self) -> HashSet<&str> {
+        let open = self.records.iter().flat_map(|r| Repository::open_findings(&r.checks));
+        open.map(|f| f.object.as_str()).collect()
+    }
+
+    /// Counts, for each table of a backup, the separate physical copies of the very rows that it shows: sets of objects in
+    /// all backups that hold the table with the same fingerprint and shape.
+    #[must_use]
+    pub fn physical_copies(&self, manifest: &Manifest) -> BTreeMap<QualifiedName, usize> {
+        let wanted: HashMap<&QualifiedName, &Dataset> = manifest.datasets.iter().map(|d| (&d.name, d)).collect();
+        let mut copies: BTreeMap<QualifiedName, HashSet<Vec<(&str, u32)>>> = BTreeMap::new();
+        let others = self.records.iter().map(|r| r.manifest.as_ref());
+        for dataset in others.chain([manifest]).flat_map(|m| &m.datasets) {
+            let same = |d: &&&Dataset| d.fingerprint == dataset.fingerprint && d.shape == dataset.shape;
+            if wanted.get(&dataset.name).filter(same).is_some() {
+                let place = dataset.parts.iter().map(|p| (p.object.as_str(), p.row_groups.0)).collect();
+                copies.entry(dataset.name.clone()).or_default().insert(place);
+            }
+        }
+        copies.into_iter().map(|(name, places)| (name, places.len())).collect()
+    }
+}
+
+impl Repository {
+    /// Loads everything about the committed backups of a source.
+    ///
+    /// # Errors
+    /// What the store says, or a damaged record. A manifest that cannot be read is left out: `list` and `verify` show it.
+    pub async fn history(&self, source: &SourceName) -> Result<History> {
+        let committed = self.backups(Some(source)).await?.into_iter().filter_map(|e| match e.state {
+            BackupState::Committed(manifest) => Some(manifest),
+            _ => None,
+        });
+        let mut records: Vec<BackupRecord> = futures::stream::iter(committed)
+            .map(|manifest| async move { self.record(manifest).await })
+            .buffered(FETCHES)
+            .try_collect()
+            .await?;
+        records.sort_by_key(|r| r.manifest.started);
+        Ok(History { records })
+    }
+
+    /// Loads what stands beside a manifest.
+    ///
+    /// # Errors
+    /// What the store says, or a damaged record.
+    pub async fn record(&self, manifest: Box<Manifest>) -> Result<BackupRecord> {
+        let checks = self.checks(&manifest.source, &manifest.id).await?;
+        let accepted = if manifest.suspect() { self.acceptance(&manifest.source, &manifest.id).await? } else { None };
+        Ok(BackupRecord { manifest, checks, accepted })
+    }
+
+    async fn acceptance(&self, source: &SourceName, id: &BackupId) -> Result<Option<Acceptance>> {
+        let key = Layout::file(source, id, "accepted.json");
+        self.store().get_opt(&key).await?.map(|bytes| from_json(&key, &bytes)).transpose()
+    }
+
+    /// Takes a suspect backup for good. Returns what stands now: an earlier acceptance is kept.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn accept(&self, source: &SourceName, id: &BackupId, acceptance: &Acceptance) -> Result<Acceptance> {
+        let key = Layout::file(source, id, "accepted.json");
+        if self.store().put_new(&key, to_json(&key, acceptance)?).await? == PutOutcome::Created {
+            return Ok(acceptance.clone());
+        }
+        Ok(self.acceptance(source, id).await?.unwrap_or_else(|| acceptance.clone()))
+    }
+
+    /// Makes sure that a backup whose objects are to be shared still stands: nobody has marked it for deletion.
+    ///
+    /// # Errors
+    /// [`CatalogError::ParentGone`].
+    pub async fn parent_stands(&self, source: &SourceName, id: &BackupId) -> Result<()> {
+        let gone = || CatalogError::ParentGone { source_name: source.clone(), id: id.clone() };
+        let beside = self.store().list(&Layout::backup(source, id)).await?;
+        let names: BTreeSet<&str> = beside.iter().filter_map(|o| o.key.rsplit('/').next()).collect();
+        if !names.contains("manifest.json") || names.iter().any(|n| n.starts_with("fate-")) {
+            return Err(gone());
+        }
+        match self.manifest(source, id).await {
+            Ok(_) => Ok(()),
+            Err(CatalogError::NoBackup { .. } | CatalogError::Manifest { .. }) => Err(gone()),
+            Err(e) => Err(e),
+        }
+    }
+}

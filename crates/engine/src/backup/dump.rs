@@ -1,0 +1,88 @@
+//! The files beside the rows: the schema in two forms, the roles, and what of the schema needs a table that is not there.
+
+use std::collections::{BTreeSet, HashMap};
+
+use bytes::Bytes;
+use dozo_model::{BackupId, Files, LeftOut, QualifiedName};
+use dozo_postgres::{ConnInfo, Coordinator, PgError, PgTools, dependents};
+use dozo_store::Layout;
+
+use super::watch::Warnings;
+use crate::Result;
+use crate::context::SourceSettings;
+
+/// What was dumped.
+pub(super) struct DumpedFiles {
+    pub(super) dump: Bytes,
+    pub(super) sql: Bytes,
+    pub(super) globals: Option<Bytes>,
+    /// Entries of the dump that need a table which is not in it.
+    pub(super) unrestorable: BTreeSet<u32>,
+}
+
+impl DumpedFiles {
+    /// Runs pg_dump under the coordinator's snapshot; `excluded` are tables that it must not touch.
+    pub(super) async fn make(
+        info: &ConnInfo,
+        tools: &PgTools,
+        source: &SourceSettings,
+        coordinator: &Coordinator,
+        excluded: &[(u32, String)],
+        warnings: &Warnings,
+    ) -> Result<Self> {
+        let patterns: Vec<String> = excluded.iter().map(|(_, pattern)| pattern.clone()).collect();
+        let timeout = source.lock_timeout.as_millis();
+        let dump = tools.dump_schema(info, &coordinator.snapshot_id, &patterns, timeout).await?;
+        let sql = tools.dump_to_sql(&dump, None, &[], false).await?;
+        let globals = match tools.dump_globals(info).await {
+            Ok(bytes) => Some(Bytes::from(bytes)),
+            Err(e @ PgError::ToolFailed { .. }) => {
+                warnings.add(format!("roles could not be dumped: {e}"));
+                None
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let unrestorable = unrestorable(tools, &dump, coordinator, excluded).await?;
+        Ok(Self { dump: dump.into(), sql: sql.into(), globals, unrestorable })
+    }
+
+    pub(super) fn keys(&self, id: &BackupId, source: &SourceSettings) -> Files {
+        let key = |name: &str| Layout::file(&source.name, id, name);
+        Files {
+            restore_md: key("RESTORE.md"),
+            schema_dump: key("schema.dump"),
+            schema_sql: key("schema.sql"),
+            globals_sql: self.globals.as_ref().map(|_| key("globals.sql")),
+        }
+    }
+}
+
+async fn unrestorable(
+    tools: &PgTools,
+    dump: &[u8],
+    coordinator: &Coordinator,
+    excluded: &[(u32, String)],
+) -> Result<BTreeSet<u32>> {
+    let hidden: BTreeSet<u32> = excluded.iter().map(|(oid, _)| *oid).collect();
+    let absent: BTreeSet<QualifiedName> =
+        coordinator.tables.iter().filter(|t| hidden.contains(&t.oid)).map(|t| t.name.clone()).collect();
+    if absent.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let script = tools.schema_script(dump, &[]).await?;
+    Ok(script.needing(&absent))
+}
+
+/// Says which foreign keys and views need a table that is not in the dump.
+pub(super) async fn note_dependents(coordinator: &Coordinator, hidden: &[(u32, String)], left_out: &mut [LeftOut]) -> Result<()> {
+    let oids: Vec<u32> = hidden.iter().map(|(oid, _)| *oid).collect();
+    if oids.is_empty() {
+        return Ok(());
+    }
+    let mut needed = dependents(coordinator.session(), &oids).await?;
+    let by_name: HashMap<&QualifiedName, u32> = coordinator.tables.iter().map(|t| (&t.name, t.oid)).collect();
+    for left in left_out {
+        left.needed_by = by_name.get(&left.name).and_then(|oid| needed.remove(oid)).unwrap_or_default();
+    }
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! Did a table lose more rows than is likely? Then the backup is suspect: it is committed, but it is not good.
+
+use std::collections::BTreeMap;
+
+use dozo_model::{Dataset, LeftOut, Loss, Manifest, QualifiedName};
+
+use crate::Result;
+use crate::context::SourceSettings;
+use crate::select::Patterns;
+
+/// Compares with the newest good backup, per partition tree: a month that was dropped from three years is no loss of the tree,
+/// nor is one that was detached and stands by itself now. What was left out is not lost: it is excluded, or makes the backup
+/// partial.
+pub(super) fn losses(source: &SourceSettings, before: &Manifest, now: &[Dataset], left_out: &[LeftOut]) -> Result<Vec<Loss>> {
+    let ignored = Patterns::new(&source.shrink_ignore)?;
+    let mut trees: BTreeMap<&QualifiedName, Vec<&Dataset>> = BTreeMap::new();
+    for dataset in before.datasets.iter().filter(|d| !left_out.iter().any(|l| l.name == d.name)) {
+        trees.entry(dataset.root.as_ref().unwrap_or(&dataset.name)).or_default().push(dataset);
+    }
+    let lost = trees.into_iter().filter_map(|(tree, leaves)| {
+        let before: u64 = leaves.iter().map(|d| d.fingerprint.rows).sum();
+        let of_tree =
+            |d: &&Dataset| d.root.as_ref() == Some(tree) || &d.name == tree || leaves.iter().any(|leaf| leaf.name == d.name);
+        let left: Vec<u64> = now.iter().filter(of_tree).map(|d| d.fingerprint.rows).collect();
+        let rows: u64 = left.iter().sum();
+        let lost = before.saturating_sub(rows);
+        let unlikely =
+            left.is_empty() || lost > 0 && u128::from(lost) * 100 >= u128::from(before) * u128::from(source.shrink_max);
+        let loss = Loss { name: tree.clone(), before, now: (!left.is_empty()).then_some(rows) };
+        (unlikely && ignored.matching(tree, None).is_none()).then_some(loss)
+    });
+    Ok(lost.collect())
+}

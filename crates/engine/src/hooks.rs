@@ -1,0 +1,71 @@
+//! Commands before and after a source.
+//!
+//! A hook gets an environment without secrets: `PATH`, `HOME`, `LANG` and what dozo tells it. *Cancellation*: it is killed
+//! after its limit, with everything that it started.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+
+use tokio::io::AsyncReadExt;
+
+use crate::context::Hook;
+use crate::{EngineError, Result};
+
+/// Bytes of its output that are quoted.
+const QUOTED: usize = 400;
+
+/// Runs a hook; `facts` become `DOZO_…` variables.
+///
+/// # Errors
+/// [`EngineError::Hook`].
+pub async fn run(name: &'static str, hook: &Hook, facts: &[(&str, String)]) -> Result<()> {
+    let failed = |reason: String| EngineError::Hook { hook: name, command: hook.command.join(" "), reason };
+    let Some((program, arguments)) = hook.command.split_first() else { return Err(failed("it is empty".into())) };
+    let kept = ["PATH", "HOME", "LANG", "TZ"].into_iter().filter_map(|k| Some((k.to_owned(), std::env::var(k).ok()?)));
+    let told = facts.iter().map(|(k, v)| (format!("DOZO_{k}"), v.clone()));
+    let environment: BTreeMap<String, String> = kept.chain(told).collect();
+    let mut child = tokio::process::Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .envs(environment)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        // Its own group, so that a shell's children die with it.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|e| failed(e.to_string()))?;
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+    let mut output = child.stderr.take();
+    let read = async {
+        let mut text = Vec::new();
+        if let Some(pipe) = &mut output {
+            // What cannot be read is only missing from the message.
+            let _ = pipe.read_to_end(&mut text).await;
+        }
+        text
+    };
+    let work = async {
+        let (text, status) = tokio::join!(read, child.wait());
+        (text, status)
+    };
+    let outcome = tokio::time::timeout(hook.timeout, work).await;
+    match outcome {
+        Err(_) => {
+            if let Some(group) = group {
+                // It may have ended just now.
+                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            }
+            Err(failed(format!("it did not end within {}", dozo_model::human_duration(hook.timeout))))
+        }
+        Ok((_, Err(e))) => Err(failed(e.to_string())),
+        Ok((_, Ok(status))) if status.success() => Ok(()),
+        Ok((text, Ok(status))) => {
+            let text = String::from_utf8_lossy(&text);
+            let start = text.trim().len().saturating_sub(QUOTED);
+            let tail: String = text.trim().chars().skip(start).collect();
+            Err(failed(if tail.is_empty() { status.to_string() } else { format!("{status}: {tail}") }))
+        }
+    }
+}
