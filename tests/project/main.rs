@@ -33,7 +33,8 @@ fn normal_dependencies() -> BTreeMap<String, Vec<String>> {
 #[test]
 fn crates_import_only_what_they_may() {
     let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
-        ("dozo-model", &[][..]),
+        ("dozo-digest", &[][..]),
+        ("dozo-model", &["dozo-digest"]),
         ("dozo-postgres", &["dozo-model"]),
         ("dozo-encode", &["dozo-model"]),
         ("dozo-store", &["dozo-model"]),
@@ -106,9 +107,13 @@ fn files_are_short_and_open_with_their_purpose() {
     }
 }
 
-/// Every error code is used once, and `docs/errors.md` lists every one.
+/// Every error code is used once, and `docs/errors.md` is what the code says.
 #[test]
 fn error_codes_are_documented() {
+    let out = std::process::Command::new("python3").arg(root().join("scripts/errors-md")).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let generated = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(fs::read_to_string(root().join("docs/errors.md")).unwrap(), generated, "run scripts/errors-md > docs/errors.md");
     let mut codes: Vec<String> = Vec::new();
     for path in sources().iter().filter(|p| p.components().any(|c| c.as_os_str() == "src")) {
         let text = fs::read_to_string(path).unwrap();
@@ -117,9 +122,8 @@ fn error_codes_are_documented() {
     codes.sort();
     codes.dedup();
     assert!(codes.len() > 50);
-    let documented = fs::read_to_string(root().join("docs/errors.md")).unwrap();
     for code in codes {
-        assert!(documented.contains(&format!("DOZO-E{code}")), "docs/errors.md does not list DOZO-E{code}");
+        assert!(generated.contains(&format!("| DOZO-E{code} |")), "DOZO-E{code} belongs to no variant");
     }
 }
 

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{Cli, Global, Verb};
 use crate::config::Config;
-use crate::error::CliError;
+use crate::error::{CliError, Usage};
 use crate::operator::this_operator;
 use crate::output::Output;
 use crate::reporter::reporter;
@@ -98,7 +98,7 @@ pub(crate) fn database(session: &Session, text: &str) -> Result<ConnInfo, CliErr
 pub(crate) fn unknown_source(config: &Config, name: &str) -> CliError {
     let known: Vec<String> = config.names().iter().map(ToString::to_string).collect();
     CliError::Usage(
-        "DOZO-E1004",
+        Usage::UnknownSource,
         format!("source `{name}` is not in {}", config.file.display()),
         if known.is_empty() { "add [source.NAME]".into() } else { format!("use one of: {}", known.join(", ")) },
     )

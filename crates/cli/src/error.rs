@@ -8,6 +8,33 @@ use serde_json::json;
 
 use crate::config::ConfigError;
 
+/// What about the arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Usage {
+    /// The source is not in the configuration.
+    UnknownSource,
+    /// `init` cannot write its file.
+    InitFile,
+    /// The configuration has no source.
+    NoSource,
+    /// Options contradict each other.
+    Options,
+    /// The log file cannot be opened.
+    LogFile,
+}
+
+impl Usage {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownSource => "DOZO-E1004",
+            Self::InitFile => "DOZO-E1005",
+            Self::NoSource => "DOZO-E1007",
+            Self::Options => "DOZO-E1008",
+            Self::LogFile => "DOZO-E1010",
+        }
+    }
+}
+
 /// Why a verb failed.
 #[derive(Debug)]
 pub(crate) enum CliError {
@@ -15,8 +42,8 @@ pub(crate) enum CliError {
     Engine(EngineError),
     /// The configuration.
     Config(ConfigError),
-    /// Something about the arguments: code, text, next step.
-    Usage(&'static str, String, String),
+    /// Something about the arguments: what, text, next step.
+    Usage(Usage, String, String),
     /// The result could not be printed.
     Output(std::io::Error),
 }
@@ -65,7 +92,7 @@ impl CliError {
         match self {
             Self::Engine(e) => e.code(),
             Self::Config(e) => e.code(),
-            Self::Usage(code, ..) => code,
+            Self::Usage(usage, ..) => usage.code(),
             Self::Output(_) => "DOZO-E1009",
         }
     }

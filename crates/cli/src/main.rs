@@ -20,7 +20,7 @@ use clap::Parser;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Cli;
-use crate::error::CliError;
+use crate::error::{CliError, Usage};
 use crate::output::Output;
 
 /// After a signal the work has this long to stop by itself.
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         && let Err(e) = log::open(path)
     {
         let text = format!("the log file {} cannot be opened: {e}", path.display());
-        let error = CliError::Usage("DOZO-E1010", text, "check the path and its permissions".into());
+        let error = CliError::Usage(Usage::LogFile, text, "check the path and its permissions".into());
         output.error(&error);
         return ExitCode::from(error.exit_code());
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use dozo_catalog::{BackupEntry, BackupState, Repository, tool};
 use dozo_encode::{EncodeError, ParquetInput, ParquetReader};
 use dozo_model::{
-    CheckEvent, Dataset, FORMAT_VERSION, Finding, FindingKind, Fingerprint, Manifest, Md5Digester, ObjectRef, Part,
+    CheckEvent, Dataset, FORMAT_VERSION, Finding, FindingKind, Fingerprint, Manifest, ObjectRef, Part, RowDigester,
     SkippedObject, Stage, Timestamp, Verdict, VerifyLevel,
 };
 use dozo_postgres::{RowEncoder, arrow_schema};
@@ -355,7 +355,7 @@ fn fingerprint_part(
 ) -> Result<Fingerprint> {
     let encode = |source| EngineError::Encode { object: part.object.clone(), source };
     let mut encoder = RowEncoder::for_digest(&dataset.columns);
-    let mut digester = Md5Digester::default();
+    let mut digester = RowDigester::default();
     let mut sum = Fingerprint::EMPTY;
     for batch in reader.rows(part.row_groups, batch_rows(dataset)).map_err(encode)? {
         if cancel.is_cancelled() {

@@ -11,7 +11,7 @@ use std::iter::Sum;
 use std::ops::{Add, AddAssign};
 use std::str::FromStr;
 
-use md5::{Digest, Md5};
+use dozo_digest::ManyMd5;
 use serde::{Deserialize, Serialize};
 
 /// Id of the fingerprint algorithm: COPY BINARY framing, MD5, two summed lanes.
@@ -104,25 +104,23 @@ impl<'de> Deserialize<'de> for Fingerprint {
     }
 }
 
-/// Digests rows and sums them. The seam behind which faster kernels take their place.
-pub trait RowDigester: Send {
-    /// Adds one row: the tuple's bytes without the field count.
-    fn add(&mut self, row: &[u8]);
-    /// Returns the fingerprint of all rows since the last call, and starts over.
-    fn take(&mut self) -> Fingerprint;
+/// Digests rows, many at once, and sums them.
+#[derive(Debug, Default)]
+pub struct RowDigester {
+    md5: ManyMd5,
+    sum: Fingerprint,
 }
 
-/// The plain digester: one MD5 at a time.
-#[derive(Debug, Default)]
-pub struct Md5Digester(Fingerprint);
-
-impl RowDigester for Md5Digester {
-    fn add(&mut self, row: &[u8]) {
-        self.0.add_digest(Md5::digest(row).into());
+impl RowDigester {
+    /// Adds rows: each tuple's bytes without the field count.
+    pub fn add(&mut self, rows: &[&[u8]]) {
+        let sum = &mut self.sum;
+        self.md5.digest(rows, |_, digest| sum.add_digest(digest));
     }
 
-    fn take(&mut self) -> Fingerprint {
-        std::mem::take(&mut self.0)
+    /// Returns the fingerprint of all rows since the last call, and starts over.
+    pub fn take(&mut self) -> Fingerprint {
+        std::mem::take(&mut self.sum)
     }
 }
 
@@ -133,8 +131,8 @@ mod tests {
     use super::*;
 
     fn of(rows: &[Vec<u8>]) -> Fingerprint {
-        let mut digester = Md5Digester::default();
-        rows.iter().for_each(|r| digester.add(r));
+        let mut digester = RowDigester::default();
+        digester.add(&rows.iter().map(Vec::as_slice).collect::<Vec<_>>());
         digester.take()
     }
 

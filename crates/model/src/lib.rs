@@ -24,7 +24,7 @@ pub use events::{
     CheckEvent, Finding, FindingKind, Intent, LeaseHolder, LeaseRecord, LeaseState, Operator, RepositoryMarker, SkippedObject,
     Tool, Verdict, VerifyLevel,
 };
-pub use fingerprint::{ALGORITHM, Fingerprint, FingerprintError, Md5Digester, RowDigester};
+pub use fingerprint::{ALGORITHM, Fingerprint, FingerprintError, RowDigester};
 pub use ids::{BackupId, IdError, SourceName, random_suffix};
 pub use manifest::{
     BlockRange, Column, Dataset, DatasetKind, FORMAT_VERSION, Files, KeyRange, LeftOut, Manifest, ManifestError,

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{Outcome, Session, unknown_source};
 use crate::args::Backup;
 use crate::config::Config;
-use crate::error::CliError;
+use crate::error::{CliError, Usage};
 
 /// Exit code for work that is partly done, or suspect.
 const PARTIAL: u8 = 4;
@@ -46,7 +46,7 @@ pub(super) async fn run(session: &Session, args: Backup) -> Outcome {
         .collect();
     if chosen.is_empty() {
         return Err(CliError::Usage(
-            "DOZO-E1007",
+            Usage::NoSource,
             format!("{} has no source", config.file.display()),
             "add [source.NAME]".into(),
         ));
@@ -79,14 +79,12 @@ pub(super) async fn run(session: &Session, args: Backup) -> Outcome {
     }
     let partial = !done.errors.is_empty() || done.missing || done.reports.iter().any(|r| r.outcome != "done");
     Ok(match (partial, done.held.is_empty(), args.exit_zero_on_lock) {
-        (true, ..) => PARTIAL,
         (false, false, false) if done.reports.is_empty() => CONFLICT,
-        (false, false, false) => PARTIAL,
+        (true, ..) | (false, false, false) => PARTIAL,
         _ => 0,
     })
 }
 
-#[expect(clippy::too_many_arguments, reason = "what one source needs, and where its outcome goes")]
 async fn one(
     session: &Session,
     config: &Config,

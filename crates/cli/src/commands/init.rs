@@ -7,7 +7,7 @@ use dozo_model::{human_bytes, human_count};
 
 use super::{Outcome, Session};
 use crate::args::Init;
-use crate::error::CliError;
+use crate::error::{CliError, Usage};
 
 pub(super) async fn run(session: &Session, args: Init) -> Outcome {
     let draft = match &args.from {
@@ -21,7 +21,7 @@ pub(super) async fn run(session: &Session, args: Init) -> Outcome {
     let name = args.name.clone().unwrap_or_else(|| source_name(draft.as_ref().map_or("shop", |(_, d)| &d.database)));
     let text = render(&name, &args.repository, draft.as_ref());
     let failed = |reason: String, next: &str| {
-        CliError::Usage("DOZO-E1005", format!("{} cannot be written: {reason}", args.file.display()), next.into())
+        CliError::Usage(Usage::InitFile, format!("{} cannot be written: {reason}", args.file.display()), next.into())
     };
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(&args.file).map_err(|e| match e.kind() {
         std::io::ErrorKind::AlreadyExists => failed("it exists".into(), "name another file, or remove this one"),

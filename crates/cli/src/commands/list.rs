@@ -5,7 +5,7 @@ use dozo_model::{SourceName, Verdict, human_bytes, human_count};
 
 use super::{Outcome, Session, age, when};
 use crate::args::List;
-use crate::error::CliError;
+use crate::error::{CliError, Usage};
 use crate::output::table;
 
 pub(super) async fn run(session: &Session, args: List) -> Outcome {
@@ -15,7 +15,7 @@ pub(super) async fn run(session: &Session, args: List) -> Outcome {
         .as_deref()
         .map(SourceName::parse)
         .transpose()
-        .map_err(|e| CliError::Usage("DOZO-E1004", e.to_string(), "dozo list".into()))?;
+        .map_err(|e| CliError::Usage(Usage::UnknownSource, e.to_string(), "dozo list".into()))?;
     let repository = config.repository.open().await?;
     let lines = list(&session.ctx, &repository, source.as_ref()).await?;
     session.output.result(&lines, || {

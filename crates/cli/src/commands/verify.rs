@@ -8,7 +8,7 @@ use dozo_model::{Manifest, Verdict, human_bytes, human_count, human_duration};
 use super::{Outcome, Session};
 use crate::args::Verify;
 use crate::config::Config;
-use crate::error::CliError;
+use crate::error::{CliError, Usage};
 
 const FINDING: u8 = 3;
 const NOT_RUN: u8 = 6;
@@ -46,7 +46,7 @@ pub(super) async fn run(session: &Session, args: Verify) -> Outcome {
         }
         Some(_) => {
             return Err(CliError::Usage(
-                "DOZO-E1008",
+                Usage::Options,
                 "--all goes with `latest` or with no backup".into(),
                 "dozo help verify".into(),
             ));

@@ -17,7 +17,7 @@ fn the_documented_configuration_parses() {
     assert!(!config.sources.is_empty());
     let source = include_str!("read.rs");
     let mut keys = 0;
-    for call in ["text", "texts", "count", "boolean", "parsed::<ByteSize>", "parsed::<Span>", "integer"] {
+    for call in ["text", "texts", "count", "boolean", "parsed::<ByteSize>", "parsed::<Span>", "parsed::<Percent>", "integer"] {
         for rest in source.split(&format!("{call}(&mut ")).skip(1) {
             let call = rest.split(')').next().unwrap_or_default();
             let Some(key) = call.split('"').nth(1) else { continue };

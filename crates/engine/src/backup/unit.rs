@@ -11,8 +11,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use dozo_encode::{EncodeError, EncodeOptions, ParquetEncoder, PartSink, SinkClosed, TableEncoder};
 use dozo_model::{
-    BackupId, BlockRange, Column, Fingerprint, Md5Digester, ObjectRef, Part, Progress, RowDigester, RowVersions, SourceName,
-    random_suffix,
+    BackupId, BlockRange, Column, Fingerprint, ObjectRef, Part, Progress, RowDigester, RowVersions, SourceName, random_suffix,
 };
 use dozo_postgres::{LockedTable, PgError, RowBlock, RowDecoder, RowSource, SnapshotWorker, Unit};
 use dozo_store::{Layout, PART_BYTES, Store, UploadPart};
@@ -118,7 +117,7 @@ fn copy_pieces(
     };
     let encoder = ParquetEncoder::new(decoder.schema(), &first.columns, &options, sink).map_err(encode_error)?;
     let mut encoder: Box<dyn TableEncoder<UploadSink>> = Box::new(encoder);
-    let mut digester = Md5Digester::default();
+    let mut digester = RowDigester::default();
     let mut block = RowBlock::default();
     let mut pieces = Vec::new();
     for piece in &unit.pieces {

@@ -140,14 +140,11 @@ impl Watch<'_> {
                         .add("the lag of replicas cannot be seen (GRANT pg_monitor): this run does not wait for them".into());
                     tracker.blind = true;
                 }
-                match tracker.look(Instant::now(), position, &replicas) {
-                    Some(change) => {
-                        if let Some(said) = change.said {
-                            self.warnings.add(said);
-                        }
-                        self.gate.pause(change.paused);
+                if let Some(change) = tracker.look(Instant::now(), position, &replicas) {
+                    if let Some(said) = change.said {
+                        self.warnings.add(said);
                     }
-                    None => {}
+                    self.gate.pause(change.paused);
                 }
             }
             Ok(None) => {

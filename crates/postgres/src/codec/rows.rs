@@ -92,7 +92,7 @@ impl RowDecoder {
     ///
     /// # Errors
     /// When a tuple is not what the server sends for these columns: never a silent cast.
-    pub fn decode(&mut self, block: &mut RowBlock, digester: &mut dyn RowDigester) -> Result<RecordBatch> {
+    pub fn decode(&mut self, block: &mut RowBlock, digester: &mut RowDigester) -> Result<RecordBatch> {
         block.scan(self.columns.len())?;
         for (i, column) in self.columns.iter().enumerate().filter(|(_, c)| c.clear_flag) {
             for row in 0..block.rows() {
@@ -101,9 +101,8 @@ impl RowDecoder {
                 }
             }
         }
-        for row in 0..block.rows() {
-            digester.add(block.tuple_prefix(row, self.digested));
-        }
+        let rows: Vec<&[u8]> = (0..block.rows()).map(|row| block.tuple_prefix(row, self.digested)).collect();
+        digester.add(&rows);
         let mut escapes: BTreeMap<usize, BTreeMap<String, String>> = BTreeMap::new();
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.columns.len() + 1);
         for (i, column) in self.columns.iter_mut().enumerate() {
@@ -180,6 +179,8 @@ pub struct RowEncoder {
     counted: bool,
     row: Vec<u8>,
     value: Vec<u8>,
+    /// Rows of a batch, back to back, while they are digested.
+    digested: Vec<u8>,
 }
 
 impl RowEncoder {
@@ -207,7 +208,14 @@ impl RowEncoder {
                 _ => None,
             },
         });
-        Self { columns: encoded.collect(), exact_index: columns.len().max(1), counted, row: Vec::new(), value: Vec::new() }
+        Self {
+            columns: encoded.collect(),
+            exact_index: columns.len().max(1),
+            counted,
+            row: Vec::new(),
+            value: Vec::new(),
+            digested: Vec::new(),
+        }
     }
 
     /// Calls `each` with every row's tuple: with its field count for COPY, without for the digest.
@@ -260,11 +268,18 @@ impl RowEncoder {
     ///
     /// # Errors
     /// As [`RowEncoder::encode`].
-    pub fn fingerprint(&mut self, batch: &RecordBatch, digester: &mut dyn RowDigester) -> Result<Fingerprint> {
+    pub fn fingerprint(&mut self, batch: &RecordBatch, digester: &mut RowDigester) -> Result<Fingerprint> {
+        let (mut bytes, mut ends) = (std::mem::take(&mut self.digested), Vec::with_capacity(batch.num_rows()));
+        bytes.clear();
         self.encode(batch, |row| {
-            digester.add(row);
+            bytes.extend_from_slice(row);
+            ends.push(bytes.len());
             Ok::<_, WireError>(())
         })?;
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        let rows: Vec<&[u8]> = starts.zip(&ends).map(|(start, end)| &bytes[start..*end]).collect();
+        digester.add(&rows);
+        self.digested = bytes;
         Ok(digester.take())
     }
 }
