@@ -60,7 +60,11 @@ fn main() {
         .map(|(name, rounds)| {
             rounds.sort();
             let per_row = rounds[ROUNDS / 2].as_secs_f64() / (20.0 * f64::from(u32::try_from(ROWS).expect("small")));
-            format!("\"{name}\": {{\"ns-per-row\": {:.1}, \"seconds-for-lineitem\": {:.3}}}", per_row * 1e9, per_row * f64::from(ALL))
+            format!(
+                "\"{name}\": {{\"ns-per-row\": {:.1}, \"seconds-for-lineitem\": {:.3}}}",
+                per_row * 1e9,
+                per_row * f64::from(ALL)
+            )
         })
         .collect();
     println!("{{{}}}", lines.join(", "));

@@ -39,7 +39,7 @@ fn crates_import_only_what_they_may() {
         ("dozo-encode", &["dozo-model"]),
         ("dozo-store", &["dozo-model"]),
         ("dozo-catalog", &["dozo-model", "dozo-store"]),
-        ("dozo-engine", &["dozo-model", "dozo-postgres", "dozo-encode", "dozo-store", "dozo-catalog"]),
+        ("dozo-engine", &["dozo-digest", "dozo-model", "dozo-postgres", "dozo-encode", "dozo-store", "dozo-catalog"]),
         ("dozo", &["dozo-model", "dozo-engine"]),
         ("dozo-testkit", &[]),
     ]);

@@ -57,6 +57,8 @@ pub(crate) enum Verb {
     Accept(Accept),
     /// Restore a database, schemas or tables
     Restore(Restore),
+    /// Compare two databases, a database and a backup, or two backups: which tables, partitions, keys differ
+    Compare(Compare),
     /// Compute fingerprints of live tables in the server
     Fingerprint(Fingerprint),
     /// Find what belongs to no backup
@@ -228,6 +230,26 @@ pub(crate) struct Restore {
     #[arg(long)]
     pub(crate) no_verify: bool,
     /// Connections [default: cores, at most 4]
+    #[arg(long, short = 'j', value_name = "N")]
+    pub(crate) jobs: Option<usize>,
+}
+
+/// `dozo compare`
+#[derive(Debug, Args)]
+pub(crate) struct Compare {
+    /// SOURCE@latest, SOURCE@ID or an id is a backup; a source, env:NAME, file:PATH or a URL is a database
+    #[arg(value_name = "A")]
+    pub(crate) a: String,
+    /// As A
+    #[arg(value_name = "B")]
+    pub(crate) b: String,
+    /// Only this table, with its partitions (repeatable; * and ? are allowed)
+    #[arg(long, value_name = "SCHEMA.TABLE")]
+    pub(crate) table: Vec<String>,
+    /// Differing keys listed for each table
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub(crate) limit: usize,
+    /// Connections to each side [default: cores, at most 4]
     #[arg(long, short = 'j', value_name = "N")]
     pub(crate) jobs: Option<usize>,
 }

@@ -3,6 +3,7 @@
 mod accept;
 mod backup;
 mod check;
+mod compare;
 mod fingerprint;
 mod gc;
 mod init;
@@ -61,6 +62,7 @@ pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken) ->
         Verb::Verify(args) => verify::run(&session, args).await,
         Verb::Accept(args) => accept::run(&session, args).await,
         Verb::Restore(args) => restore::run(&session, args).await,
+        Verb::Compare(args) => compare::run(&session, args).await,
         Verb::Fingerprint(args) => fingerprint::run(&session, args).await,
         Verb::Gc(args) => gc::run(&session, args).await,
         Verb::Completions { shell } => {

@@ -25,7 +25,7 @@ use dozo_model::{NumericMod, PgType};
 
 pub(crate) use array::clear_idle_null_flag;
 pub(crate) use calendar::{EPOCH_MICROS, date_text, timestamp_text};
-pub use rows::{EXACT_COLUMN, LoadTarget, RowDecoder, RowEncoder, arrow_schema};
+pub use rows::{EXACT_COLUMN, LoadTarget, RowDecoder, RowEncoder, arrow_schema, tuple_texts};
 
 /// Bytes that are not what the server sends for this type, or a file that does not hold what it should.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -8,6 +8,7 @@
 
 mod chunks;
 mod codec;
+mod compare;
 mod conninfo;
 mod copy;
 mod doctor;
@@ -29,7 +30,8 @@ mod tools;
 mod watch;
 
 pub use chunks::{ChunkLimits, Piece, Planned, Unit, plan_units};
-pub use codec::{EXACT_COLUMN, LoadTarget, RowDecoder, RowEncoder, WireError, arrow_schema};
+pub use codec::{EXACT_COLUMN, LoadTarget, RowDecoder, RowEncoder, WireError, arrow_schema, tuple_texts};
+pub use compare::{KeyedRow, bucket_of};
 pub use conninfo::{ConnInfo, SslMode, UrlRef};
 pub use copy::RowBlock;
 pub use doctor::{LockBudget, lock_budget, missing_grants, suggest_tables};

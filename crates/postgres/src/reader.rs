@@ -4,7 +4,7 @@
 //! encoding never runs inside a runtime. [`RowSource`] is the seam behind which a reader without any runtime takes
 //! its place.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use tokio_postgres::CopyOutStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::codec::WireError;
+use crate::compare::{self, KeyedRow};
 use crate::conninfo::ConnInfo;
 use crate::copy::{HEADER_BYTES, RowBlock, SIGNATURE};
 use crate::error::{PgError, query_error};
@@ -135,13 +136,48 @@ impl SnapshotWorker {
     /// the worker can go on.
     pub fn fingerprint(&mut self, table: &LockedTable, columns: &[Column], blocks: BlockRange) -> Result<Fingerprint, PgError> {
         self.lock(table)?;
+        let work = sql::fingerprint_of(&self.session, &table.name, columns, sql::Rows::Blocks(blocks));
+        self.in_savepoint(work)
+    }
+
+    /// Lets the server compute the fingerprint of every bucket of keys of a table's own rows.
+    ///
+    /// # Errors
+    /// As [`SnapshotWorker::fingerprint`].
+    pub fn bucket_sums(
+        &mut self,
+        table: &LockedTable,
+        columns: &[Column],
+        key: &[Column],
+    ) -> Result<HashMap<u16, Fingerprint>, PgError> {
+        self.lock(table)?;
+        self.in_savepoint(compare::bucket_sums(&self.session, &table.name, columns, key))
+    }
+
+    /// Returns the rows of some buckets, as digests with their keys.
+    ///
+    /// # Errors
+    /// As [`SnapshotWorker::fingerprint`].
+    pub fn bucket_rows(
+        &mut self,
+        table: &LockedTable,
+        columns: &[Column],
+        key: &[Column],
+        buckets: &[u16],
+    ) -> Result<Vec<KeyedRow>, PgError> {
+        self.lock(table)?;
+        self.in_savepoint(compare::bucket_rows(&self.session, &table.name, columns, key, buckets))
+    }
+
+    /// Runs a query so that the transaction survives its failure.
+    fn in_savepoint<T>(&self, work: impl Future<Output = Result<T, PgError>>) -> Result<T, PgError> {
         let (session, cancel) = (&self.session, &self.cancel);
-        let what = "computing a fingerprint";
-        let work = async {
-            session.batch(what, "SAVEPOINT fingerprint").await?;
-            match sql::fingerprint_of(session, &table.name, columns, sql::Rows::Blocks(blocks)).await {
+        let what = "asking a worker's connection";
+        let guarded = async {
+            session.batch(what, "SAVEPOINT question").await?;
+            match work.await {
                 Err(e @ PgError::Query { .. }) => {
-                    session.batch(what, "ROLLBACK TO fingerprint").await?;
+                    session.batch(what, "ROLLBACK TO question").await?;
                     Err(e)
                 }
                 done => done,
@@ -151,7 +187,7 @@ impl SnapshotWorker {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(PgError::Cancelled),
-                done = work => done,
+                done = guarded => done,
             }
         })
     }

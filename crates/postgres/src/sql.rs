@@ -117,7 +117,7 @@ impl Rows {
 }
 
 /// Writes the expression for a row's bytes.
-fn row_bytes(columns: &[Column]) -> String {
+pub(crate) fn row_bytes(columns: &[Column]) -> String {
     let parts: Vec<String> = columns.iter().filter(|c| !c.generated).map(column_bytes).collect();
     if parts.is_empty() { "''::bytea".to_owned() } else { parts.join("\n      || ") }
 }

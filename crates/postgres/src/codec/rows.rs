@@ -190,6 +190,21 @@ impl RowEncoder {
         Self::new(columns, false, |_| LoadTarget::Digest)
     }
 
+    /// Makes an encoder for the digest of some columns, in another order than the file's.
+    ///
+    /// # Errors
+    /// When the file has no such column.
+    pub fn for_digest_of(columns: &[Column], names: &[String]) -> Result<Self> {
+        let mut encoder = Self::for_digest(columns);
+        let mut all = std::mem::take(&mut encoder.columns);
+        for name in names {
+            let at = all.iter().position(|c| &c.name == name);
+            let at = at.ok_or_else(|| WireError(format!("the file has no column `{name}`")))?;
+            encoder.columns.push(all.remove(at));
+        }
+        Ok(encoder)
+    }
+
     /// Makes an encoder for COPY BINARY; `target` tells the OID of each column.
     pub fn for_load(columns: &[Column], target: impl Fn(&Column) -> LoadTarget) -> Self {
         Self::new(columns, true, target)
@@ -282,4 +297,26 @@ impl RowEncoder {
         self.digested = bytes;
         Ok(digester.take())
     }
+}
+
+/// Takes a tuple without its field count apart and returns its values as text.
+///
+/// # Errors
+/// When the bytes are no tuple of these columns.
+pub fn tuple_texts(columns: &[Column], tuple: &[u8]) -> Result<Vec<Option<String>>> {
+    let short = || WireError("a tuple that ends too early".into());
+    let mut rest = tuple;
+    let mut texts = Vec::with_capacity(columns.len());
+    for column in columns {
+        let (length, tail) = rest.split_first_chunk::<4>().ok_or_else(short)?;
+        rest = tail;
+        let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else {
+            texts.push(None);
+            continue;
+        };
+        let value = rest.get(..length).ok_or_else(short)?;
+        rest = &rest[length..];
+        texts.push(Some(family(&column.wire).to_text(value).map_err(|e| located(&column.name, &e))?));
+    }
+    Ok(texts)
 }

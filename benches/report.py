@@ -1,0 +1,50 @@
+"""Turns the results of a run into docs/benchmarks.md and compares its ratios with benches/baseline.json."""
+import json
+import pathlib
+import platform
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+digest, peers = (json.load(open(p)) for p in sys.argv[1:3])
+scale, baseline = sys.argv[3], "--baseline" in sys.argv
+cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.processor())
+best = min((v["seconds-for-lineitem"], k) for k, v in digest.items() if k != "md-5 crate")
+mb = lambda n: f"{n / 1e6:.1f} MB"
+d, duck, raw = peers["dozo"], peers["DuckDB"], peers["raw COPY"]
+stages = ", ".join(f"{k} {v:.2f} s" for k, v in sorted(peers["stages"].items()))
+whole = ", ".join(f"{k} {v:.2f} s" for k, v in peers["seconds"].items())
+text = f"""# Benchmarks
+
+Written by `scripts/bench`: one run, peers interleaved, medians of {peers['rounds']} rounds after a warm-up, on {cpu}, 2 cores that the server
+shares with its client. Wall times differ from machine to machine and from minute to minute; the ratios are what counts.
+
+## TPC-H lineitem, scale {scale}: {peers['rows']:,} rows out of Postgres 15 into one folder
+
+| | wall | / DuckDB | CPU of the client | peak memory | file size |
+|---|---|---|---|---|---|
+| `psql`, COPY (FORMAT binary) to /dev/null, one connection | {raw['wall']:.2f} s | {raw['wall'] / duck['wall']:.2f} | {raw['cpu']:.2f} s | {mb(raw['rss'])} | - |
+| DuckDB 1.5.5, Postgres extension, COPY to Parquet zstd, 2 threads (digests nothing) | {duck['wall']:.2f} s | 1.00 | {duck['cpu']:.2f} s | {mb(duck['rss'])} | {mb(duck['bytes'])} |
+| **dozo, default settings, data stage** (copy, row digests, encode, SHA-256, store) | **{d['wall']:.2f} s** | **{peers['data / DuckDB']:.2f}** | {d['cpu']:.2f} s | {mb(d['rss'])} | {mb(d['bytes'])} |
+| dozo, whole backup with token scan, schema and commit | {d['whole']:.2f} s | {d['whole'] / duck['wall']:.2f} | | | |
+
+Stages of the whole backup: {whole}. On the workers, seconds summed over both: {stages}.
+
+## Row digests: {6001215:,} rows of about 211 bytes, one thread
+
+| | ns a row | seconds of CPU |
+|---|---|---|
+""" + "".join(f"| {k} | {v['ns-per-row']} | {v['seconds-for-lineitem']} |\n" for k, v in digest.items())
+(ROOT / "docs/benchmarks.md").write_text(text)
+print(text)
+ratios = {
+    "data / DuckDB": peers["data / DuckDB"],
+    "size / DuckDB": peers["size / DuckDB"],
+    "digests / md-5 crate": best[0] / digest["md-5 crate"]["seconds-for-lineitem"],
+}
+file = ROOT / "benches/baseline.json"
+if baseline or not file.exists():
+    file.write_text(json.dumps({k: round(v, 3) for k, v in ratios.items()}, indent=1) + "\n")
+worse = {k: (v, b) for k, b in json.loads(file.read_text()).items() if (v := ratios[k]) > b * 1.15}
+for k, (v, b) in worse.items():
+    print(f"worse: {k} is {v:.3f}, was {b:.3f}")
+sys.exit(bool(worse))

@@ -1,0 +1,313 @@
+//! One side of a comparison: a database under a snapshot of its own, or a backup; and the threads that ask both.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dozo_catalog::Repository;
+use dozo_digest::ManyMd5;
+use dozo_model::{BlockRange, Column, Dataset, Fingerprint, Manifest, QualifiedName, RowDigester};
+use dozo_postgres::{
+    ConnInfo, Coordinator, KeyedRow, LockedTable, PgError, RowEncoder, Session, SnapshotWorker, TableInfo, TypeCatalog,
+    WireError, bucket_of, columns, primary_keys, tuple_texts,
+};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Context;
+use crate::verify::{batch_rows, open};
+use crate::workers::Workers;
+use crate::{EngineError, Result};
+
+/// What is compared.
+#[derive(Debug, Clone)]
+pub enum CompareSide {
+    /// A live database.
+    Database(ConnInfo),
+    /// A backup.
+    Backup(Box<Manifest>),
+}
+
+/// A table or partition tree.
+pub(super) struct TableView {
+    /// Columns in the root's order.
+    pub(super) columns: Vec<Column>,
+    pub(super) key: Vec<String>,
+    pub(super) leaves: Vec<Arc<Leaf>>,
+    pub(super) partitioned: bool,
+    pub(super) rows_estimate: u64,
+}
+
+/// Rows of one table or partition.
+pub(super) struct Leaf {
+    pub(super) name: QualifiedName,
+    rows: LeafRows,
+}
+
+enum LeafRows {
+    Live(LockedTable),
+    Stored(Box<Dataset>),
+}
+
+/// An opened side.
+pub(super) struct Side {
+    pub(super) label: String,
+    pub(super) tables: BTreeMap<QualifiedName, TableView>,
+    pub(super) unreadable: Vec<String>,
+    live: Option<(ConnInfo, Coordinator)>,
+    /// Size and digest of each stored object.
+    objects: HashMap<String, (u64, dozo_model::Sha256Digest)>,
+}
+
+impl Side {
+    pub(super) async fn open(side: &CompareSide, lock_timeout: Duration) -> Result<Self> {
+        match side {
+            CompareSide::Database(info) => Self::live(info, lock_timeout).await,
+            CompareSide::Backup(manifest) => Ok(Self::stored(manifest)),
+        }
+    }
+
+    async fn live(info: &ConnInfo, lock_timeout: Duration) -> Result<Self> {
+        let looker = Session::connect(info).await?;
+        looker.refuse_pooler().await?;
+        let own = |t: &TableInfo| t.extension.is_none() && matches!(t.kind, 'r' | 'p');
+        let readable = |t: &TableInfo| own(t) && t.select_granted && !t.row_security;
+        let coordinator = Coordinator::begin(info, &looker, lock_timeout, readable).await?;
+        let session = coordinator.session();
+        let types = TypeCatalog::load(session, coordinator.facts.money_scale).await?;
+        let taken: Vec<&TableInfo> = coordinator.tables.iter().filter(|t| readable(t)).collect();
+        let mut found = columns(session, &types, &taken).await?;
+        let mut keys = primary_keys(session).await?;
+        let mut tables: BTreeMap<QualifiedName, TableView> = BTreeMap::new();
+        for table in taken.iter().filter(|t| t.root.is_none()) {
+            let view = TableView {
+                columns: found.remove(&table.oid).unwrap_or_default().columns,
+                key: keys.remove(&table.oid).unwrap_or_default(),
+                leaves: vec![],
+                partitioned: table.kind == 'p',
+                rows_estimate: 0,
+            };
+            tables.insert(table.name.clone(), view);
+        }
+        let mut unreadable = Vec::new();
+        for table in taken.iter().filter(|t| t.has_rows()) {
+            let root = table.root.as_ref().map_or(&table.name, |(_, name)| name);
+            let Some(view) = tables.get_mut(root) else {
+                unreadable.push(format!("{} (its root cannot be read)", table.name));
+                continue;
+            };
+            let locked = LockedTable { oid: table.oid, name: table.name.clone(), filenode: table.filenode };
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate, never negative")]
+            let rows = table.rows_estimate.max(0.0) as u64;
+            view.rows_estimate += rows;
+            view.leaves.push(Arc::new(Leaf { name: table.name.clone(), rows: LeafRows::Live(locked) }));
+        }
+        let hidden = coordinator.tables.iter().filter(|t| own(t) && !readable(t));
+        unreadable.extend(hidden.map(|t| {
+            let why = if t.row_security { "row-level security hides rows" } else { "permission denied" };
+            format!("{} in {} ({why})", t.name, info.target())
+        }));
+        Ok(Self { label: info.target(), tables, unreadable, live: Some((info.clone(), coordinator)), objects: HashMap::new() })
+    }
+
+    fn stored(manifest: &Manifest) -> Self {
+        let label = format!("{}@{}", manifest.source, manifest.id);
+        let mut tables: BTreeMap<QualifiedName, TableView> = BTreeMap::new();
+        for dataset in &manifest.datasets {
+            let root = dataset.root.as_ref().unwrap_or(&dataset.name);
+            let view = tables.entry(root.clone()).or_insert_with(|| TableView {
+                columns: dataset.columns.clone(),
+                key: dataset.key.clone(),
+                leaves: vec![],
+                partitioned: dataset.root.is_some(),
+                rows_estimate: 0,
+            });
+            view.rows_estimate += dataset.fingerprint.rows;
+            view.leaves.push(Arc::new(Leaf { name: dataset.name.clone(), rows: LeafRows::Stored(Box::new(dataset.clone())) }));
+        }
+        // A partitioned table without partitions has no columns here.
+        let lost = manifest.left_out.iter().filter(|l| l.error).map(|l| format!("{} in {label} ({})", l.name, l.reason));
+        let objects = manifest.objects.iter().map(|o| (o.key.clone(), (o.bytes, o.sha256))).collect();
+        Self { unreadable: lost.collect(), label, tables, live: None, objects }
+    }
+
+    /// Makes sure that what was seen through the snapshot can be believed.
+    pub(super) async fn still_stands(&self) -> Result<()> {
+        match &self.live {
+            Some((_, coordinator)) => Ok(coordinator.alive().await?),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A question about a leaf.
+#[derive(Clone)]
+pub(super) enum Ask {
+    Fingerprint,
+    Buckets,
+    Rows(Arc<Vec<u16>>),
+}
+
+/// A question to one side.
+pub(super) struct Item {
+    pub(super) side: usize,
+    pub(super) leaf: Arc<Leaf>,
+    pub(super) columns: Arc<Vec<Column>>,
+    pub(super) key: Arc<Vec<Column>>,
+    pub(super) ask: Ask,
+}
+
+/// An answer.
+pub(super) enum Answer {
+    Fingerprint(Fingerprint),
+    Buckets(HashMap<u16, Fingerprint>),
+    Rows(Vec<KeyedRow>),
+    /// A row is too large for the statement.
+    TooLarge,
+}
+
+/// Threads that ask both sides.
+pub(super) struct Pool<'a> {
+    ctx: &'a Context,
+    repository: Option<Repository>,
+    live: [Option<(ConnInfo, String)>; 2],
+    objects: Arc<[HashMap<String, (u64, dozo_model::Sha256Digest)>; 2]>,
+    workers: usize,
+}
+
+/// What one thread holds: a connection to each live side, made when it is needed.
+struct Hands {
+    cancel: CancellationToken,
+    workers: [Option<SnapshotWorker>; 2],
+}
+
+impl<'a> Pool<'a> {
+    pub(super) fn new(ctx: &'a Context, repository: Option<&Repository>, sides: &[Side; 2], workers: usize) -> Self {
+        let live = |i: usize| sides[i].live.as_ref().map(|(info, c)| (info.clone(), c.snapshot_id.clone()));
+        Self {
+            ctx,
+            repository: repository.cloned(),
+            live: [live(0), live(1)],
+            objects: Arc::new([sides[0].objects.clone(), sides[1].objects.clone()]),
+            workers,
+        }
+    }
+
+    /// Answers questions in any order; each with its number.
+    pub(super) async fn run(&self, items: Vec<Item>) -> Result<Vec<(usize, Answer)>> {
+        let start = |cancel: &CancellationToken| Ok(Hands { cancel: cancel.clone(), workers: [None, None] });
+        let (live, objects, repository) = (self.live.clone(), Arc::clone(&self.objects), self.repository.clone());
+        let (handle, progress) = (Handle::current(), Arc::clone(&self.ctx.progress));
+        let work = move |hands: &mut Hands, (n, item): (usize, Item)| {
+            let answer = match (&item.leaf.rows, &live[item.side]) {
+                (LeafRows::Live(table), Some((info, snapshot))) => {
+                    let worker = match &mut hands.workers[item.side] {
+                        Some(worker) => worker,
+                        none => none.insert(SnapshotWorker::start(info, snapshot, hands.cancel.clone())?),
+                    };
+                    ask_live(worker, table, &item)
+                }
+                (LeafRows::Stored(dataset), _) => {
+                    let repository = repository.as_ref().ok_or_else(|| EngineError::Internal("no repository".into()))?;
+                    ask_stored(repository, &handle, &objects[item.side], dataset, &item, &hands.cancel)
+                }
+                (LeafRows::Live(_), None) => Err(EngineError::Internal("no connection".into())),
+            }?;
+            if let Answer::Fingerprint(found) = &answer {
+                progress.advance(&item.leaf.name.to_string(), found.rows, 0);
+            }
+            Ok((n, answer))
+        };
+        let numbered = items.into_iter().enumerate().collect();
+        Workers::start(self.workers, numbered, &self.ctx.cancel, start, work).collect(|_| {}).await
+    }
+}
+
+fn ask_live(worker: &mut SnapshotWorker, table: &LockedTable, item: &Item) -> Result<Answer> {
+    let everything = BlockRange { from: 0, to: None };
+    let answer = match &item.ask {
+        Ask::Fingerprint => worker.fingerprint(table, &item.columns, everything).map(Answer::Fingerprint),
+        Ask::Buckets => worker.bucket_sums(table, &item.columns, &item.key).map(Answer::Buckets),
+        Ask::Rows(buckets) => worker.bucket_rows(table, &item.columns, &item.key, buckets).map(Answer::Rows),
+    };
+    match answer {
+        Err(e) if crate::backup::too_large(&e) => Ok(Answer::TooLarge),
+        Err(PgError::Cancelled) => Err(EngineError::Cancelled),
+        other => Ok(other?),
+    }
+}
+
+fn ask_stored(
+    repository: &Repository,
+    handle: &Handle,
+    objects: &HashMap<String, (u64, dozo_model::Sha256Digest)>,
+    dataset: &Dataset,
+    item: &Item,
+    cancel: &CancellationToken,
+) -> Result<Answer> {
+    let names = |columns: &[Column]| columns.iter().map(|c| c.name.clone()).collect::<Vec<_>>();
+    let own: Vec<String> = dataset.columns.iter().filter(|c| !c.generated).map(|c| c.name.clone()).collect();
+    if matches!(item.ask, Ask::Fingerprint) && own == names(&item.columns) {
+        return Ok(Answer::Fingerprint(dataset.fingerprint));
+    }
+    let mut row_encoder = RowEncoder::for_digest_of(&dataset.columns, &names(&item.columns))?;
+    let mut key_encoder = RowEncoder::for_digest_of(&dataset.columns, &names(&item.key))?;
+    let mut md5 = ManyMd5::default();
+    let mut sum = Fingerprint::EMPTY;
+    let mut buckets: HashMap<u16, Fingerprint> = HashMap::new();
+    let mut rows = Vec::new();
+    let mut digester = RowDigester::default();
+    for part in &dataset.parts {
+        let fetched = handle.block_on(repository.store().fetch(&part.object))?;
+        if objects.get(&part.object) != Some(&(fetched.bytes, fetched.sha256)) {
+            let reason = "its size or sha256 is not that of the manifest".into();
+            return Err(EngineError::Damaged { object: part.object.clone(), reason });
+        }
+        let encode = |source| EngineError::Encode { object: part.object.clone(), source };
+        let reader = open(fetched.data, dataset).map_err(encode)?;
+        for batch in reader.rows(part.row_groups, batch_rows(dataset)).map_err(encode)? {
+            if cancel.is_cancelled() {
+                return Err(EngineError::Cancelled);
+            }
+            let batch = batch.map_err(encode)?;
+            if matches!(item.ask, Ask::Fingerprint) {
+                sum += row_encoder.fingerprint(&batch, &mut digester)?;
+                continue;
+            }
+            let tuples = |encoder: &mut RowEncoder| -> Result<Vec<Vec<u8>>> {
+                let mut all = Vec::with_capacity(batch.num_rows());
+                encoder.encode(&batch, |tuple| {
+                    all.push(tuple.to_vec());
+                    Ok::<_, WireError>(())
+                })?;
+                Ok(all)
+            };
+            let row_tuples = tuples(&mut row_encoder)?;
+            let key_tuples = if item.key.is_empty() { None } else { Some(tuples(&mut key_encoder)?) };
+            let mut digests = |tuples: &[Vec<u8>]| {
+                let slices: Vec<&[u8]> = tuples.iter().map(Vec::as_slice).collect();
+                let mut found = vec![[0; 16]; slices.len()];
+                md5.digest(&slices, |i, digest| found[i] = digest);
+                found
+            };
+            let row_digests = digests(&row_tuples);
+            let key_digests = key_tuples.as_ref().map_or_else(|| row_digests.clone(), |t| digests(t));
+            for (i, (row_digest, key_digest)) in row_digests.into_iter().zip(key_digests).enumerate() {
+                let bucket = bucket_of(key_digest);
+                match &item.ask {
+                    Ask::Rows(wanted) if wanted.contains(&bucket) => {
+                        let key = key_tuples.as_ref().map(|t| tuple_texts(&item.key, &t[i])).transpose()?.unwrap_or_default();
+                        rows.push(KeyedRow { key_digest, row_digest, key });
+                    }
+                    Ask::Rows(_) => {}
+                    Ask::Buckets | Ask::Fingerprint => buckets.entry(bucket).or_default().add_digest(row_digest),
+                }
+            }
+        }
+    }
+    Ok(match item.ask {
+        Ask::Fingerprint => Answer::Fingerprint(sum),
+        Ask::Buckets => Answer::Buckets(buckets),
+        Ask::Rows(_) => Answer::Rows(rows),
+    })
+}
