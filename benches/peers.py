@@ -22,7 +22,7 @@ SERVER = subprocess.run([f"{pg_bin}/psql", "-XqAt", "-d", url, "-c", "SHOW data_
 
 
 def psql(sql):
-    subprocess.run([f"{pg_bin}/psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql], check=True)
+    subprocess.run([f"{pg_bin}/psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql], check=True, stdout=subprocess.DEVNULL)
 
 
 LOAD = r"""
@@ -49,7 +49,7 @@ DUCK = r"""
 import sys, glob, os, time, duckdb, duckdb_extension_postgres_scanner as e
 con = duckdb.connect(config={"allow_unsigned_extensions": "true"})
 file = glob.glob(os.path.join(os.path.dirname(e.__file__), "**", "postgres_scanner.duckdb_extension*"), recursive=True)[0]
-con.execute(f"LOAD '{file}'"); con.execute("SET threads=2")
+con.execute(f"LOAD '{file}'"); con.execute("SET threads=2; SET enable_progress_bar=false")
 con.execute(f"ATTACH '{sys.argv[1]}' AS pg (TYPE postgres, READ_ONLY)")
 began = time.time()
 con.execute(f"COPY (FROM pg.lineitem) TO '{sys.argv[2]}' (FORMAT parquet, COMPRESSION zstd)")

@@ -12,6 +12,7 @@ mod damage;
 mod errors;
 mod grants;
 mod harness;
+mod into;
 mod kill;
 mod parts;
 mod protocol;

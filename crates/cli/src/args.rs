@@ -193,6 +193,17 @@ pub(crate) struct Verify {
     pub(crate) reread: bool,
 }
 
+/// What becomes of tables that are there.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum OnExisting {
+    /// Nothing: the restore is refused
+    Refuse,
+    /// Their rows stay, the stored ones are added
+    Append,
+    /// They hold the stored rows afterwards
+    Replace,
+}
+
 /// `dozo restore`
 #[derive(Debug, Args)]
 pub(crate) struct Restore {
@@ -211,6 +222,28 @@ pub(crate) struct Restore {
     /// New name of the one schema, or of the one table ([SCHEMA.]NAME)
     #[arg(long = "as", value_name = "NAME")]
     pub(crate) rename: Option<String>,
+    /// Only rows that satisfy this SQL predicate (with --table)
+    #[arg(long = "where", value_name = "PREDICATE")]
+    pub(crate) filter: Option<String>,
+    /// What becomes of tables that are there: refuse, append to them, or replace their rows. Readers see the old rows or the
+    /// new ones, never less
+    #[arg(long, value_enum, default_value = "refuse")]
+    pub(crate) existing: OnExisting,
+    /// As --existing replace, and keep the replaced rows in a table beside
+    #[arg(long, conflicts_with_all = ["existing", "beside", "schema_only"])]
+    pub(crate) swap: bool,
+    /// Restore the table as NAME_restored beside the live one, and tell how the live one differs
+    #[arg(long)]
+    pub(crate) beside: bool,
+    /// Only definitions
+    #[arg(long, conflicts_with = "data_only")]
+    pub(crate) schema_only: bool,
+    /// Only rows: the tables must be there
+    #[arg(long)]
+    pub(crate) data_only: bool,
+    /// Say what would be done, what room and time it takes, and what stands in the way; change nothing
+    #[arg(long)]
+    pub(crate) plan: bool,
     /// Create the database first, with the encoding and locale of the backup
     #[arg(long)]
     pub(crate) create_db: bool,

@@ -198,36 +198,37 @@ pub(crate) mod x86 {
         }
     }
 
-    /// Loads half of the words (first or second) of eight blocks and turns rows into lanes.
+    /// Loads half of the words (first or second) of eight blocks, from `first` on, and turns rows into lanes.
     ///
     /// # Safety
-    /// AVX2 is available.
-    #[inline(always)]
-    unsafe fn transposed(blocks: &[&[u8; BLOCK]], half: usize) -> [__m256i; 8] {
-        // SAFETY: the caller has AVX2; each load reads 32 bytes at offset 0 or 32 of a block of 64.
-        unsafe {
-            let row = |lane: usize| _mm256_loadu_si256(blocks[lane].as_ptr().add(half * 32).cast());
-            let rows: [__m256i; 8] = std::array::from_fn(row);
-            let mut pairs = [_mm256_setzero_si256(); 8];
-            for i in 0..4 {
-                pairs[2 * i] = _mm256_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
-                pairs[2 * i + 1] = _mm256_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
-            }
-            let mut quads = [_mm256_setzero_si256(); 8];
-            for i in 0..2 {
-                let p = &pairs[4 * i..4 * i + 4];
-                quads[4 * i] = _mm256_unpacklo_epi64(p[0], p[2]);
-                quads[4 * i + 1] = _mm256_unpackhi_epi64(p[0], p[2]);
-                quads[4 * i + 2] = _mm256_unpacklo_epi64(p[1], p[3]);
-                quads[4 * i + 3] = _mm256_unpackhi_epi64(p[1], p[3]);
-            }
-            let mut out = [_mm256_setzero_si256(); 8];
-            for i in 0..4 {
-                out[i] = _mm256_permute2x128_si256::<0x20>(quads[i], quads[i + 4]);
-                out[i + 4] = _mm256_permute2x128_si256::<0x31>(quads[i], quads[i + 4]);
-            }
-            out
+    /// AVX2 is available; there are eight blocks from `first` on, and `half` is 0 or 1.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn transposed(blocks: &[&[u8; BLOCK]], first: usize, half: usize) -> [__m256i; 8] {
+        // No closures here: they would not have the feature, and every intrinsic in them would be a call.
+        let mut rows = [_mm256_setzero_si256(); 8];
+        for (lane, row) in rows.iter_mut().enumerate() {
+            // SAFETY: the load reads 32 bytes at offset 0 or 32 of a block of 64.
+            *row = unsafe { _mm256_loadu_si256(blocks[first + lane].as_ptr().add(half * 32).cast()) };
         }
+        let mut pairs = [_mm256_setzero_si256(); 8];
+        for i in 0..4 {
+            pairs[2 * i] = _mm256_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+            pairs[2 * i + 1] = _mm256_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+        }
+        let mut quads = [_mm256_setzero_si256(); 8];
+        for i in 0..2 {
+            quads[4 * i] = _mm256_unpacklo_epi64(pairs[4 * i], pairs[4 * i + 2]);
+            quads[4 * i + 1] = _mm256_unpackhi_epi64(pairs[4 * i], pairs[4 * i + 2]);
+            quads[4 * i + 2] = _mm256_unpacklo_epi64(pairs[4 * i + 1], pairs[4 * i + 3]);
+            quads[4 * i + 3] = _mm256_unpackhi_epi64(pairs[4 * i + 1], pairs[4 * i + 3]);
+        }
+        let mut out = [_mm256_setzero_si256(); 8];
+        for i in 0..4 {
+            out[i] = _mm256_permute2x128_si256::<0x20>(quads[i], quads[i + 4]);
+            out[i + 4] = _mm256_permute2x128_si256::<0x31>(quads[i], quads[i + 4]);
+        }
+        out
     }
 
     /// Takes one block of each of 16 rows.
@@ -236,24 +237,28 @@ pub(crate) mod x86 {
     /// AVX2 is available.
     #[target_feature(enable = "avx2")]
     pub(crate) unsafe fn step_avx2(state: &mut State<16>, blocks: &[&[u8; BLOCK]; 16]) {
-        // SAFETY: the caller has AVX2; loads and stores are within the arrays that they name.
-        unsafe {
-            let mut words = [Pair(V8(_mm256_setzero_si256()), V8(_mm256_setzero_si256())); 16];
-            for half in 0..2 {
-                let (low, high) = (transposed(&blocks[..8], half), transposed(&blocks[8..], half));
-                for i in 0..8 {
-                    words[half * 8 + i] = Pair(V8(low[i]), V8(high[i]));
-                }
+        let zero = Pair(V8(_mm256_setzero_si256()), V8(_mm256_setzero_si256()));
+        let mut words = [zero; 16];
+        for half in 0..2 {
+            // SAFETY: the caller has AVX2; there are 16 blocks.
+            let (low, high) = unsafe { (transposed(blocks, 0, half), transposed(blocks, 8, half)) };
+            for i in 0..8 {
+                words[half * 8 + i] = Pair(V8(low[i]), V8(high[i]));
             }
-            let mut lanes = state.map(|word| {
-                let at = word.as_ptr();
-                Pair(V8(_mm256_loadu_si256(at.cast())), V8(_mm256_loadu_si256(at.add(8).cast())))
-            });
-            compress(&mut lanes, &words);
-            for (word, lanes) in state.iter_mut().zip(lanes) {
-                let at = word.as_mut_ptr();
-                _mm256_storeu_si256(at.cast(), lanes.0.0);
-                _mm256_storeu_si256(at.add(8).cast(), lanes.1.0);
+        }
+        let mut lanes = [zero; 4];
+        for (lanes, word) in lanes.iter_mut().zip(state.iter()) {
+            // SAFETY: both loads are within the 16 words.
+            *lanes = unsafe {
+                Pair(V8(_mm256_loadu_si256(word.as_ptr().cast())), V8(_mm256_loadu_si256(word.as_ptr().add(8).cast())))
+            };
+        }
+        compress(&mut lanes, &words);
+        for (word, lanes) in state.iter_mut().zip(&lanes) {
+            // SAFETY: both stores are within the 16 words.
+            unsafe {
+                _mm256_storeu_si256(word.as_mut_ptr().cast(), lanes.0.0);
+                _mm256_storeu_si256(word.as_mut_ptr().add(8).cast(), lanes.1.0);
             }
         }
     }
@@ -322,26 +327,32 @@ pub(crate) mod x86 {
     /// AVX-512F and AVX2 are available.
     #[target_feature(enable = "avx512f,avx2")]
     pub(crate) unsafe fn step_avx512(state: &mut State<32>, blocks: &[&[u8; BLOCK]; 32]) {
-        // SAFETY: the caller has AVX-512F and AVX2; loads and stores are within the arrays that they name.
-        unsafe {
-            let zero = V16(_mm512_setzero_si512());
-            let mut words = [Pair(zero, zero); 16];
-            for half in 0..2 {
-                let quarter: [[__m256i; 8]; 4] = std::array::from_fn(|q| transposed(&blocks[q * 8..q * 8 + 8], half));
+        let zero = Pair(V16(_mm512_setzero_si512()), V16(_mm512_setzero_si512()));
+        let mut words = [zero; 16];
+        for half in 0..2 {
+            for group in 0..2 {
+                // SAFETY: the caller has AVX2; there are 32 blocks.
+                let (low, high) = unsafe { (transposed(blocks, group * 16, half), transposed(blocks, group * 16 + 8, half)) };
                 for i in 0..8 {
-                    let join = |low, high| V16(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high));
-                    words[half * 8 + i] = Pair(join(quarter[0][i], quarter[1][i]), join(quarter[2][i], quarter[3][i]));
+                    let joined = V16(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low[i]), high[i]));
+                    let pair = &mut words[half * 8 + i];
+                    if group == 0 { pair.0 = joined } else { pair.1 = joined }
                 }
             }
-            let mut lanes = state.map(|word| {
-                let at = word.as_ptr();
-                Pair(V16(_mm512_loadu_si512(at.cast())), V16(_mm512_loadu_si512(at.add(16).cast())))
-            });
-            compress(&mut lanes, &words);
-            for (word, lanes) in state.iter_mut().zip(lanes) {
-                let at = word.as_mut_ptr();
-                _mm512_storeu_si512(at.cast(), lanes.0.0);
-                _mm512_storeu_si512(at.add(16).cast(), lanes.1.0);
+        }
+        let mut lanes = [zero; 4];
+        for (lanes, word) in lanes.iter_mut().zip(state.iter()) {
+            // SAFETY: both loads are within the 32 words.
+            *lanes = unsafe {
+                Pair(V16(_mm512_loadu_si512(word.as_ptr().cast())), V16(_mm512_loadu_si512(word.as_ptr().add(16).cast())))
+            };
+        }
+        compress(&mut lanes, &words);
+        for (word, lanes) in state.iter_mut().zip(&lanes) {
+            // SAFETY: both stores are within the 32 words.
+            unsafe {
+                _mm512_storeu_si512(word.as_mut_ptr().cast(), lanes.0.0);
+                _mm512_storeu_si512(word.as_mut_ptr().add(16).cast(), lanes.1.0);
             }
         }
     }

@@ -74,6 +74,24 @@ pub enum EngineError {
         /// What it restores.
         label: String,
     },
+    /// A live table cannot take the stored rows.
+    #[error("{table} has other columns than the backup: {}", columns.join(", "))]
+    TableDiffers {
+        /// Table.
+        table: QualifiedName,
+        /// What differs.
+        columns: Vec<String>,
+    },
+    /// What was loaded is not what the manifest says; the live table is as it was.
+    #[error("what was loaded for {table} is {found} instead of {expected}: nothing was changed")]
+    SideDiffers {
+        /// Table.
+        table: QualifiedName,
+        /// By the manifest.
+        expected: Fingerprint,
+        /// By the target.
+        found: Fingerprint,
+    },
     /// Another restore runs.
     #[error("another restore into {target} is running")]
     RestoreRunning {
@@ -189,6 +207,7 @@ impl Explain for EngineError {
             }
             Self::TargetOccupied { .. }
             | Self::OtherRestore { .. }
+            | Self::TableDiffers { .. }
             | Self::MissingRoles { .. }
             | Self::NoTable(_)
             | Self::LowSpace { .. }
@@ -198,7 +217,9 @@ impl Explain for EngineError {
             Self::Blocking { .. } => ErrorClass::Transient,
             Self::RestoreRunning { .. } => ErrorClass::Conflict,
             Self::RestoreStopped { source, .. } => source.class(),
-            Self::Damaged { .. } | Self::Rows(_) | Self::NotSourceMatched { .. } => ErrorClass::Integrity,
+            Self::Damaged { .. } | Self::Rows(_) | Self::NotSourceMatched { .. } | Self::SideDiffers { .. } => {
+                ErrorClass::Integrity
+            }
             Self::Cancelled => ErrorClass::Cancelled,
             Self::Internal(_) => ErrorClass::Internal,
         }
@@ -229,6 +250,8 @@ impl Explain for EngineError {
             Self::NotSuspect { .. } => "DOZO-E6017",
             Self::NoDatabase { .. } => "DOZO-E6018",
             Self::Name(_) => "DOZO-E6019",
+            Self::TableDiffers { .. } => "DOZO-E6020",
+            Self::SideDiffers { .. } => "DOZO-E6021",
             Self::Cancelled => "DOZO-E6010",
             Self::Internal(_) => "DOZO-E6099",
         }
@@ -245,7 +268,7 @@ impl Explain for EngineError {
             }
             Self::Options(_) => "dozo help restore".into(),
             Self::TargetOccupied { .. } => {
-                "restore into an empty database (--create-db makes one), or under another name with --as".into()
+                "restore into an empty database (--create-db makes one), beside with --beside, or with --existing append or replace".into()
             }
             Self::OtherRestore { .. } => {
                 "run that restore again to complete it, or drop the table dozo.restore and what it created".into()
@@ -256,7 +279,9 @@ impl Explain for EngineError {
                 format!("{} or restore with --no-owner --no-privileges", create.join(" "))
             }
             Self::RestoreStopped { .. } => "run the same command again: it continues".into(),
-            Self::Damaged { .. } | Self::Rows(_) => "dozo verify, then restore from another backup".into(),
+            Self::Damaged { .. } | Self::Rows(_) | Self::SideDiffers { .. } => {
+                "dozo verify, then restore from another backup".into()
+            }
             Self::NoTable(_) | Self::NothingToBackUp { .. } => "dozo check".into(),
             Self::NotSourceMatched { .. } => {
                 "run the backup again; if it fails again, please report this with the table's definition".into()
@@ -265,6 +290,7 @@ impl Explain for EngineError {
             Self::LowSpace { .. } => "make room (dozo gc plan shows what belongs to no backup), or lower min-free".into(),
             Self::Hook { .. } => "run the command by hand".into(),
             Self::NotSuspect { .. } => "dozo list".into(),
+            Self::TableDiffers { .. } => "restore beside it with --beside, and move the rows by SQL".into(),
             Self::NoDatabase { .. } => "correct databases; `psql -l` lists them".into(),
             Self::Name(_) => "give the database a source of its own, with a short name".into(),
             Self::Cancelled => return None,

@@ -32,7 +32,9 @@ pub use error::EngineError;
 pub use fingerprint::{FingerprintLine, FingerprintReport, fingerprint, fingerprint_statements};
 pub use hooks::run as run_hook;
 pub use init::{Draft, inspect_for_init};
-pub use restore::{RestoreOptions, RestoreReport, RestoredTable, restore};
+pub use restore::{
+    Content, Existing, PreviewTable, RestoreOptions, RestorePreview, RestoreReport, RestoredTable, preview, restore,
+};
 pub use select::Patterns;
 pub use status::{AcceptReport, BackupLine, SourceStatus, accept, list, status};
 pub use verify::{VerifyReport, verify, verify_entry};

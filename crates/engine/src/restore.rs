@@ -4,7 +4,9 @@
 //! progress → sequences → indexes and keys → materialized views → statistics → fingerprints. *Crash behaviour*: what is noted in
 //! `dozo.restore` is complete; the next run of the same restore continues and touches nothing that it did not create.
 
+mod into;
 mod plan;
+mod preview;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +21,8 @@ use dozo_postgres::{
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+
+pub use preview::{PreviewTable, RestorePreview, preview};
 
 use crate::context::Context;
 use crate::restore::plan::{PlannedEntry, RestorePlan};
@@ -51,6 +55,52 @@ pub struct RestoreOptions {
     pub workers: usize,
     /// Client programs.
     pub pg_tools: ToolChoice,
+    /// What becomes of tables that are there.
+    pub existing: Existing,
+    /// Definitions, rows, or both.
+    pub content: Content,
+    /// Only rows that satisfy this SQL predicate.
+    pub filter: Option<String>,
+    /// Keep the rows that are replaced, beside their table.
+    pub keep_replaced: bool,
+    /// Under a name beside the live table.
+    pub beside: bool,
+    /// How long to wait for a lock of a live table.
+    pub lock_timeout: std::time::Duration,
+}
+
+/// What becomes of tables that are there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// Nothing: the restore is refused.
+    #[default]
+    Refuse,
+    /// Their rows stay, the stored ones are added.
+    Append,
+    /// They hold the stored rows afterwards.
+    Replace,
+}
+
+impl Existing {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Append => "append",
+            Self::Replace => "replace",
+        }
+    }
+}
+
+/// What is restored of a table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Content {
+    /// Definitions and rows.
+    #[default]
+    All,
+    /// Definitions.
+    Schema,
+    /// Rows.
+    Data,
 }
 
 /// What a restore did.
@@ -91,6 +141,8 @@ pub struct RestoredTable {
     pub found: Option<Fingerprint>,
     /// `equal`, `differs`, or `not run`.
     pub verdict: &'static str,
+    /// Rows deleted, updated and inserted in a table that was there.
+    pub changes: Option<(u64, u64, u64)>,
 }
 
 /// Restores a backup.
@@ -105,7 +157,8 @@ pub async fn restore(
     options: &RestoreOptions,
 ) -> Result<RestoreReport> {
     let cancel = ctx.cancel.clone();
-    let work = run(ctx, repository, manifest, info, options);
+    check_options(options)?;
+    let work = dispatch(ctx, repository, manifest, info, options);
     tokio::select! {
         biased;
         () = cancel.cancelled() => Err(EngineError::Cancelled),
@@ -113,14 +166,35 @@ pub async fn restore(
     }
 }
 
-async fn run(
+fn check_options(options: &RestoreOptions) -> Result<()> {
+    let refuse = |why: &str| Err(EngineError::Options(why.to_owned()));
+    let part = !options.tables.is_empty();
+    if options.filter.is_some() && !part {
+        return refuse("--where needs --table");
+    }
+    if options.filter.is_some() && options.content == Content::Schema {
+        return refuse("--where and --schema-only contradict each other");
+    }
+    if options.content == Content::Schema && options.existing != Existing::Refuse {
+        return refuse("--existing is about rows, --schema-only restores none");
+    }
+    if options.beside && (!part || options.rename.is_some() || options.existing != Existing::Refuse) {
+        return refuse("--beside goes with --table, and not with --as or --existing");
+    }
+    if options.existing == Existing::Replace && !part && options.schemas.is_empty() {
+        return refuse("--existing replace and --swap need --table or --schema");
+    }
+    Ok(())
+}
+
+/// Opens the target and decides which way the restore goes.
+async fn dispatch(
     ctx: &Context,
     repository: &Repository,
     manifest: &Manifest,
     info: &ConnInfo,
     options: &RestoreOptions,
 ) -> Result<RestoreReport> {
-    let began = Instant::now();
     ctx.progress.stage(Stage::Prepare, 0, 0);
     if options.create_db {
         match RestoreTarget::create_database(info, &manifest.server).await {
@@ -129,12 +203,41 @@ async fn run(
             other => other?,
         }
     }
-    let target_name = info.target();
     let Some(target) = RestoreTarget::open(info, options.role.as_deref()).await? else {
-        return Err(EngineError::RestoreRunning { target: target_name });
+        return Err(EngineError::RestoreRunning { target: info.target() });
     };
     let tools = PgTools::find(&options.pg_tools, manifest.server.version_num.max(manifest.dump_version * 10_000)).await?;
     let plan = RestorePlan::new(repository, manifest, &tools, options).await?;
+    let live = into::groups(&target, &plan).await?;
+    if into::into_existing(&live, options)? {
+        return into::run(ctx, repository, manifest, info, options, &target, &plan, live).await;
+    }
+    if options.filter.is_none() {
+        let plan = plan.attaching(&target).await?;
+        return run(ctx, repository, manifest, info, options, &target, plan).await;
+    }
+    // A new table with some of its rows: the definitions first, then the rows as into any table that is there.
+    let definitions = RestoreOptions { content: Content::Schema, filter: None, ..options.clone() };
+    let made = run(ctx, repository, manifest, info, &definitions, &target, plan).await?;
+    let rows = RestoreOptions { content: Content::Data, existing: Existing::Append, ..options.clone() };
+    let plan = RestorePlan::new(repository, manifest, &tools, &rows).await?;
+    let live = into::groups(&target, &plan).await?;
+    let mut report = into::run(ctx, repository, manifest, info, &rows, &target, &plan, live).await?;
+    report.warnings.extend(made.warnings);
+    Ok(report)
+}
+
+async fn run(
+    ctx: &Context,
+    repository: &Repository,
+    manifest: &Manifest,
+    info: &ConnInfo,
+    options: &RestoreOptions,
+    target: &RestoreTarget,
+    plan: RestorePlan,
+) -> Result<RestoreReport> {
+    let began = Instant::now();
+    let target_name = info.target();
     let mut seconds = BTreeMap::new();
     let mut timed = |stage: Stage, since: Instant| seconds.insert(stage.label().to_owned(), since.elapsed().as_secs_f64());
 
@@ -169,9 +272,12 @@ async fn run(
         let stage = Instant::now();
         let restored: Vec<QualifiedName> = plan.datasets.iter().map(|d| d.target.clone()).collect();
         let columns = target.columns(&restored).await?;
-        load_rows(ctx, repository, info, options, &plan, &columns, &done, &mut complete).await?;
-        target.set_sequences(&plan.sequences).await?;
-        target.set_identities(&plan.identities).await?;
+        if options.content != Content::Schema {
+            let source = LoadSource { datasets: &plan.datasets, objects: &plan.objects };
+            load_rows(ctx, repository, info, options, source, &columns, &done, &mut complete).await?;
+            target.set_sequences(&plan.sequences).await?;
+            target.set_identities(&plan.identities).await?;
+        }
         timed(Stage::Data, stage);
 
         let stage = Instant::now();
@@ -193,10 +299,10 @@ async fn run(
         timed(Stage::PostData, stage);
 
         let stage = Instant::now();
-        let tables = if options.verify {
+        let tables = if options.verify && options.content != Content::Schema {
             compare(ctx, info, options, &plan, columns).await?
         } else {
-            plan.datasets.iter().map(|d| d.report(None, "not run")).collect()
+            plan.datasets.iter().map(|d| d.report(None, "not run")).collect::<Vec<_>>()
         };
         timed(Stage::Verify, stage);
         target.finish().await?;
@@ -233,6 +339,13 @@ struct Completed {
     tables: usize,
 }
 
+/// What is loaded, and the digest of each object.
+#[derive(Clone, Copy)]
+struct LoadSource<'a> {
+    datasets: &'a [plan::PlannedDataset],
+    objects: &'a std::collections::HashMap<String, (u64, dozo_model::Sha256Digest)>,
+}
+
 struct LoadItem {
     dataset: usize,
     part: usize,
@@ -244,22 +357,22 @@ async fn load_rows(
     repository: &Repository,
     info: &ConnInfo,
     options: &RestoreOptions,
-    plan: &RestorePlan,
+    source: LoadSource<'_>,
     columns: &[Option<TableColumns>],
     done: &std::collections::HashSet<String>,
     complete: &mut Completed,
 ) -> Result<()> {
-    for (dataset, columns) in plan.datasets.iter().zip(columns) {
+    for (dataset, columns) in source.datasets.iter().zip(columns) {
         if columns.is_none() {
             return Err(EngineError::NoTable(dataset.target.clone()));
         }
     }
     let mut left: Vec<usize> = Vec::new();
     let mut items = Vec::new();
-    for (i, planned) in plan.datasets.iter().enumerate() {
+    for (i, planned) in source.datasets.iter().enumerate() {
         let before = items.len();
         for (n, part) in planned.dataset.parts.iter().enumerate() {
-            let item = format!("rows of {} part {n}", planned.target);
+            let item = format!("rows of {} in {} part {n}", planned.dataset.name, planned.target);
             if part.fingerprint.rows > 0 && !done.contains(&item) {
                 items.push(LoadItem { dataset: i, part: n, item });
             }
@@ -267,16 +380,16 @@ async fn load_rows(
         left.push(items.len() - before);
     }
     complete.tables = left.iter().filter(|n| **n == 0).count();
-    let rows: u64 = items.iter().map(|i| plan.datasets[i.dataset].dataset.parts[i.part].fingerprint.rows).sum();
-    let bytes: u64 = plan.datasets.iter().map(|d| d.dataset.bytes_read).sum();
+    let rows: u64 = items.iter().map(|i| source.datasets[i.dataset].dataset.parts[i.part].fingerprint.rows).sum();
+    let bytes: u64 = source.datasets.iter().map(|d| d.dataset.bytes_read).sum();
     ctx.progress.stage(Stage::Data, rows, bytes);
-    items.sort_by_key(|i| std::cmp::Reverse(plan.datasets[i.dataset].dataset.parts[i.part].fingerprint.rows));
+    items.sort_by_key(|i| std::cmp::Reverse(source.datasets[i.dataset].dataset.parts[i.part].fingerprint.rows));
 
     let (info, role) = (info.clone(), options.role.clone());
     let start = move |stop: &CancellationToken| Ok(LoadWorker::start(&info, role.as_deref(), stop.clone())?);
-    let (datasets, columns) = (plan.datasets.clone(), columns.to_vec());
+    let (datasets, columns) = (source.datasets.to_vec(), columns.to_vec());
     let (store, handle, progress) = (repository.store().clone(), Handle::current(), Arc::clone(&ctx.progress));
-    let objects = plan.objects.clone();
+    let objects = source.objects.clone();
     let work = move |worker: &mut LoadWorker, item: LoadItem| {
         let planned = &datasets[item.dataset];
         let part = &planned.dataset.parts[item.part];
@@ -317,7 +430,7 @@ async fn load_rows(
             left[*dataset] -= 1;
             if left[*dataset] == 0 {
                 complete.tables += 1;
-                let planned = &plan.datasets[*dataset];
+                let planned = &source.datasets[*dataset];
                 ctx.progress.done(&planned.target.to_string(), planned.dataset.fingerprint.rows, 0.0);
             }
         })

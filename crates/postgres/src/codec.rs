@@ -23,6 +23,8 @@ use arrow_array::ArrayRef;
 use arrow_schema::DataType;
 use dozo_model::{NumericMod, PgType};
 
+use crate::copy::RowBlock;
+
 pub(crate) use array::clear_idle_null_flag;
 pub(crate) use calendar::{EPOCH_MICROS, date_text, timestamp_text};
 pub use rows::{EXACT_COLUMN, LoadTarget, RowDecoder, RowEncoder, arrow_schema, tuple_texts};
@@ -58,6 +60,15 @@ pub(crate) trait Family: Send + Sync {
 pub(crate) trait ColumnBuilder: Send {
     /// Adds a value; one that does not fit is added as NULL, and `false` is returned.
     fn push(&mut self, wire: Option<&[u8]>) -> Result<bool>;
+    /// Adds a column of a block; rows whose value does not fit go to `escaped`. One virtual call for the whole column.
+    fn push_column(&mut self, block: &RowBlock, column: usize, escaped: &mut Vec<usize>) -> Result<()> {
+        for row in 0..block.rows() {
+            if !self.push(block.field(row, column))? {
+                escaped.push(row);
+            }
+        }
+        Ok(())
+    }
     /// Returns what was collected and starts over.
     fn finish(&mut self) -> ArrayRef;
 }

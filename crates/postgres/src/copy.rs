@@ -9,14 +9,15 @@ use crate::codec::WireError;
 pub(crate) const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
 /// Signature, flags, length of the header extension.
 pub(crate) const HEADER_BYTES: usize = 19;
-/// A block is handed on when it holds this much…
-pub(crate) const BLOCK_BYTES: usize = 4 << 20;
+/// A block is handed on when it holds this much: rows, their fields and arrays stay in the second-level cache…
+pub(crate) const BLOCK_BYTES: usize = 256 << 10;
 /// … or this many rows.
-pub(crate) const BLOCK_ROWS: usize = 16 << 10;
+pub(crate) const BLOCK_ROWS: usize = 4 << 10;
 
 #[derive(Debug, Clone, Copy)]
 struct Slot {
-    start: usize,
+    /// From the start of the tuple: a tuple is below 2 GB.
+    start: u32,
     /// -1 = NULL.
     length: i32,
 }
@@ -38,10 +39,37 @@ impl RowBlock {
         self.fields.clear();
     }
 
-    /// Adds a tuple: field count, then fields.
-    pub(crate) fn push(&mut self, tuple: &[u8]) {
+    /// Takes the tuple at the front of `data`: field count, then fields. Returns its length; 0 for the trailer, `None` when
+    /// the tuple is not complete.
+    pub(crate) fn take(&mut self, data: &[u8]) -> Result<Option<usize>, WireError> {
+        let Some(count) = data.first_chunk::<2>() else { return Ok(None) };
+        let count = i16::from_be_bytes(*count);
+        if count == -1 {
+            return Ok(Some(0));
+        }
+        let known = self.fields.len();
+        let mut at = 2usize;
+        for _ in 0..count {
+            let Some(length) = data.get(at..at + 4) else {
+                self.fields.truncate(known);
+                return Ok(None);
+            };
+            let length = i32::from_be_bytes([length[0], length[1], length[2], length[3]]);
+            if length < -1 {
+                return Err(WireError(format!("a field of length {length}")));
+            }
+            at += 4;
+            let start = u32::try_from(at).map_err(|_| WireError("a tuple above 4 GB".into()))?;
+            self.fields.push(Slot { start, length });
+            at += usize::try_from(length.max(0)).unwrap_or(0);
+        }
+        if at > data.len() {
+            self.fields.truncate(known);
+            return Ok(None);
+        }
         self.tuples.push(self.bytes.len());
-        self.bytes.extend_from_slice(tuple);
+        self.bytes.extend_from_slice(&data[..at]);
+        Ok(Some(at))
     }
 
     /// Tells whether it is time to hand the block on.
@@ -61,43 +89,20 @@ impl RowBlock {
         self.bytes.len()
     }
 
-    /// Finds every field of every tuple.
-    pub(crate) fn scan(&mut self, columns: usize) -> Result<(), WireError> {
+    /// Makes sure that every tuple has this many fields.
+    pub(crate) fn expect(&mut self, columns: usize) -> Result<(), WireError> {
         self.columns = columns;
-        self.fields.clear();
-        self.fields.reserve(columns * self.tuples.len());
-        let short = || WireError("a tuple that ends too early".into());
-        for (i, start) in self.tuples.iter().enumerate() {
-            let end = self.tuples.get(i + 1).copied().unwrap_or(self.bytes.len());
-            let tuple = &self.bytes[..end];
-            let count = tuple.get(*start..start + 2).ok_or_else(short)?;
-            if usize::from(u16::from_be_bytes([count[0], count[1]])) != columns {
-                return Err(WireError(format!(
-                    "a tuple of {} fields instead of {columns}",
-                    u16::from_be_bytes([count[0], count[1]])
-                )));
-            }
-            let mut at = start + 2;
-            for _ in 0..columns {
-                let length = tuple.get(at..at + 4).ok_or_else(short)?;
-                let length = i32::from_be_bytes([length[0], length[1], length[2], length[3]]);
-                at += 4;
-                self.fields.push(Slot { start: at, length });
-                at += usize::try_from(length.max(0)).map_err(|_| short())?;
-                if at > end {
-                    return Err(short());
-                }
-            }
-            if at != end {
-                return Err(WireError("a tuple with bytes left over".into()));
-            }
+        let count = |start: usize| usize::from(u16::from_be_bytes([self.bytes[start], self.bytes[start + 1]]));
+        match self.tuples.iter().map(|start| count(*start)).find(|n| *n != columns) {
+            Some(found) => Err(WireError(format!("a tuple of {found} fields instead of {columns}"))),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn slot(&self, row: usize, column: usize) -> Option<std::ops::Range<usize>> {
         let slot = self.fields[row * self.columns + column];
-        usize::try_from(slot.length).ok().map(|n| slot.start..slot.start + n)
+        let start = self.tuples[row] + slot.start as usize;
+        usize::try_from(slot.length).ok().map(|n| start..start + n)
     }
 
     /// Returns a field's bytes; `None` for NULL.
@@ -117,7 +122,7 @@ impl RowBlock {
             0 => start,
             n => {
                 let slot = self.fields[row * self.columns + n - 1];
-                slot.start + usize::try_from(slot.length.max(0)).unwrap_or(0)
+                self.tuples[row] + slot.start as usize + usize::try_from(slot.length.max(0)).unwrap_or(0)
             }
         };
         &self.bytes[start..end]

@@ -1,6 +1,6 @@
 //! Postgres errors, by what the caller can do. No text ever holds a password.
 
-use dozo_model::{ErrorClass, Explain, IdError, QualifiedName};
+use dozo_model::{ErrorClass, Explain, Fingerprint, IdError, QualifiedName};
 
 use crate::codec::WireError;
 
@@ -135,6 +135,26 @@ pub enum PgError {
         /// What differs.
         reason: String,
     },
+    /// After an exchange a table would not hold what it must; it was rolled back.
+    #[error("{table} would hold {found} instead of {expected}: nothing was changed")]
+    MergeDiffers {
+        /// Which.
+        table: QualifiedName,
+        /// What it must hold.
+        expected: Fingerprint,
+        /// What it would hold.
+        found: Fingerprint,
+    },
+    /// Deleting rows would change rows of another table.
+    #[error("replacing {table} would delete or change rows of {child} (foreign key {key}): nothing was changed")]
+    WouldCascade {
+        /// Which.
+        table: QualifiedName,
+        /// The other table.
+        child: String,
+        /// The foreign key.
+        key: String,
+    },
     /// Columns of types that dozo does not carry.
     #[error("{} of a type that dozo does not carry: {}", plural(columns.len()), listed(columns))]
     Unsupported {
@@ -194,6 +214,7 @@ impl Explain for PgError {
                 ErrorClass::Transient
             }
             Self::Cancelled => ErrorClass::Cancelled,
+            Self::MergeDiffers { .. } => ErrorClass::Integrity,
             _ => ErrorClass::Failed,
         }
     }
@@ -221,6 +242,8 @@ impl Explain for PgError {
             Self::ToolFailed { .. } => "DOZO-E2119",
             Self::Name(_) => "DOZO-E2120",
             Self::Cancelled => "DOZO-E2121",
+            Self::MergeDiffers { .. } => "DOZO-E2122",
+            Self::WouldCascade { .. } => "DOZO-E2123",
         }
     }
 
@@ -245,6 +268,8 @@ impl Explain for PgError {
             Self::Unsupported { .. } => "leave the tables out with exclude = [\"schema.table\"]".into(),
             Self::Wire { .. } => "leave the table out with exclude = [\"schema.table\"], and please report this".into(),
             Self::Tool { .. } => "install the client package of the server's version, or set pg-tools".into(),
+            Self::MergeDiffers { .. } => "restore beside it with --beside, and compare".into(),
+            Self::WouldCascade { .. } => "restore the other table too, or restore beside it with --beside".into(),
             Self::Name(_) | Self::Cancelled => return None,
         })
     }

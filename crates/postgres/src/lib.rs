@@ -16,6 +16,7 @@ mod duckdb_sql;
 mod error;
 mod inspect;
 mod loader;
+mod merge;
 mod reader;
 mod rewrite;
 mod script;
@@ -42,6 +43,7 @@ pub use inspect::{
     not_carried, partition_keys, primary_keys, roles, sequence_values, sequences, subscriptions, tables, visible_user_mappings,
 };
 pub use loader::LoadWorker;
+pub use merge::{LiveTable, MergeMode, MergeTable, Merged};
 pub use reader::{LockedTable, RowSource, SnapshotWorker};
 pub use rewrite::{Renames, rewrite_entry};
 pub use script::{Entry, SchemaScript, Section};

@@ -303,21 +303,16 @@ impl Framing {
             self.header = true;
             at = HEADER_BYTES;
         }
-        while let Some(tuple) = tuple_length(&data[at..])? {
-            match tuple {
-                0 => {
-                    self.trailer = true;
-                    at += 2;
-                    if at != data.len() {
-                        return Err(WireError("bytes after the end of the stream".into()));
-                    }
-                    break;
+        while let Some(length) = block.take(&data[at..])? {
+            if length == 0 {
+                self.trailer = true;
+                at += 2;
+                if at != data.len() {
+                    return Err(WireError("bytes after the end of the stream".into()));
                 }
-                n => {
-                    block.push(&data[at..at + n]);
-                    at += n;
-                }
+                break;
             }
+            at += length;
         }
         Ok(at)
     }
@@ -325,25 +320,6 @@ impl Framing {
     fn end(&self) -> Result<(), WireError> {
         if self.trailer && self.carry.is_empty() { Ok(()) } else { Err(WireError("the stream ended too early".into())) }
     }
-}
-
-/// Returns the length of the tuple at the front; 0 for the trailer, `None` when it is not complete.
-fn tuple_length(data: &[u8]) -> Result<Option<usize>, WireError> {
-    let Some(count) = data.get(..2) else { return Ok(None) };
-    let count = i16::from_be_bytes([count[0], count[1]]);
-    if count == -1 {
-        return Ok(Some(0));
-    }
-    let mut at = 2usize;
-    for _ in 0..count {
-        let Some(length) = data.get(at..at + 4) else { return Ok(None) };
-        let length = i32::from_be_bytes([length[0], length[1], length[2], length[3]]);
-        if length < -1 {
-            return Err(WireError(format!("a field of length {length}")));
-        }
-        at += 4 + usize::try_from(length.max(0)).unwrap_or(0);
-    }
-    Ok((at <= data.len()).then_some(at))
 }
 
 #[cfg(test)]
@@ -390,7 +366,7 @@ mod tests {
             }
             framing.end().unwrap();
             prop_assert_eq!(block.rows(), rows.len());
-            block.scan(columns).unwrap();
+            block.expect(columns).unwrap();
             for (i, row) in rows.iter().enumerate() {
                 for (j, field) in row.iter().enumerate() {
                     prop_assert_eq!(block.field(i, j), field.as_deref());

@@ -142,6 +142,11 @@ impl Session {
         self.client.query_one(sql, params).await.map_err(|e| query_error(what, e))
     }
 
+    /// Runs one statement and returns how many rows it touched.
+    pub(crate) async fn execute(&self, what: &str, sql: &str) -> Result<u64, PgError> {
+        self.client.execute(sql, &[]).await.map_err(|e| query_error(what, e))
+    }
+
     /// Asks the server who it is.
     ///
     /// # Errors

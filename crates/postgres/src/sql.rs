@@ -97,21 +97,25 @@ fn column_bytes(column: &Column) -> String {
 
 /// Which rows a statement is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rows {
+pub(crate) enum Rows<'a> {
     /// Those of the table and of everything below it.
     Tree,
     /// Those of the table itself.
     Own,
     /// Those of the table itself in a range of blocks.
     Blocks(BlockRange),
+    /// Those of the table and of everything below it that satisfy a predicate.
+    Where(&'a str),
 }
 
-impl Rows {
+impl Rows<'_> {
     fn from(self, table: &QualifiedName) -> String {
         match self {
             Self::Tree => table.sql(),
             Self::Own => format!("ONLY {}", table.sql()),
             Self::Blocks(blocks) => format!("ONLY {}{}", table.sql(), block_filter(blocks)),
+            // A line break ends a comment that the predicate may end with.
+            Self::Where(filter) => format!("{} WHERE ({filter}\n)", table.sql()),
         }
     }
 }
@@ -128,7 +132,7 @@ pub fn fingerprint_sql(table: &QualifiedName, columns: &[Column], only: bool) ->
     fingerprint_of_rows(table, columns, if only { Rows::Own } else { Rows::Tree })
 }
 
-fn fingerprint_of_rows(table: &QualifiedName, columns: &[Column], rows: Rows) -> String {
+fn fingerprint_of_rows(table: &QualifiedName, columns: &[Column], rows: Rows<'_>) -> String {
     let bytes = row_bytes(columns);
     // OFFSET 0 keeps the digest from being computed twice; two's complement turns the sums into 16 hex digits.
     format!(
@@ -165,7 +169,7 @@ pub(crate) async fn fingerprint_of(
     session: &Session,
     table: &QualifiedName,
     columns: &[Column],
-    rows: Rows,
+    rows: Rows<'_>,
 ) -> Result<Fingerprint, PgError> {
     let what = format!("computing the fingerprint of {table}");
     let row = session.query_one(&what, &fingerprint_of_rows(table, columns, rows), &[]).await?;

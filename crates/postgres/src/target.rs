@@ -118,6 +118,15 @@ impl RestoreTarget {
         Ok(if there.is_empty() { TargetState::Fresh } else { TargetState::Occupied(there) })
     }
 
+    /// Tells whether there is a partitioned table of this name.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn is_partitioned(&self, name: &QualifiedName) -> Result<bool, PgError> {
+        let sql = "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'p')";
+        Ok(self.session.query_one("looking for a partitioned table", sql, &[&name.sql()]).await?.get(0))
+    }
+
     /// Returns which of `roles` do not exist.
     ///
     /// # Errors
@@ -145,6 +154,29 @@ impl RestoreTarget {
         }
     }
 
+    /// Creates the progress table and runs statements, in one transaction.
+    ///
+    /// # Errors
+    /// What the server says; then the target is as it was.
+    pub(crate) async fn begin_progress(&self, label: &str, statements: &[String]) -> Result<(), PgError> {
+        let session = &self.session;
+        session.batch("beginning the restore", "BEGIN").await?;
+        let work = async {
+            self.progress_table(label).await?;
+            for sql in statements {
+                session.batch("preparing side tables", sql).await?;
+            }
+            session.batch("committing side tables", "COMMIT").await
+        };
+        match work.await {
+            Ok(()) => Ok(()),
+            Err(e) => {
+                session.batch("rolling back", "ROLLBACK").await?;
+                Err(e)
+            }
+        }
+    }
+
     async fn create_in_transaction(
         &self,
         label: &str,
@@ -152,20 +184,7 @@ impl RestoreTarget {
         tolerated: &BTreeSet<u32>,
     ) -> Result<(), PgError> {
         let session = &self.session;
-        let what = "creating the table of progress";
-        let row = session.query_one(what, "SELECT to_regnamespace('dozo') IS NULL", &[]).await?;
-        let own: bool = row.get(0);
-        if own {
-            session.batch(what, "CREATE SCHEMA dozo").await?;
-        }
-        session
-            .batch(what, "CREATE TABLE dozo.restore (item text PRIMARY KEY, at timestamptz DEFAULT clock_timestamp())")
-            .await?;
-        let mut items = vec![format!("{BEGUN}{label}")];
-        items.extend(own.then(|| OWN_SCHEMA.to_owned()));
-        for item in &items {
-            session.query(what, PROGRESS_INSERT, &[item]).await?;
-        }
+        self.progress_table(label).await?;
         session.batch("setting up", "SET LOCAL check_function_bodies = off; SET LOCAL xmloption = content").await?;
         for (entry, sql) in entries {
             let what = format!("creating {}", entry.label());
@@ -180,6 +199,25 @@ impl RestoreTarget {
                 }
                 Err(e) => return Err(e),
             }
+        }
+        Ok(())
+    }
+
+    async fn progress_table(&self, label: &str) -> Result<(), PgError> {
+        let session = &self.session;
+        let what = "creating the table of progress";
+        let row = session.query_one(what, "SELECT to_regnamespace('dozo') IS NULL", &[]).await?;
+        let own: bool = row.get(0);
+        if own {
+            session.batch(what, "CREATE SCHEMA dozo").await?;
+        }
+        session
+            .batch(what, "CREATE TABLE dozo.restore (item text PRIMARY KEY, at timestamptz DEFAULT clock_timestamp())")
+            .await?;
+        let mut items = vec![format!("{BEGUN}{label}")];
+        items.extend(own.then(|| OWN_SCHEMA.to_owned()));
+        for item in &items {
+            session.query(what, PROGRESS_INSERT, &[item]).await?;
         }
         Ok(())
     }
@@ -225,8 +263,8 @@ impl RestoreTarget {
         let tables = inspect::tables(&self.session).await?;
         let wanted: HashSet<&QualifiedName> = names.iter().collect();
         let chosen: Vec<_> = tables.iter().filter(|t| wanted.contains(&t.name)).collect();
-        let mut found = inspect::columns(&self.session, &types, &chosen).await?;
-        Ok(names.iter().map(|n| chosen.iter().find(|t| &t.name == n).and_then(|t| found.remove(&t.oid))).collect())
+        let found = inspect::columns(&self.session, &types, &chosen).await?;
+        Ok(names.iter().map(|n| chosen.iter().find(|t| &t.name == n).and_then(|t| found.get(&t.oid).cloned())).collect())
     }
 
     /// Refreshes a materialized view and returns its rows.
@@ -257,11 +295,16 @@ impl RestoreTarget {
     /// # Errors
     /// What the server says.
     pub async fn finish(&self) -> Result<(), PgError> {
+        // Restored event triggers must not act on this; whoever may create them may also set this.
+        let _ = self.session.batch("ending the restore", "SET session_replication_role = replica").await;
+        self.drop_progress().await
+    }
+
+    /// Drops the table of progress within the caller's transaction.
+    pub(crate) async fn drop_progress(&self) -> Result<(), PgError> {
         let what = "ending the restore";
         let sql = format!("SELECT EXISTS (SELECT FROM dozo.restore WHERE item = {})", quote_literal(OWN_SCHEMA));
         let own: bool = self.session.query_one(what, &sql, &[]).await?.get(0);
-        // Restored event triggers must not act on this; whoever may create them may also set this.
-        let _ = self.session.batch(what, "SET session_replication_role = replica").await;
         self.session.batch(what, "DROP TABLE dozo.restore").await?;
         if own {
             let left = "SELECT EXISTS (SELECT FROM pg_depend WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'dozo'::regnamespace)";

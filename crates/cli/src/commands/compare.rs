@@ -87,7 +87,7 @@ fn rows(f: Option<Fingerprint>) -> String {
     f.map_or_else(|| "none".into(), |f| human_count(f.rows))
 }
 
-fn table_text(t: &TableComparison) -> String {
+pub(super) fn table_text(t: &TableComparison) -> String {
     let because = t.because.as_ref().map(|b| format!(": {b}")).unwrap_or_default();
     let mut text = format!("\n{} {}{because}, {} rows / {} rows", t.table, t.verdict, rows(t.a), rows(t.b));
     t.columns.iter().for_each(|c| text.push_str(&format!("\n  column {c}")));

@@ -2,16 +2,24 @@
 
 use std::time::Duration;
 
-use dozo_engine::{BackupSelector, RestoreOptions, RestoreReport, ToolChoice, restore};
-use dozo_model::{human_count, human_duration};
+use dozo_engine::{
+    BackupSelector, CompareOptions, CompareSide, Content, Existing, RestoreOptions, RestorePreview, RestoreReport, ToolChoice,
+    compare, preview, restore,
+};
+use dozo_model::{human_bytes, human_count, human_duration};
 
 use super::{Outcome, Session, database};
-use crate::args::Restore;
+use crate::args::{OnExisting, Restore};
 use crate::config::default_workers;
 
 const FINDING: u8 = 3;
 const NOT_RUN: u8 = 6;
 const PARTIAL: u8 = 4;
+const FAILED: u8 = 1;
+/// Locks of live tables are waited for this long.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Differing keys that are told after a restore beside the live table.
+const DIFFERENCES: usize = 20;
 
 pub(super) async fn run(session: &Session, args: Restore) -> Outcome {
     let config = session.config()?;
@@ -32,7 +40,27 @@ pub(super) async fn run(session: &Session, args: Restore) -> Outcome {
         verify: !args.no_verify,
         workers: args.jobs.unwrap_or_else(default_workers).max(1),
         pg_tools,
+        existing: match args.existing {
+            _ if args.swap => Existing::Replace,
+            OnExisting::Refuse => Existing::Refuse,
+            OnExisting::Append => Existing::Append,
+            OnExisting::Replace => Existing::Replace,
+        },
+        content: match (args.schema_only, args.data_only) {
+            (true, _) => Content::Schema,
+            (_, true) => Content::Data,
+            _ => Content::All,
+        },
+        filter: args.filter,
+        keep_replaced: args.swap,
+        beside: args.beside,
+        lock_timeout: LOCK_TIMEOUT,
     };
+    if args.plan {
+        let plan = preview(&repository, &manifest, &target, &options).await?;
+        session.output.result(&plan, || plan_text(&plan))?;
+        return Ok(if plan.obstacles.is_empty() { 0 } else { FAILED });
+    }
     let report = restore(&session.ctx, &repository, &manifest, &target, &options).await?;
     session.output.result(&report, || text(&report))?;
     for warning in &report.warnings {
@@ -43,7 +71,20 @@ pub(super) async fn run(session: &Session, args: Restore) -> Outcome {
         let found = table.found.map_or_else(|| "other columns".into(), |f| f.to_string());
         session.output.message(&format!("finding: {} differs: {found} instead of {}", table.restored_as, table.expected));
     }
-    let unchecked = options.verify && report.tables.iter().any(|t| t.verdict == "not run");
+    if options.beside {
+        let limits = CompareOptions {
+            tables: options.tables.clone(),
+            limit: DIFFERENCES,
+            workers: options.workers,
+            lock_timeout: LOCK_TIMEOUT,
+        };
+        let (live, stored) = (CompareSide::Database(target), CompareSide::Backup(Box::new(manifest.clone())));
+        let found = compare(&session.ctx, Some(&repository), &live, &stored, &limits).await?;
+        for table in found.tables.iter().filter(|t| t.verdict == "differs") {
+            session.output.message(&format!("the live table and the restored one:{}", super::compare::table_text(table)));
+        }
+    }
+    let unchecked = options.verify && options.content != Content::Schema && report.tables.iter().any(|t| t.verdict == "not run");
     Ok(if !bad.is_empty() {
         FINDING
     } else if unchecked {
@@ -64,6 +105,21 @@ fn text(r: &RestoreReport) -> String {
         format!("{equal} of {} tables were compared and are equal", r.tables.len())
     };
     let seconds = r.seconds.get("total").copied().unwrap_or(0.0);
+    if r.tables.iter().any(|t| t.changes.is_some()) {
+        let mut text = format!("{} into tables of {}{continued}:", r.backup, r.target);
+        for table in &r.tables {
+            let (deleted, updated, inserted) = table.changes.unwrap_or_default();
+            text.push_str(&format!(
+                "\n  {}: {} inserted, {} updated, {} deleted; it holds what it must ({})",
+                table.restored_as,
+                human_count(inserted),
+                human_count(updated),
+                human_count(deleted),
+                table.expected
+            ));
+        }
+        return text;
+    }
     format!(
         "{} restored into {}{continued}: {} rows, {compared}, {}",
         r.backup,
@@ -71,4 +127,22 @@ fn text(r: &RestoreReport) -> String {
         human_count(r.rows),
         human_duration(Duration::from_secs_f64(seconds)),
     )
+}
+
+fn plan_text(p: &RestorePreview) -> String {
+    let mut text = format!(
+        "{} into {}: {} rows, {} to fetch, about {} of room in the target, about {}",
+        p.backup,
+        p.target,
+        human_count(p.rows),
+        human_bytes(p.bytes_to_fetch),
+        human_bytes(p.bytes_on_target),
+        human_duration(Duration::from_secs_f64(p.seconds)),
+    );
+    for table in &p.tables {
+        let there = table.rows_there.map(|n| format!(", about {} rows are there", human_count(n))).unwrap_or_default();
+        text.push_str(&format!("\n  {} {}: {} rows{there}", table.action, table.table, human_count(table.rows)));
+    }
+    p.obstacles.iter().for_each(|o| text.push_str(&format!("\nin the way: {o}")));
+    text
 }

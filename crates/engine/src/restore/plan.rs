@@ -26,6 +26,7 @@ impl PlannedDataset {
             expected: self.dataset.fingerprint,
             found,
             verdict,
+            changes: None,
         }
     }
 }
@@ -66,6 +67,11 @@ pub(crate) struct RestorePlan {
     pub(crate) unmade: usize,
     /// Size and digest of each object.
     pub(crate) objects: HashMap<String, (u64, Sha256Digest)>,
+    /// Roots of trees that were chosen as a whole, and their names in the target.
+    tops: HashMap<QualifiedName, QualifiedName>,
+    renamed: bool,
+    /// Entries that attach a partition that is restored by itself to its tree, and the tree.
+    attach: Vec<(QualifiedName, PlannedEntry)>,
 }
 
 impl RestorePlan {
@@ -133,6 +139,22 @@ impl RestorePlan {
         if !renames.schemas.is_empty() && entries.iter().any(|e| ["FUNCTION", "PROCEDURE"].contains(&e.entry.kind.as_str())) {
             warnings.push("bodies of functions still name the old schema".into());
         }
+        let parents = parents(manifest);
+        let is_top = |n: &QualifiedName| manifest.partitioned.iter().any(|p| &p.name == n && p.parent.is_none());
+        let in_choice = |n: &QualifiedName| chosen.as_ref().is_none_or(|c| c.contains(n));
+        let tops = parents.keys().filter(|n| is_top(n) && in_choice(n)).map(|n| ((*n).clone(), renames.apply(n))).collect();
+        let mut attach = Vec::new();
+        if renames.tables.is_empty() && chosen.is_some() {
+            for dataset in &datasets {
+                let name = &dataset.dataset.name;
+                let Some(parent) = dataset.dataset.parent.as_ref().filter(|p| !in_choice(p)) else { continue };
+                let is = |e: &&Entry| e.kind == "TABLE ATTACH" && e.schema.as_ref() == Some(&name.schema) && e.name == name.name;
+                if let Some(entry) = script.entries.iter().find(is) {
+                    let last = Entry { section: Section::PostData, needs: vec![], ..entry.clone() };
+                    attach.push((parent.clone(), PlannedEntry { sql: entry.sql.clone(), entry: last, in_order: true }));
+                }
+            }
+        }
         let sequences = sequences(manifest, chosen.as_deref(), options, &renames);
         let owned = manifest.sequences.iter().filter(|_| !renames.tables.is_empty());
         let identities = owned.filter_map(|s| Some((renames.tables.get(s.owned_by.as_ref()?)?.clone(), s.clone()))).collect();
@@ -151,7 +173,32 @@ impl RestorePlan {
             warnings,
             unmade: unmade.len(),
             objects,
+            tops,
+            renamed: !renames.tables.is_empty() || !renames.schemas.is_empty(),
+            attach,
         })
+    }
+
+    /// Returns the name in the target of the root of a dataset's tree, if the whole tree was chosen.
+    pub(crate) fn top_of(&self, dataset: &Dataset) -> Option<QualifiedName> {
+        self.tops.get(dataset.root.as_ref()?).cloned()
+    }
+
+    /// Tells whether tables get other names.
+    pub(crate) fn renamed(&self) -> bool {
+        self.renamed
+    }
+
+    /// Lets a partition that is restored by itself join its tree, where the target has the tree: last of all, so that nobody
+    /// sees half of it.
+    pub(crate) async fn attaching(mut self, target: &dozo_postgres::RestoreTarget) -> Result<Self> {
+        for (parent, entry) in std::mem::take(&mut self.attach) {
+            if target.is_partitioned(&parent).await? {
+                // The tree's own indexes find theirs; attaching finds equal ones on the partition.
+                self.entries.push(entry);
+            }
+        }
+        Ok(self)
     }
 
     /// Returns the tables that this restore creates.
@@ -228,6 +275,7 @@ fn selection_label(options: &RestoreOptions) -> String {
     words.extend(options.schemas.iter().map(|s| format!("schema {s}")));
     words.extend(options.tables.iter().map(|t| format!("table {t}")));
     words.extend(options.rename.iter().map(|r| format!("as {r}")));
+    words.extend((options.content == super::Content::Schema).then(|| "definitions".to_owned()));
     if words.is_empty() { "whole".into() } else { words.join(", ") }
 }
 
@@ -268,7 +316,19 @@ fn parents(manifest: &Manifest) -> BTreeMap<&QualifiedName, Option<&QualifiedNam
 
 fn renames(manifest: &Manifest, chosen: Option<&[QualifiedName]>, options: &RestoreOptions) -> Result<Renames> {
     let mut renames = Renames::default();
-    let (Some(new), Some(chosen)) = (&options.rename, chosen) else { return Ok(renames) };
+    let Some(chosen) = chosen else { return Ok(renames) };
+    let beside;
+    let new = match &options.rename {
+        Some(new) => new,
+        None if options.beside => {
+            let parents = parents(manifest);
+            let top = |n: &&QualifiedName| parents.get(n).copied().flatten().is_none_or(|p| !chosen.contains(p));
+            let Some(root) = chosen.iter().find(top) else { return Ok(renames) };
+            beside = super::into::beside_name(root, "restored")?.name;
+            &beside
+        }
+        None => return Ok(renames),
+    };
     if let [schema] = options.schemas.as_slice() {
         renames.schemas.insert(schema.clone(), new.clone());
         return Ok(renames);
@@ -369,7 +429,7 @@ fn sequences(
 }
 
 fn needed_roles(manifest: &Manifest, options: &RestoreOptions) -> Vec<String> {
-    let side_copy = options.rename.is_some() && !options.tables.is_empty();
+    let side_copy = (options.rename.is_some() || options.beside) && !options.tables.is_empty();
     let owners_only = options.no_owner || options.role.is_some();
     if owners_only && (options.no_privileges || side_copy) { Vec::new() } else { manifest.roles.clone() }
 }

@@ -52,8 +52,26 @@ impl<'a> Parts<'a> {
 
     /// Returns the value times 10^`scale`, where that is an integer of 128 bits.
     fn scaled(&self, scale: u8) -> Option<i128> {
-        let mut sum: i128 = 0;
         let mut exponent = 4 * i32::from(self.weight) + i32::from(scale);
+        // Four groups from 10^14 down stay below 2^63: what most columns hold, without 128-bit division.
+        if self.digits.len() <= 8 && exponent <= 14 {
+            let mut sum: i64 = 0;
+            for group in self.groups() {
+                let digit = i64::from(group);
+                sum += if exponent >= 0 {
+                    digit * POW10_SMALL[usize::try_from(exponent).ok()?]
+                } else {
+                    let divisor = *POW10_SMALL.get(usize::try_from(-exponent).ok()?)?;
+                    if digit % divisor != 0 {
+                        return None;
+                    }
+                    digit / divisor
+                };
+                exponent -= 4;
+            }
+            return Some(i128::from(if self.sign == NEGATIVE { -sum } else { sum }));
+        }
+        let mut sum: i128 = 0;
         for group in self.groups() {
             let digit = i128::from(group);
             let term = if exponent >= 0 {
@@ -110,6 +128,16 @@ impl<'a> Parts<'a> {
         text
     }
 }
+
+const POW10_SMALL: [i64; 19] = {
+    let mut table = [1i64; 19];
+    let mut i = 1;
+    while i < 19 {
+        table[i] = table[i - 1] * 10;
+        i += 1;
+    }
+    table
+};
 
 const POW10: [i128; 39] = {
     let mut table = [1i128; 39];
@@ -220,10 +248,8 @@ impl Decimal {
         let scale = scale.unsigned_abs();
         let exact = parts.finite() && parts.dscale == u16::from(scale);
         let value = exact.then(|| parts.scaled(scale)).flatten();
-        Ok(value.filter(|v| {
-            precision == 38 && v.unsigned_abs() < POW10[38].unsigned_abs()
-                || precision < 38 && v.unsigned_abs() < POW10[usize::from(precision)].unsigned_abs()
-        }))
+        let limit = POW10[usize::from(precision.min(38))];
+        Ok(value.filter(|v| -limit < *v && *v < limit))
     }
 }
 

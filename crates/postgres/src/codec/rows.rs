@@ -93,7 +93,7 @@ impl RowDecoder {
     /// # Errors
     /// When a tuple is not what the server sends for these columns: never a silent cast.
     pub fn decode(&mut self, block: &mut RowBlock, digester: &mut RowDigester) -> Result<RecordBatch> {
-        block.scan(self.columns.len())?;
+        block.expect(self.columns.len())?;
         for (i, column) in self.columns.iter().enumerate().filter(|(_, c)| c.clear_flag) {
             for row in 0..block.rows() {
                 if let Some(wire) = block.field_mut(row, i) {
@@ -105,23 +105,20 @@ impl RowDecoder {
         digester.add(&rows);
         let mut escapes: BTreeMap<usize, BTreeMap<String, String>> = BTreeMap::new();
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.columns.len() + 1);
+        let mut misfits = Vec::new();
         for (i, column) in self.columns.iter_mut().enumerate() {
-            for row in 0..block.rows() {
-                let wire = block.field(row, i);
-                if !column.builder.push(wire).map_err(|e| located(&column.name, &e))? {
-                    let wire = wire.unwrap_or_default();
-                    let text = column.family.to_text(wire).map_err(|e| located(&column.name, &e))?;
-                    let mut again = Vec::with_capacity(wire.len());
-                    column.family.parse_text(&text, &mut again).map_err(|e| located(&column.name, &e))?;
-                    if again != wire {
-                        return Err(WireError(format!(
-                            "column `{}` has a value that cannot be kept exactly: {text}",
-                            column.name
-                        )));
-                    }
-                    column.escaped += 1;
-                    escapes.entry(row).or_default().insert(column.parquet_name.clone(), text);
+            misfits.clear();
+            column.builder.push_column(block, i, &mut misfits).map_err(|e| located(&column.name, &e))?;
+            for row in &misfits {
+                let wire = block.field(*row, i).unwrap_or_default();
+                let text = column.family.to_text(wire).map_err(|e| located(&column.name, &e))?;
+                let mut again = Vec::with_capacity(wire.len());
+                column.family.parse_text(&text, &mut again).map_err(|e| located(&column.name, &e))?;
+                if again != wire {
+                    return Err(WireError(format!("column `{}` has a value that cannot be kept exactly: {text}", column.name)));
                 }
+                column.escaped += 1;
+                escapes.entry(*row).or_default().insert(column.parquet_name.clone(), text);
             }
             arrays.push(column.builder.finish());
         }
@@ -130,10 +127,14 @@ impl RowDecoder {
             nulls.append_nulls(block.rows());
             arrays.push(Arc::new(nulls.finish()));
         }
-        for row in 0..block.rows() {
-            match escapes.get(&row) {
-                None => self.exact.append_null(),
-                Some(values) => self.exact.append_value(serde_json::to_string(values).map_err(|e| WireError(e.to_string()))?),
+        if escapes.is_empty() {
+            self.exact.append_nulls(block.rows());
+        } else {
+            for row in 0..block.rows() {
+                match escapes.get(&row) {
+                    None => self.exact.append_null(),
+                    Some(values) => self.exact.append_value(serde_json::to_string(values).map_err(|e| WireError(e.to_string()))?),
+                }
             }
         }
         arrays.push(Arc::new(self.exact.finish()));
