@@ -5,9 +5,9 @@
 //! readers are never in the way and never see an empty or half table, also those with an older snapshot, because rows are
 //! exchanged under the same table (a table that is swapped by name looks empty to an older snapshot, TRUNCATE too); what
 //! depends on the table stays; foreign keys hold, and no `ON DELETE` action touches a row of another table. *Crash behaviour*:
-//! before the commit the live tables are as they were; the next run continues with the side tables.
+//! before the commit the live tables are as they were; the next run continues with the side tables. What cannot go in is dropped.
 
-use dozo_model::{Column, Fingerprint, QualifiedName, SequenceValue, quote_ident, quote_literal};
+use dozo_model::{Column, ErrorClass, Explain, Fingerprint, QualifiedName, SequenceValue, quote_ident, quote_literal};
 
 use crate::error::PgError;
 use crate::inspect::{self, TypeCatalog};
@@ -145,16 +145,27 @@ impl RestoreTarget {
             }
             self.drop_progress().await?;
             session.batch("committing the exchange", "COMMIT").await?;
-            Ok(merged)
+            Ok::<_, PgError>(merged)
         };
         match done.await {
             Ok(merged) => Ok(merged),
             Err(e) => {
                 // The connection may be what failed.
                 let _ = session.batch("rolling back", "ROLLBACK").await;
+                if e.class() != ErrorClass::Transient {
+                    // The rows cannot go in as things are: nothing is to be continued, so nothing is left behind.
+                    let _ = self.discard_sides(tables).await;
+                }
                 Err(e)
             }
         }
+    }
+
+    async fn discard_sides(&self, tables: &[MergeTable]) -> Result<(), PgError> {
+        for table in tables {
+            self.session().batch("dropping a side table", &format!("DROP TABLE IF EXISTS {}", table.side.sql())).await?;
+        }
+        self.drop_progress().await
     }
 
     /// Lets sequences go on behind the stored rows; one that is further stays where it is.
