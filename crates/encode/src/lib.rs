@@ -6,6 +6,7 @@
 
 mod error;
 mod reader;
+mod sample;
 mod sink;
 mod writer;
 

@@ -1,8 +1,8 @@
 //! Writes Parquet: zstd, data page v1, encodings by the kind of column.
 //!
 //! Pages are version 1 because some engines read no other; timestamps are microseconds, never nanoseconds. A
-//! dictionary is tried for every column; where it grows too large, integers and dates fall back to
-//! DELTA_BINARY_PACKED and byte strings to DELTA_LENGTH_BYTE_ARRAY (Parquet format, Encodings.md).
+//! sample of the first rows says which columns get a dictionary (`sample.rs`); the others, and those whose dictionary grows
+//! too large, use DELTA_BINARY_PACKED for integers and dates and DELTA_LENGTH_BYTE_ARRAY for byte strings.
 
 use std::sync::Arc;
 
@@ -17,11 +17,17 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersi
 use parquet::file::statistics::Statistics;
 use parquet::schema::types::ColumnPath;
 
+use crate::sample::{Habit, SAMPLE_ROWS, habit};
 use crate::sink::{DigestingWriter, PartSink};
 use crate::{EncodeError, Result};
 
 /// A row group ends at this many times its encoded limit in decoded bytes.
 const RAW_FACTOR: usize = 16;
+
+/// A sample ends at this many decoded bytes: wide rows tell as much in fewer.
+const SAMPLE_BYTES: usize = 8 << 20;
+/// Values handed to a column writer at a time.
+const WRITE_BATCH: usize = 8192;
 
 /// How a file is written.
 #[derive(Debug, Clone)]
@@ -91,68 +97,143 @@ pub trait TableEncoder<S>: Send {
     fn finish(self: Box<Self>) -> Result<(S, Encoded)>;
 }
 
-/// The general encoder: arrow-rs' column writers.
+/// The general encoder: arrow-rs' column writers. It waits for a sample of rows, then chooses the encodings.
 pub struct ParquetEncoder<S: PartSink> {
-    writer: ArrowWriter<DigestingWriter<S>>,
+    state: State<S>,
     row_group_bytes: usize,
     raw_bytes: usize,
     run_start: u32,
+}
+
+enum State<S: PartSink> {
+    /// Rows are collected until there are enough to choose.
+    Sampling(Box<Pending<S>>),
+    Writing(Box<ArrowWriter<DigestingWriter<S>>>),
+    /// Only while the state changes, or after that has failed.
+    Failed,
+}
+
+struct Pending<S> {
+    schema: SchemaRef,
+    columns: Vec<Column>,
+    options: EncodeOptions,
+    sink: S,
+    batches: Vec<RecordBatch>,
+    rows: usize,
+}
+
+impl<S: PartSink> Pending<S> {
+    /// Chooses the encodings and begins the file.
+    fn writer(self) -> Result<ArrowWriter<DigestingWriter<S>>> {
+        let level = ZstdLevel::try_new(self.options.zstd_level).map_err(EncodeError::Write)?;
+        let metadata = self.options.metadata.iter().map(|(k, v)| KeyValue::new(k.clone(), v.clone())).collect();
+        let mut properties = WriterProperties::builder()
+            .set_writer_version(WriterVersion::PARQUET_1_0)
+            .set_compression(Compression::ZSTD(level))
+            .set_statistics_enabled(EnabledStatistics::Page)
+            .set_statistics_truncate_length(Some(64))
+            .set_write_batch_size(WRITE_BATCH)
+            .set_max_row_group_row_count(Some(self.options.row_group_rows))
+            .set_created_by(concat!("dozo version ", env!("CARGO_PKG_VERSION")).to_owned())
+            .set_key_value_metadata(Some(metadata));
+        for (i, column) in self.columns.iter().enumerate() {
+            let path = || ColumnPath::from(column.parquet_name.clone());
+            if let Some(encoding) = plain_encoding(&column.wire) {
+                properties = properties.set_column_encoding(path(), encoding);
+            }
+            let habit = habit(&self.batches, i);
+            if habit != Habit::Repeats {
+                properties = properties.set_column_dictionary_enabled(path(), false);
+            }
+            if habit == Habit::FreeText {
+                properties = properties.set_column_statistics_enabled(path(), EnabledStatistics::None);
+            }
+        }
+        let out = DigestingWriter::new(self.sink, self.options.part_bytes);
+        ArrowWriter::try_new(out, self.schema, Some(properties.build())).map_err(EncodeError::Write)
+    }
 }
 
 impl<S: PartSink> ParquetEncoder<S> {
     /// Begins a file.
     ///
     /// # Errors
-    /// When the schema or the zstd level is not valid.
+    /// When the zstd level is not valid.
     pub fn new(schema: &SchemaRef, columns: &[Column], options: &EncodeOptions, sink: S) -> Result<Self> {
-        let level = ZstdLevel::try_new(options.zstd_level).map_err(EncodeError::Write)?;
-        let metadata = options.metadata.iter().map(|(k, v)| KeyValue::new(k.clone(), v.clone())).collect();
-        let mut properties = WriterProperties::builder()
-            .set_writer_version(WriterVersion::PARQUET_1_0)
-            .set_compression(Compression::ZSTD(level))
-            .set_statistics_enabled(EnabledStatistics::Page)
-            .set_statistics_truncate_length(Some(64))
-            .set_max_row_group_row_count(Some(options.row_group_rows))
-            .set_created_by(concat!("dozo version ", env!("CARGO_PKG_VERSION")).to_owned())
-            .set_key_value_metadata(Some(metadata));
-        for column in columns {
-            if let Some(encoding) = fallback_encoding(&column.wire) {
-                properties = properties.set_column_encoding(ColumnPath::from(column.parquet_name.clone()), encoding);
-            }
-        }
-        let out = DigestingWriter::new(sink, options.part_bytes);
-        let writer = ArrowWriter::try_new(out, Arc::clone(schema), Some(properties.build())).map_err(EncodeError::Write)?;
-        Ok(Self { writer, row_group_bytes: options.row_group_bytes, raw_bytes: 0, run_start: 0 })
+        ZstdLevel::try_new(options.zstd_level).map_err(EncodeError::Write)?;
+        let pending = Pending {
+            schema: Arc::clone(schema),
+            columns: columns.to_vec(),
+            options: options.clone(),
+            sink,
+            batches: Vec::new(),
+            rows: 0,
+        };
+        let state = State::Sampling(Box::new(pending));
+        Ok(Self { state, row_group_bytes: options.row_group_bytes, raw_bytes: 0, run_start: 0 })
     }
 
-    fn flushed(&self) -> u32 {
-        u32::try_from(self.writer.flushed_row_groups().len()).unwrap_or(u32::MAX)
+    /// Returns the writer; whatever was sampled is written first.
+    fn writer(&mut self) -> Result<&mut ArrowWriter<DigestingWriter<S>>> {
+        if let State::Sampling(_) = self.state
+            && let State::Sampling(mut pending) = std::mem::replace(&mut self.state, State::Failed)
+        {
+            let batches = std::mem::take(&mut pending.batches);
+            let pending = Pending { batches, ..*pending };
+            let sampled = pending.batches.clone();
+            self.state = State::Writing(Box::new(pending.writer()?));
+            for batch in sampled {
+                self.put(&batch)?;
+            }
+        }
+        match &mut self.state {
+            State::Writing(writer) => Ok(writer),
+            State::Sampling(_) | State::Failed => Err(EncodeError::Closed),
+        }
+    }
+
+    fn put(&mut self, batch: &RecordBatch) -> Result<()> {
+        let State::Writing(writer) = &mut self.state else { return Err(EncodeError::Closed) };
+        writer.write(batch).map_err(write_error)?;
+        self.raw_bytes += batch.get_array_memory_size();
+        // Rows that compress well must not make a group that nobody can hold once it is decoded.
+        if writer.in_progress_size() >= self.row_group_bytes || self.raw_bytes >= RAW_FACTOR * self.row_group_bytes {
+            writer.flush().map_err(write_error)?;
+            self.raw_bytes = 0;
+        }
+        Ok(())
     }
 }
 
 impl<S: PartSink> TableEncoder<S> for ParquetEncoder<S> {
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        self.writer.write(batch).map_err(write_error)?;
-        self.raw_bytes += batch.get_array_memory_size();
-        // Rows that compress well must not make a group that nobody can hold once it is decoded.
-        if self.writer.in_progress_size() >= self.row_group_bytes || self.raw_bytes >= RAW_FACTOR * self.row_group_bytes {
-            self.writer.flush().map_err(write_error)?;
+        if let State::Sampling(pending) = &mut self.state {
+            pending.rows += batch.num_rows();
+            self.raw_bytes += batch.get_array_memory_size();
+            pending.batches.push(batch.clone());
+            if pending.rows < SAMPLE_ROWS && self.raw_bytes < SAMPLE_BYTES {
+                return Ok(());
+            }
             self.raw_bytes = 0;
+            return self.writer().map(drop);
         }
-        Ok(())
+        self.put(batch)
     }
 
     fn end_run(&mut self) -> Result<RowGroups> {
-        self.writer.flush().map_err(write_error)?;
+        let writer = self.writer()?;
+        writer.flush().map_err(write_error)?;
+        let end = u32::try_from(writer.flushed_row_groups().len()).unwrap_or(u32::MAX);
         self.raw_bytes = 0;
-        let (first, end) = (self.run_start, self.flushed());
+        let first = self.run_start;
         self.run_start = end;
         Ok((first, end - first))
     }
 
     fn finish(mut self: Box<Self>) -> Result<(S, Encoded)> {
-        let footer = self.writer.finish().map_err(write_error)?;
-        let out = self.writer.inner_mut();
+        let writer = self.writer()?;
+        let footer = writer.finish().map_err(write_error)?;
+        let out = writer.inner_mut();
         let (sink, hasher, bytes) = out.close().map_err(|_| EncodeError::Closed)?;
         Ok((sink, Encoded { bytes, sha256: hasher.finish(), footer }))
     }
@@ -167,8 +248,8 @@ fn write_error(error: ParquetError) -> EncodeError {
     EncodeError::Write(error)
 }
 
-/// The encoding used once a dictionary does not pay; `None` = PLAIN.
-fn fallback_encoding(wire: &PgType) -> Option<Encoding> {
+/// The encoding where a dictionary does not pay, from the start or later; `None` = PLAIN.
+fn plain_encoding(wire: &PgType) -> Option<Encoding> {
     match wire {
         PgType::Int2 | PgType::Int4 | PgType::Int8 | PgType::Oid | PgType::Date | PgType::Timestamp | PgType::Timestamptz => {
             Some(Encoding::DELTA_BINARY_PACKED)

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 
 use dozo_model::{Column, Fingerprint, QualifiedName, quote_ident};
 
-use crate::error::PgError;
-use crate::session::Session;
 use crate::sql::row_bytes;
+use crate::token::modulo;
+use crate::wire::TextRow;
 
 /// Bits of a bucket's number.
 pub(crate) const BUCKET_BITS: u32 = 12;
@@ -28,70 +28,53 @@ pub struct KeyedRow {
 
 fn digests(table: &QualifiedName, columns: &[Column], key: &[Column]) -> String {
     let of_key = if key.is_empty() { row_bytes(columns) } else { row_bytes(key) };
-    let texts: Vec<String> = key.iter().map(|c| format!("{}::text", quote_ident(&c.name))).collect();
+    let texts: Vec<String> = key.iter().enumerate().map(|(i, c)| format!(", {}::text k{i}", quote_ident(&c.name))).collect();
     format!(
-        "WITH q AS (SELECT md5({}) h, md5({of_key}) k, ARRAY[{}]::text[] t FROM ONLY {} OFFSET 0)",
+        "WITH q AS (SELECT md5({}) h, md5({of_key}) k{} FROM ONLY {} OFFSET 0)",
         row_bytes(columns),
-        texts.join(", "),
+        texts.concat(),
         table.sql()
     )
 }
 
-/// Computes the fingerprint of every bucket of a table's own rows.
-pub(crate) async fn bucket_sums(
-    session: &Session,
-    table: &QualifiedName,
-    columns: &[Column],
-    key: &[Column],
-) -> Result<HashMap<u16, Fingerprint>, PgError> {
-    let what = format!("comparing {table}");
-    let sql = format!(
+/// Writes the statement that computes the fingerprint of every bucket of a table's own rows.
+pub(crate) fn bucket_sums_sql(table: &QualifiedName, columns: &[Column], key: &[Column]) -> String {
+    format!(
         "{} SELECT ('x' || left(k, {BUCKET_DIGITS}))::bit({BUCKET_BITS})::int4, count(*),
-                sum(('x' || left(h, 16))::bit(64)::int8)::text, sum(('x' || right(h, 16))::bit(64)::int8)::text FROM q GROUP BY 1",
+                sum(('x' || left(h, 16))::bit(64)::int8), sum(('x' || right(h, 16))::bit(64)::int8) FROM q GROUP BY 1",
         digests(table, columns, key)
-    );
-    let rows = session.query(&what, &sql, &[]).await?;
-    let sum = |text: String| -> Result<u64, PgError> {
-        let sum: i128 = text.parse().map_err(|_| PgError::Query {
-            what: what.clone(),
-            reason: format!("`{text}` is not a sum"),
-            sqlstate: String::new(),
-        })?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the sum is taken modulo 2^64")]
-        Ok(sum as u64)
-    };
-    rows.iter()
-        .map(|r| {
-            let bucket = u16::try_from(r.get::<_, i32>(0)).unwrap_or(u16::MAX);
-            let rows = r.get::<_, i64>(1).unsigned_abs();
-            Ok((bucket, Fingerprint { rows, hi: sum(r.get(2))?, lo: sum(r.get(3))? }))
-        })
-        .collect()
+    )
 }
 
-/// Returns the rows of some buckets.
-pub(crate) async fn bucket_rows(
-    session: &Session,
-    table: &QualifiedName,
-    columns: &[Column],
-    key: &[Column],
-    buckets: &[u16],
-) -> Result<Vec<KeyedRow>, PgError> {
-    let what = format!("comparing {table}");
-    let sql = format!(
-        "{} SELECT decode(k, 'hex'), decode(h, 'hex'), t FROM q WHERE ('x' || left(k, {BUCKET_DIGITS}))::bit({BUCKET_BITS})::int4 = ANY($1)",
-        digests(table, columns, key)
-    );
-    let wanted: Vec<i32> = buckets.iter().map(|b| i32::from(*b)).collect();
-    let rows = session.query(&what, &sql, &[&wanted]).await?;
-    let digest = |bytes: Vec<u8>| -> Result<[u8; 16], PgError> {
-        bytes.try_into().map_err(|_| PgError::Query {
-            what: what.clone(),
-            reason: "an MD5 of another length".into(),
-            sqlstate: String::new(),
-        })
+/// Reads its answer.
+pub(crate) fn bucket_sums(answer: &[TextRow]) -> Option<HashMap<u16, Fingerprint>> {
+    let bucket = |row: &TextRow| {
+        let [Some(bucket), Some(rows), Some(hi), Some(lo)] = row.as_slice() else { return None };
+        Some((bucket.parse().ok()?, Fingerprint { rows: rows.parse().ok()?, hi: modulo(hi)?, lo: modulo(lo)? }))
     };
-    rows.iter().map(|r| Ok(KeyedRow { key_digest: digest(r.get(0))?, row_digest: digest(r.get(1))?, key: r.get(2) })).collect()
+    answer.iter().map(bucket).collect()
+}
+
+/// Writes the statement that returns the rows of some buckets.
+pub(crate) fn bucket_rows_sql(table: &QualifiedName, columns: &[Column], key: &[Column], buckets: &[u16]) -> String {
+    let texts: String = (0..key.len()).map(|i| format!(", k{i}")).collect();
+    let wanted: Vec<String> = buckets.iter().map(ToString::to_string).collect();
+    format!(
+        "{} SELECT k, h{texts} FROM q WHERE ('x' || left(k, {BUCKET_DIGITS}))::bit({BUCKET_BITS})::int4 = ANY('{{{}}}')",
+        digests(table, columns, key),
+        wanted.join(",")
+    )
+}
+
+/// Reads its answer.
+pub(crate) fn bucket_rows(answer: Vec<TextRow>) -> Option<Vec<KeyedRow>> {
+    let digest = |hex: Option<String>| -> Option<[u8; 16]> { Some(u128::from_str_radix(&hex?, 16).ok()?.to_be_bytes()) };
+    let row = |row: TextRow| {
+        let mut values = row.into_iter();
+        let (key_digest, row_digest) = (digest(values.next()?)?, digest(values.next()?)?);
+        Some(KeyedRow { key_digest, row_digest, key: values.collect() })
+    };
+    answer.into_iter().map(row).collect()
 }
 
 /// Returns the bucket of a digest.

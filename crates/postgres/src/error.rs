@@ -280,15 +280,8 @@ pub(crate) fn query_error(what: impl Into<String>, error: tokio_postgres::Error)
     let what = what.into();
     match error.as_db_error() {
         Some(db) => {
-            let sqlstate = db.code().code().to_owned();
-            match sqlstate.as_str() {
-                "55P03" => PgError::LockTimeout { what, timeout: "lock-timeout".into() },
-                "57P01" | "57P02" | "57P03" => PgError::Lost { what, source: db.message().to_owned().into() },
-                _ => {
-                    let detail = db.detail().map(|d| format!(" ({d})")).unwrap_or_default();
-                    PgError::Query { what, reason: format!("{}{detail}", db.message()), sqlstate }
-                }
-            }
+            let detail = db.detail().map(|d| format!(" ({d})")).unwrap_or_default();
+            server_error(what, db.code().code().to_owned(), format!("{}{detail}", db.message()))
         }
         None if error.is_closed() => PgError::Lost { what, source: error.into() },
         None => {
@@ -299,5 +292,14 @@ pub(crate) fn query_error(what: impl Into<String>, error: tokio_postgres::Error)
                 PgError::Query { what, reason: error.to_string(), sqlstate: String::new() }
             }
         }
+    }
+}
+
+/// Says what an error of the server means for whoever was doing `what`.
+pub(crate) fn server_error(what: String, sqlstate: String, reason: String) -> PgError {
+    match sqlstate.as_str() {
+        "55P03" => PgError::LockTimeout { what, timeout: "lock-timeout".into() },
+        "57P01" | "57P02" | "57P03" => PgError::Lost { what, source: reason.into() },
+        _ => PgError::Query { what, reason, sqlstate },
     }
 }

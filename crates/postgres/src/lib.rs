@@ -29,6 +29,7 @@ mod tls;
 mod token;
 mod tools;
 mod watch;
+mod wire;
 
 pub use chunks::{ChunkLimits, Piece, Planned, Unit, plan_units};
 pub use codec::{EXACT_COLUMN, LoadTarget, RowDecoder, RowEncoder, WireError, arrow_schema, tuple_texts};

@@ -1,25 +1,20 @@
 //! A worker's end of the snapshot: its own connection, its own locks, COPY BINARY out in blocks of rows.
 //!
-//! A worker is one OS thread; it owns a current-thread runtime for its connection and leaves it between blocks, so that
-//! encoding never runs inside a runtime. [`RowSource`] is the seam behind which a reader without any runtime takes
-//! its place.
+//! A worker is one OS thread with a blocking connection ([`Wire`]): no task switch between socket and encoder.
 
 use std::collections::{HashMap, HashSet};
-use std::pin::Pin;
 
-use bytes::Bytes;
 use dozo_model::{BlockRange, Column, Fingerprint, QualifiedName, RowVersions};
-use futures::StreamExt;
 use tokio::runtime::Runtime;
-use tokio_postgres::CopyOutStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::codec::WireError;
 use crate::compare::{self, KeyedRow};
 use crate::conninfo::ConnInfo;
 use crate::copy::{HEADER_BYTES, RowBlock, SIGNATURE};
-use crate::error::{PgError, query_error};
-use crate::session::Session;
+use crate::error::PgError;
+use crate::session::PINNED;
+use crate::wire::{TextRow, Wire};
 use crate::{sql, token};
 
 /// Hands out the rows of one query, block by block.
@@ -45,9 +40,7 @@ pub struct LockedTable {
 /// One connection on the shared snapshot.
 #[derive(Debug)]
 pub struct SnapshotWorker {
-    runtime: Runtime,
-    session: Session,
-    pid: i32,
+    wire: Wire,
     locked: HashSet<u32>,
     cancel: CancellationToken,
 }
@@ -56,29 +49,28 @@ impl SnapshotWorker {
     /// Connects and takes the coordinator's snapshot.
     ///
     /// # Errors
-    /// [`PgError::CoordinatorLost`] when the snapshot does not exist any more, or as [`Session::connect`].
+    /// [`PgError::CoordinatorLost`] when the snapshot does not exist any more, or why nobody can connect.
     pub fn start(info: &ConnInfo, snapshot_id: &str, cancel: CancellationToken) -> Result<Self, PgError> {
-        let runtime = current_thread()?;
-        let sql = format!(
+        let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
             dozo_model::quote_literal(snapshot_id)
         );
-        let (session, pid) = runtime.block_on(async {
-            let session = Session::connect_as(info, "dozo worker").await?;
-            session.batch("taking the snapshot", &sql).await.map_err(|e| match e {
-                PgError::Query { reason, .. } => PgError::CoordinatorLost { reason },
-                e => e,
-            })?;
-            let pid = session.query_one("asking for the backend", "SELECT pg_backend_pid()", &[]).await?.get(0);
-            Ok::<_, PgError>((session, pid))
+        // So that a backend in a long statement notices a killed dozo; servers on other systems than Linux refuse it.
+        let mut wire = Wire::connect(info, "dozo worker", &[PINNED, &begin], &cancel).map_err(|e| match e {
+            PgError::Query { reason, .. } => PgError::CoordinatorLost { reason },
+            e => e,
         })?;
-        Ok(Self { runtime, session, pid, locked: HashSet::new(), cancel })
+        wire.batch("setting up the session", "SAVEPOINT setting")?;
+        if wire.batch("setting up the session", "SET client_connection_check_interval = '1s'").is_err() {
+            wire.batch("setting up the session", "ROLLBACK TO setting")?;
+        }
+        Ok(Self { wire, locked: HashSet::new(), cancel })
     }
 
     /// Returns its backend's pid.
     #[must_use]
     pub fn pid(&self) -> i32 {
-        self.pid
+        self.wire.pid()
     }
 
     /// Returns what stops it.
@@ -95,21 +87,19 @@ impl SnapshotWorker {
         if !self.locked.insert(table.oid) {
             return Ok(());
         }
-        self.runtime.block_on(async {
-            let what = format!("locking {}", table.name);
-            self.session.batch(&what, &format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE", table.name.sql())).await?;
-            let row = self
-                .session
-                .query_one(&what, "SELECT pg_relation_filenode($1::oid), to_regclass($2)::oid", &[&table.oid, &table.name.sql()])
-                .await?;
-            let (filenode, oid): (Option<u32>, Option<u32>) = (row.get(0), row.get(1));
-            if filenode == Some(table.filenode) && oid == Some(table.oid) {
-                return Ok(());
-            }
-            Err(PgError::Replaced {
-                table: table.name.clone(),
-                reason: format!("relfilenode {filenode:?} instead of {}", table.filenode),
-            })
+        let (what, name) = (format!("locking {}", table.name), table.name.sql());
+        self.wire.batch(&what, &format!("LOCK TABLE ONLY {name} IN ACCESS SHARE MODE"))?;
+        let sql =
+            format!("SELECT pg_relation_filenode({}::oid), to_regclass({})::oid", table.oid, dozo_model::quote_literal(&name));
+        let rows = self.wire.rows(&what, &sql)?;
+        let number = |i: usize| rows.first().and_then(|r| r.get(i)?.as_ref()?.parse::<u32>().ok());
+        let (filenode, oid) = (number(0), number(1));
+        if filenode == Some(table.filenode) && oid == Some(table.oid) {
+            return Ok(());
+        }
+        Err(PgError::Replaced {
+            table: table.name.clone(),
+            reason: format!("relfilenode {filenode:?} instead of {}", table.filenode),
         })
     }
 
@@ -119,14 +109,9 @@ impl SnapshotWorker {
     /// What the server says, or [`PgError::Cancelled`].
     pub fn row_versions(&mut self, table: &LockedTable, blocks: BlockRange) -> Result<RowVersions, PgError> {
         self.lock(table)?;
-        let (session, cancel) = (&self.session, &self.cancel);
-        self.runtime.block_on(async {
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => Err(PgError::Cancelled),
-                done = token::row_versions(session, &table.name, blocks) => done,
-            }
-        })
+        let what = format!("looking for changes in {}", table.name);
+        let answer = self.wire.rows(&what, &token::row_versions_sql(&table.name, blocks))?;
+        token::row_versions(&answer).ok_or_else(|| unexpected(what))
     }
 
     /// Lets the server compute the fingerprint of a range of a table, in the same snapshot.
@@ -135,9 +120,10 @@ impl SnapshotWorker {
     /// What the server says, or [`PgError::Cancelled`]; a row that is too large for the statement is an error, after which
     /// the worker can go on.
     pub fn fingerprint(&mut self, table: &LockedTable, columns: &[Column], blocks: BlockRange) -> Result<Fingerprint, PgError> {
-        self.lock(table)?;
-        let work = sql::fingerprint_of(&self.session, &table.name, columns, sql::Rows::Blocks(blocks));
-        self.in_savepoint(work)
+        let what = format!("computing the fingerprint of {}", table.name);
+        let answer = self.ask(table, &what, &sql::fingerprint_of_rows(&table.name, columns, sql::Rows::Blocks(blocks)))?;
+        let text = answer.first().and_then(|r| r.first()?.as_deref());
+        text.and_then(|t| t.parse().ok()).ok_or_else(|| unexpected(what))
     }
 
     /// Lets the server compute the fingerprint of every bucket of keys of a table's own rows.
@@ -150,8 +136,9 @@ impl SnapshotWorker {
         columns: &[Column],
         key: &[Column],
     ) -> Result<HashMap<u16, Fingerprint>, PgError> {
-        self.lock(table)?;
-        self.in_savepoint(compare::bucket_sums(&self.session, &table.name, columns, key))
+        let what = format!("comparing {}", table.name);
+        let answer = self.ask(table, &what, &compare::bucket_sums_sql(&table.name, columns, key))?;
+        compare::bucket_sums(&answer).ok_or_else(|| unexpected(what))
     }
 
     /// Returns the rows of some buckets, as digests with their keys.
@@ -165,31 +152,22 @@ impl SnapshotWorker {
         key: &[Column],
         buckets: &[u16],
     ) -> Result<Vec<KeyedRow>, PgError> {
-        self.lock(table)?;
-        self.in_savepoint(compare::bucket_rows(&self.session, &table.name, columns, key, buckets))
+        let what = format!("comparing {}", table.name);
+        let answer = self.ask(table, &what, &compare::bucket_rows_sql(&table.name, columns, key, buckets))?;
+        compare::bucket_rows(answer).ok_or_else(|| unexpected(what))
     }
 
-    /// Runs a query so that the transaction survives its failure.
-    fn in_savepoint<T>(&self, work: impl Future<Output = Result<T, PgError>>) -> Result<T, PgError> {
-        let (session, cancel) = (&self.session, &self.cancel);
-        let what = "asking a worker's connection";
-        let guarded = async {
-            session.batch(what, "SAVEPOINT question").await?;
-            match work.await {
-                Err(e @ PgError::Query { .. }) => {
-                    session.batch(what, "ROLLBACK TO question").await?;
-                    Err(e)
-                }
-                done => done,
+    /// Runs a query about a table so that the transaction survives its failure.
+    fn ask(&mut self, table: &LockedTable, what: &str, sql: &str) -> Result<Vec<TextRow>, PgError> {
+        self.lock(table)?;
+        self.wire.batch(what, "SAVEPOINT question")?;
+        match self.wire.rows(what, sql) {
+            Err(e @ PgError::Query { .. }) => {
+                self.wire.batch(what, "ROLLBACK TO question")?;
+                Err(e)
             }
-        };
-        self.runtime.block_on(async {
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => Err(PgError::Cancelled),
-                done = guarded => done,
-            }
-        })
+            done => done,
+        }
     }
 
     /// Starts to copy a range of a table.
@@ -203,18 +181,14 @@ impl SnapshotWorker {
         blocks: BlockRange,
     ) -> Result<impl RowSource + 'a, PgError> {
         self.lock(table)?;
-        let statement = sql::copy_out(&table.name, columns, blocks);
         let what = format!("copying {}", table.name);
-        let stream = self.runtime.block_on(self.session.client().copy_out(&statement)).map_err(|e| query_error(&what, e))?;
-        Ok(CopyReader {
-            runtime: &self.runtime,
-            stream: Box::pin(stream),
-            framing: Framing::default(),
-            what,
-            cancel: self.cancel.clone(),
-            ended: false,
-        })
+        self.wire.copy_out(&what, &sql::copy_out(&table.name, columns, blocks))?;
+        Ok(CopyReader { wire: &mut self.wire, framing: Framing::default(), what, cancel: self.cancel.clone(), ended: false })
     }
+}
+
+fn unexpected(what: String) -> PgError {
+    PgError::Query { what, reason: "an answer of another form".into(), sqlstate: String::new() }
 }
 
 /// Makes a runtime for one connection on the calling thread.
@@ -226,8 +200,7 @@ pub(crate) fn current_thread() -> Result<Runtime, PgError> {
 }
 
 struct CopyReader<'a> {
-    runtime: &'a Runtime,
-    stream: Pin<Box<CopyOutStream>>,
+    wire: &'a mut Wire,
     framing: Framing,
     what: String,
     cancel: CancellationToken,
@@ -240,30 +213,22 @@ impl RowSource for CopyReader<'_> {
         if self.ended {
             return Ok(false);
         }
-        let (stream, framing, cancel, what, ended) =
-            (&mut self.stream, &mut self.framing, &self.cancel, &self.what, &mut self.ended);
-        self.runtime.block_on(async {
-            while !block.full() {
-                let message: Option<Result<Bytes, _>> = tokio::select! {
-                    biased;
-                    () = cancel.cancelled() => return Err(PgError::Cancelled),
-                    message = stream.next() => message,
-                };
-                let wire = |source| PgError::Wire { table: what.clone(), source };
-                match message {
-                    Some(message) => {
-                        let bytes = message.map_err(|e| query_error(what, e))?;
-                        framing.add(&bytes, block).map_err(wire)?;
-                    }
-                    None => {
-                        framing.end().map_err(wire)?;
-                        *ended = true;
-                        break;
-                    }
+        if self.cancel.is_cancelled() {
+            return Err(PgError::Cancelled);
+        }
+        let what = &self.what;
+        let bad = |source| PgError::Wire { table: what.clone(), source };
+        while !block.full() {
+            match self.wire.copied(what)? {
+                Some(bytes) => self.framing.add(bytes, block).map_err(bad)?,
+                None => {
+                    self.framing.end().map_err(bad)?;
+                    self.ended = true;
+                    break;
                 }
             }
-            Ok(block.rows() > 0)
-        })
+        }
+        Ok(block.rows() > 0)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::error::{PgError, query_error};
 use crate::tls;
 
 /// Pinned on every connection. `set_config` over `pg_settings` skips what a version does not have.
-const PINNED: &str = "
+pub(crate) const PINNED: &str = "
 SET search_path = '';
 SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres';
 SET extra_float_digits = 1; SET bytea_output = 'hex'; SET row_security = off; SET synchronize_seqscans = off;

@@ -132,7 +132,7 @@ pub fn fingerprint_sql(table: &QualifiedName, columns: &[Column], only: bool) ->
     fingerprint_of_rows(table, columns, if only { Rows::Own } else { Rows::Tree })
 }
 
-fn fingerprint_of_rows(table: &QualifiedName, columns: &[Column], rows: Rows<'_>) -> String {
+pub(crate) fn fingerprint_of_rows(table: &QualifiedName, columns: &[Column], rows: Rows<'_>) -> String {
     let bytes = row_bytes(columns);
     // OFFSET 0 keeps the digest from being computed twice; two's complement turns the sums into 16 hex digits.
     format!(

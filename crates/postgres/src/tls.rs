@@ -17,11 +17,16 @@ use crate::conninfo::{ConnInfo, SslMode};
 
 /// Makes the TLS connector that a connection asks for.
 pub(crate) fn connector(info: &ConnInfo) -> Result<MakeRustlsConnect, String> {
+    client_config(info).map(MakeRustlsConnect::new)
+}
+
+/// Returns how TLS is spoken on a connection.
+pub(crate) fn client_config(info: &ConnInfo) -> Result<ClientConfig, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?;
-    let config = match info.ssl_mode {
+    Ok(match info.ssl_mode {
         SslMode::Disable | SslMode::Prefer | SslMode::Require => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Verifier { provider, inner: None }))
@@ -36,8 +41,7 @@ pub(crate) fn connector(info: &ConnInfo) -> Result<MakeRustlsConnect, String> {
                 .with_no_client_auth()
         }
         SslMode::VerifyFull => builder.with_root_certificates(roots(info.ssl_root_cert.as_deref())?).with_no_client_auth(),
-    };
-    Ok(MakeRustlsConnect::new(config))
+    })
 }
 
 fn roots(file: Option<&str>) -> Result<RootCertStore, String> {

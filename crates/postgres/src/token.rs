@@ -14,6 +14,7 @@ use crate::error::PgError;
 use crate::inspect::TableInfo;
 use crate::session::{ServerFacts, Session};
 use crate::sql::block_filter;
+use crate::wire::TextRow;
 
 /// Raised whenever an encoder is mended: what older ones wrote is copied again.
 const WRITER_EPOCH: u32 = 1;
@@ -139,19 +140,25 @@ impl Types {
     }
 }
 
-/// Counts and sums the row versions that the snapshot sees in a range of a table.
-pub(crate) async fn row_versions(session: &Session, table: &QualifiedName, blocks: BlockRange) -> Result<RowVersions, PgError> {
-    let what = format!("looking for changes in {table}");
-    let sql = format!(
-        "SELECT count(*), coalesce(sum(hashtidextended(ctid, xmin::text::int8)), 0)::text FROM ONLY {}{}",
+/// Writes the statement that counts and sums the row versions that the snapshot sees in a range of a table.
+pub(crate) fn row_versions_sql(table: &QualifiedName, blocks: BlockRange) -> String {
+    format!(
+        "SELECT count(*), coalesce(sum(hashtidextended(ctid, xmin::text::int8)), 0) FROM ONLY {}{}",
         table.sql(),
         block_filter(blocks)
-    );
-    let row = session.query_one(&what, &sql, &[]).await?;
-    let sum: String = row.get(1);
-    let bad = |reason: String| PgError::Query { what: what.clone(), reason, sqlstate: String::new() };
-    let sum: i128 = sum.parse().map_err(|_| bad(format!("`{sum}` is not a sum")))?;
-    let rows: i64 = row.get(0);
+    )
+}
+
+/// Reads its answer.
+pub(crate) fn row_versions(answer: &[TextRow]) -> Option<RowVersions> {
+    let [row] = answer else { return None };
+    let [Some(versions), Some(sum)] = row.as_slice() else { return None };
+    Some(RowVersions { versions: versions.parse().ok()?, version_sum: modulo(sum)? })
+}
+
+/// Reads a sum of 64-bit integers, modulo 2⁶⁴.
+pub(crate) fn modulo(sum: &str) -> Option<u64> {
+    let sum: i128 = sum.parse().ok()?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the sum is taken modulo 2^64")]
-    Ok(RowVersions { versions: rows.unsigned_abs(), version_sum: sum as u64 })
+    Some(sum as u64)
 }
