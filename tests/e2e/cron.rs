@@ -98,6 +98,8 @@ fn a_whole_server() {
     assert_eq!(found, [one.name.as_str(), two.name.as_str()]);
     assert_eq!(report["failed"][0]["source"], "dead");
     let _ = dozo.run(&["backup", "shop"]).exits(0);
+    let run = dozo.run(&["backup", "shop", "--rate", "0MB"]).exits(2);
+    assert!(run.stderr.contains("above 0"), "{}", run.stderr);
     let _ = dozo.run(&["verify", "latest", "--all"]).exits(0);
     one.psql(&format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false", two.name));
     let run = dozo.run(&["--quiet", "backup", "shop"]).exits(4);

@@ -404,3 +404,40 @@ fn prove_lets_the_server_confirm() {
     let listed = dozo.run(&["--json", "list"]).exits(0).json();
     assert!(listed[2]["proven"].is_null());
 }
+
+/// A finding about one object stays open while later checks read others, or look less deep.
+#[test]
+fn findings_are_kept_for_each_object() {
+    let cluster = shared(15);
+    let database = cluster.database("findings");
+    database.psql("CREATE TABLE a AS SELECT 1 i; CREATE TABLE b AS SELECT 1 i");
+    let dozo = Dozo::new(&database, Place::Local);
+    let _ = night(&dozo, &[]);
+    let object = files(&dozo.repository().join("data/shop/public/a")).remove(0);
+    let good = std::fs::read(&object).unwrap();
+    let mut bad = good.clone();
+    bad[100] ^= 1;
+    std::fs::write(&object, &bad).unwrap();
+    let _ = dozo.run(&["verify", "shop@latest"]).exits(3);
+    let _ = dozo.run(&["verify", "shop@latest", "--level", "exists"]).exits(0);
+    let listed = dozo.run(&["--json", "list"]).exits(0).json();
+    // Its bytes and its rows.
+    assert_eq!((&listed[0]["findings"], &listed[0]["good"]), (&2.into(), &false.into()));
+    std::fs::write(&object, &good).unwrap();
+    let _ = dozo.run(&["verify", "shop@latest"]).exits(0);
+    let listed = dozo.run(&["--json", "list"]).exits(0).json();
+    assert_eq!((&listed[0]["findings"], &listed[0]["good"]), (&0.into(), &true.into()));
+}
+
+/// On a server where nothing happens, a backup does not wait for a flush that nobody makes.
+#[test]
+fn an_idle_server_keeps_nobody_waiting() {
+    let cluster = Cluster::start(17, &ClusterOptions { durable: true, ..ClusterOptions::default() });
+    let database = cluster.database("idle");
+    database.psql("CREATE TABLE a AS SELECT 1 i; CHECKPOINT");
+    let dozo = Dozo::with_url(&database.url(), &cluster, Place::Local, "");
+    for _ in 0..4 {
+        let report = dozo.run(&["--json", "backup", "shop"]).exits(0).json();
+        assert!(report["seconds"]["commit"].as_f64().unwrap() < 10.0, "a deadline: {report}");
+    }
+}

@@ -24,6 +24,8 @@ pub struct BackupRecord {
     pub checks: Vec<CheckEvent>,
     /// Somebody took it for good although it is suspect.
     pub accepted: Option<Acceptance>,
+    /// What stands beside the manifest cannot be read: nothing is known about the backup's checks.
+    pub damaged: Option<String>,
 }
 
 impl BackupRecord {
@@ -31,6 +33,7 @@ impl BackupRecord {
     #[must_use]
     pub fn good(&self) -> bool {
         self.manifest.complete
+            && self.damaged.is_none()
             && (!self.manifest.suspect() || self.accepted.is_some())
             && Repository::open_findings(&self.checks).is_empty()
     }
@@ -88,7 +91,8 @@ impl History {
     #[must_use]
     pub fn distrusted(&self) -> HashSet<&str> {
         let open = self.records.iter().flat_map(|r| Repository::open_findings(&r.checks));
-        open.map(|f| f.object.as_str()).collect()
+        let unknown = self.records.iter().filter(|r| r.damaged.is_some()).flat_map(|r| &r.manifest.objects);
+        open.map(|f| f.object.as_str()).chain(unknown.map(|o| o.key.as_str())).collect()
     }
 
     /// Counts, for each table of a backup, the separate physical copies of the very rows that it shows: sets of objects in
@@ -113,7 +117,7 @@ impl Repository {
     /// Loads everything about the committed backups of a source.
     ///
     /// # Errors
-    /// What the store says, or a damaged record. A manifest that cannot be read is left out: `list` and `verify` show it.
+    /// What the store says. A manifest that cannot be read is left out: `list` and `verify` show it.
     pub async fn history(&self, source: &SourceName) -> Result<History> {
         let committed = self.backups(Some(source)).await?.into_iter().filter_map(|e| match e.state {
             BackupState::Committed(manifest) => Some(manifest),
@@ -128,14 +132,24 @@ impl Repository {
         Ok(History { records })
     }
 
-    /// Loads what stands beside a manifest.
+    /// Loads what stands beside a manifest. A damaged record is told, and makes the backup not good.
     ///
     /// # Errors
-    /// What the store says, or a damaged record.
+    /// What the store says.
     pub async fn record(&self, manifest: Box<Manifest>) -> Result<BackupRecord> {
-        let checks = self.checks(&manifest.source, &manifest.id).await?;
-        let accepted = if manifest.suspect() { self.acceptance(&manifest.source, &manifest.id).await? } else { None };
-        Ok(BackupRecord { manifest, checks, accepted })
+        let beside = async {
+            let checks = self.checks(&manifest.source, &manifest.id).await?;
+            let accepted = if manifest.suspect() { self.acceptance(&manifest.source, &manifest.id).await? } else { None };
+            Ok((checks, accepted))
+        };
+        match beside.await {
+            Ok((checks, accepted)) => Ok(BackupRecord { manifest, checks, accepted, damaged: None }),
+            // One damaged record must not keep the next backup from being made.
+            Err(e @ CatalogError::Record { .. }) => {
+                Ok(BackupRecord { manifest, checks: vec![], accepted: None, damaged: Some(e.to_string()) })
+            }
+            Err(e) => Err(e),
+        }
     }
 
     async fn acceptance(&self, source: &SourceName, id: &BackupId) -> Result<Option<Acceptance>> {

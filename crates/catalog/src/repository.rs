@@ -271,17 +271,18 @@ impl Repository {
         checks.iter().rev().find(|c| c.level >= level && c.verdict != Verdict::NotRun)
     }
 
-    /// Returns the findings that no later check has refuted: one that passed at the same level or deeper.
+    /// Returns the findings that no later check has refuted: one that read the same object at the same level or deeper and
+    /// found nothing.
     #[must_use]
-    pub fn open_findings(checks: &[CheckEvent]) -> &[Finding] {
-        let mut open: Option<&CheckEvent> = None;
+    pub fn open_findings(checks: &[CheckEvent]) -> Vec<&Finding> {
+        let mut open: Vec<(VerifyLevel, &Finding)> = Vec::new();
         for check in checks {
-            match check.verdict {
-                Verdict::Failed => open = Some(check),
-                Verdict::Passed if open.is_some_and(|failed| check.level >= failed.level) => open = None,
-                Verdict::Passed | Verdict::NotRun => {}
-            }
+            // A check says of what it could not read: `key: why`.
+            let unread = |key: &str| check.not_run.iter().any(|l| l.strip_prefix(key).is_some_and(|rest| rest.starts_with(':')));
+            let skipped = |key: &str| check.skipped.iter().any(|s| s.object == key);
+            open.retain(|(level, f)| check.level < *level || unread(&f.object) || skipped(&f.object));
+            open.extend(check.findings.iter().map(|f| (check.level, f)));
         }
-        open.map_or(&[], |check| check.findings.as_slice())
+        open.into_iter().map(|(_, f)| f).collect()
     }
 }

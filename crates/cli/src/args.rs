@@ -124,8 +124,16 @@ pub(crate) struct Backup {
     #[arg(long, value_name = "SPAN")]
     pub(crate) max_block: Option<Span>,
     /// Read at most this many bytes per second (like 50MB)
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = positive_size)]
     pub(crate) rate: Option<ByteSize>,
+}
+
+fn positive_size(text: &str) -> Result<ByteSize, String> {
+    match text.parse() {
+        Ok(ByteSize(0)) => Err("it must be above 0".into()),
+        Ok(size) => Ok(size),
+        Err(e) => Err(e.to_string()),
+    }
 }
 
 /// `dozo accept`

@@ -12,21 +12,23 @@ pub(crate) fn this_operator() -> Operator {
     }
 }
 
-/// Masks the password of a URL or of a `key=value` string.
+/// Masks the password of a URL or of a `key=value` string. Where there may be one, nothing behind it is kept.
 fn mask(argument: &str) -> String {
-    if let Some((scheme, rest)) = argument.split_once("://")
+    let masked = mask_pairs(argument);
+    if let Some((scheme, rest)) = masked.split_once("://")
         && let Some((login, host)) = rest.rsplit_once('@')
     {
         let user = login.split(':').next().unwrap_or_default();
-        return format!("{scheme}://{user}@{}", mask_pairs(host));
+        return format!("{scheme}://{user}@{host}");
     }
-    mask_pairs(argument)
+    masked
 }
 
 fn mask_pairs(text: &str) -> String {
-    match text.find("password=") {
-        Some(at) => format!("{}password=***", &text[..at]),
-        None => text.to_owned(),
+    match text.find("password") {
+        // `password=x`, `password = 'x'`, `sslpassword=x`
+        Some(at) if text[at + "password".len()..].trim_start().starts_with('=') => format!("{}password=***", &text[..at]),
+        _ => text.to_owned(),
     }
 }
 
@@ -42,6 +44,9 @@ mod tests {
             "host=h password=hunter2",
             "postgres://h/d?password=hunter2",
             "postgres://u:hunter2@@h/d",
+            "postgres://u@h/d?password=hunter2@x",
+            "postgres://u@h/d?password=x@hunter2",
+            "host=h password = hunter2",
         ] {
             let masked = mask(text);
             assert!(!masked.contains("hunter2") && !masked.contains("ter2"), "{masked}");

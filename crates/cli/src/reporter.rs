@@ -91,7 +91,7 @@ impl Progress for Bars {
     fn warn(&self, message: &str) {
         crate::log::line("warning", message);
         // A terminal that is gone needs no warning.
-        let _ = self.all.println(format!("warning: {message}"));
+        let _ = self.all.println(format!("warning: {}", message.replace('\n', " ")));
     }
 }
 
@@ -126,7 +126,8 @@ impl Progress for Lines {
 
     fn warn(&self, message: &str) {
         crate::log::line("warning", message);
-        self.line(&format!("warning: {message}"));
+        // One line each: a table's name may hold line breaks.
+        self.line(&format!("warning: {}", message.replace('\n', " ")));
     }
 }
 

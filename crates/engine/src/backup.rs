@@ -22,11 +22,11 @@ use bytes::Bytes;
 use dozo_catalog::{History, Repository, this_process, tool};
 use dozo_model::{
     ALGORITHM, BackupId, Dataset, FORMAT_VERSION, Intent, LeftOut, Manifest, ObjectRef, QualifiedName, RowVersions,
-    ServerIdentity, Settings, Sha256Digest, SourceMatch, Stage, Timestamp,
+    ServerIdentity, Settings, Sha256Digest, SourceMatch, Stage, Timestamp, human_duration,
 };
 use dozo_postgres::{
-    ConnInfo, Coordinator, PgTools, Session, SnapshotWorker, materialized_views, not_carried, roles, sequence_values, sequences,
-    subscriptions,
+    ConnInfo, Coordinator, PgError, PgTools, Session, SnapshotWorker, materialized_views, not_carried, roles, sequence_values,
+    sequences, subscriptions,
 };
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -36,7 +36,7 @@ pub(crate) use unit::too_large;
 
 use crate::backup::dump::{DumpedFiles, note_dependents};
 use crate::backup::gate::Gate;
-use crate::backup::plan::{Outcome, Plan, Selection};
+use crate::backup::plan::{Outcome, Plan, PlannedTable, Selection};
 use crate::backup::prove::Proving;
 use crate::backup::reuse::Reuse;
 use crate::backup::unit::{UnitContext, UnitReport, confirm, run_unit};
@@ -309,7 +309,7 @@ impl Run<'_> {
             let named = datasets.iter().filter(|d| d.copied_by.is_some()).flat_map(|d| parent.objects_of(d)).cloned();
             objects.extend(named);
         }
-        if !coordinator.flushed(FLUSH).await? {
+        if !coordinator.flushed(&self.looker, FLUSH).await? {
             self.warnings
                 .add("the WAL position of the snapshot is not known to be flushed: the next backup copies everything".into());
             datasets.iter_mut().for_each(|d| d.change_token = None);
@@ -439,7 +439,7 @@ impl Run<'_> {
             gate.pass(0, worker.cancel())?;
             Ok((table, worker.row_versions(&tables[table].locked, blocks)?))
         };
-        let summed = self.pool(coordinator, plan.budget.workers, plan.version_ranges(&asked), work).await?;
+        let summed = self.pool(coordinator, &plan.tables, plan.budget.workers, plan.version_ranges(&asked), work).await?;
         let mut versions: HashMap<usize, RowVersions> = HashMap::new();
         for (table, part) in summed {
             *versions.entry(table).or_default() += part;
@@ -488,17 +488,21 @@ impl Run<'_> {
             progress: Arc::clone(&self.ctx.progress),
         });
         let work = move |worker: &mut SnapshotWorker, unit| run_unit(worker, &unit, &shared);
-        let done = self.pool(coordinator, plan.budget.workers, units, work).await?;
+        let done = self.pool(coordinator, &plan.tables, plan.budget.workers, units, work).await?;
         if !reused.is_empty() {
             let (tables, warnings) = (Arc::clone(&plan.tables), self.warnings.clone());
             let work = move |worker: &mut SnapshotWorker, (i, blocks, stored): (usize, _, _)| {
                 let table = &tables[i];
                 Ok((i, confirm(worker, &table.locked, &table.columns, blocks, stored, &warnings)?))
             };
-            for (i, rows) in self.pool(coordinator, plan.budget.workers, reused, work).await? {
+            let mut confirmed: HashMap<usize, usize> = HashMap::new();
+            for (i, rows) in self.pool(coordinator, &plan.tables, plan.budget.workers, reused, work).await? {
                 if let Outcome::Reuse(dataset) = &mut outcome[i] {
+                    let parts = confirmed.entry(i).or_default();
+                    *parts += 1;
                     let matched = dataset.source_match.map_or(0, |m| m.rows) + rows;
-                    dataset.source_match = Some(SourceMatch { rows: matched, whole: matched == dataset.fingerprint.rows });
+                    let whole = *parts == dataset.parts.len() && matched == dataset.fingerprint.rows;
+                    dataset.source_match = Some(SourceMatch { rows: matched, whole });
                 }
             }
         }
@@ -509,15 +513,23 @@ impl Run<'_> {
     async fn pool<W: Send + 'static, R: Send + 'static>(
         &self,
         coordinator: &Coordinator,
+        tables: &Arc<Vec<PlannedTable>>,
         count: usize,
         items: Vec<W>,
         work: impl Fn(&mut SnapshotWorker, W) -> Result<R> + Send + Sync + 'static,
     ) -> Result<Vec<R>> {
         let (info, snapshot, cancel) = (self.info.clone(), coordinator.snapshot_id.clone(), self.ctx.cancel.child_token());
-        let ours = self.ours.clone();
+        let (ours, tables, limit) = (self.ours.clone(), Arc::clone(tables), human_duration(self.source.max_block));
         let start = move |stop: &CancellationToken| {
-            let worker = SnapshotWorker::start(&info, &snapshot, stop.clone())?;
+            let mut worker = SnapshotWorker::start(&info, &snapshot, stop.clone())?;
             ours.add(worker.pid());
+            // All at once, right behind the coordinator: a migration that comes later waits for both.
+            for table in tables.iter() {
+                worker.lock(&table.locked).map_err(|e| match e {
+                    PgError::LockTimeout { what, .. } => EngineError::Blocking { waiting: what, limit: limit.clone() },
+                    e => e.into(),
+                })?;
+            }
             Ok(worker)
         };
         let mut workers = Workers::start(count, items, &cancel, start, work);

@@ -24,7 +24,7 @@ pub struct Expanded {
 /// configured sources.
 ///
 /// # Errors
-/// What the server says; a pattern that matches nothing; a name that is taken or too long.
+/// What the server says; a name that is taken or too long.
 pub async fn expand(source: &SourceSettings, taken: &[SourceName]) -> Result<Expanded> {
     let Some(choice) = &source.databases else {
         return Ok(Expanded { sources: vec![source.clone()], refused: vec![] });
@@ -33,19 +33,20 @@ pub async fn expand(source: &SourceSettings, taken: &[SourceName]) -> Result<Exp
     let session = Session::connect(&info).await?;
     let found = databases(&session).await?;
     let mut chosen = BTreeSet::new();
+    let mut expanded = Expanded::default();
     for pattern in &choice.include {
         let matcher = glob(pattern)?;
-        let before = chosen.len();
-        chosen.extend(found.iter().filter(|d| matcher.is_match(&d.name)).map(|d| d.name.clone()));
-        if chosen.len() == before && !found.iter().any(|d| matcher.is_match(&d.name)) {
-            return Err(EngineError::NoDatabase { pattern: pattern.clone(), target: info.target() });
+        let matching: Vec<&str> = found.iter().filter(|d| matcher.is_match(&d.name)).map(|d| d.name.as_str()).collect();
+        if matching.is_empty() {
+            // One that is gone does not stop the others.
+            expanded.refused.push((pattern.clone(), "no database of that name".into()));
         }
+        chosen.extend(matching.into_iter().map(str::to_owned));
     }
     for pattern in &choice.exclude {
         let matcher = glob(pattern)?;
         chosen.retain(|name| !matcher.is_match(name));
     }
-    let mut expanded = Expanded::default();
     for database in found.into_iter().filter(|d| chosen.contains(&d.name)) {
         if let Some(why) = database.refuses {
             expanded.refused.push((database.name, why));
@@ -84,7 +85,12 @@ pub async fn vanished(
     let prefix = format!("{}-", source.name);
     let mut gone = Vec::new();
     for name in repository.sources().await? {
+        // What begins with the name of another source, which itself begins with this one's, is that one's.
+        let of_another = |other: &SourceName| {
+            other.as_str().len() > source.name.as_str().len() && name.as_str().starts_with(&format!("{other}-"))
+        };
         let known = configured.contains(&name)
+            || configured.iter().any(of_another)
             || found.sources.iter().any(|s| s.name == name)
             || found.refused.iter().any(|(d, _)| format!("{prefix}{}", encode_name(d)) == name.as_str());
         if known || !name.as_str().starts_with(&prefix) {

@@ -321,7 +321,8 @@ async fn drill(pool: &Pool<'_>, pairs: &mut [Pair<'_>], limit: usize) -> Result<
                     *sums[n][side].entry(bucket).or_default() += sum;
                 }
             }
-            Answer::TooLarge => pairs[n].not_run("a row is too large for the server's fingerprint".into()),
+            // That they differ is known; which rows, is not.
+            Answer::TooLarge => pairs[n].found.because = Some("a row is too large to look further".into()),
             Answer::Fingerprint(_) | Answer::Rows(_) => {
                 return Err(EngineError::Internal("an answer to another question".into()));
             }
@@ -369,7 +370,7 @@ async fn look_into(pool: &Pool<'_>, pair: &mut Pair<'_>, buckets: &[u16]) -> Res
     let mut found: HashMap<[u8; 16], Rows> = HashMap::new();
     for (i, answer) in pool.run(items).await? {
         let Answer::Rows(rows) = answer else {
-            pair.not_run("a row is too large for the server's fingerprint".into());
+            pair.found.because = Some("a row is too large to look further".into());
             return Ok(());
         };
         for KeyedRow { key_digest, row_digest, key } in rows {

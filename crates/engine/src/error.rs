@@ -44,14 +44,6 @@ pub enum EngineError {
         /// Where.
         place: String,
     },
-    /// A pattern matches no database.
-    #[error("pattern `{pattern}` matches no database of {target}")]
-    NoDatabase {
-        /// Pattern.
-        pattern: String,
-        /// Server.
-        target: String,
-    },
     /// A name is not valid.
     #[error(transparent)]
     Name(#[from] IdError),
@@ -170,7 +162,7 @@ pub enum EngineError {
         min_free: u8,
     },
     /// A hook failed.
-    #[error("hook `{hook}` ({command}): {reason}")]
+    #[error("hook `{hook}` ({command} …): {reason}")]
     Hook {
         /// `before` or `after`.
         hook: &'static str,
@@ -202,9 +194,7 @@ impl Explain for EngineError {
             Self::Store(e) => e.class(),
             Self::Catalog(e) => e.class(),
             Self::Encode { source, .. } => source.class(),
-            Self::BadPattern { .. } | Self::NoMatch { .. } | Self::NoDatabase { .. } | Self::Name(_) | Self::Options(_) => {
-                ErrorClass::Input
-            }
+            Self::BadPattern { .. } | Self::NoMatch { .. } | Self::Name(_) | Self::Options(_) => ErrorClass::Input,
             Self::TargetOccupied { .. }
             | Self::OtherRestore { .. }
             | Self::TableDiffers { .. }
@@ -248,7 +238,6 @@ impl Explain for EngineError {
             Self::LowSpace { .. } => "DOZO-E6015",
             Self::Hook { .. } => "DOZO-E6016",
             Self::NotSuspect { .. } => "DOZO-E6017",
-            Self::NoDatabase { .. } => "DOZO-E6018",
             Self::Name(_) => "DOZO-E6019",
             Self::TableDiffers { .. } => "DOZO-E6020",
             Self::SideDiffers { .. } => "DOZO-E6021",
@@ -291,7 +280,6 @@ impl Explain for EngineError {
             Self::Hook { .. } => "run the command by hand".into(),
             Self::NotSuspect { .. } => "dozo list".into(),
             Self::TableDiffers { .. } => "restore beside it with --beside, and move the rows by SQL".into(),
-            Self::NoDatabase { .. } => "correct databases; `psql -l` lists them".into(),
             Self::Name(_) => "give the database a source of its own, with a short name".into(),
             Self::Cancelled => return None,
             Self::Internal(_) => "please report this with the command and its output".into(),

@@ -19,7 +19,8 @@ const QUOTED: usize = 400;
 /// # Errors
 /// [`EngineError::Hook`].
 pub async fn run(name: &'static str, hook: &Hook, facts: &[(&str, String)]) -> Result<()> {
-    let failed = |reason: String| EngineError::Hook { hook: name, command: hook.command.join(" "), reason };
+    let failed =
+        |reason: String| EngineError::Hook { hook: name, command: hook.command.first().cloned().unwrap_or_default(), reason };
     let Some((program, arguments)) = hook.command.split_first() else { return Err(failed("it is empty".into())) };
     let kept = ["PATH", "HOME", "LANG", "TZ"].into_iter().filter_map(|k| Some((k.to_owned(), std::env::var(k).ok()?)));
     let told = facts.iter().map(|(k, v)| (format!("DOZO_{k}"), v.clone()));

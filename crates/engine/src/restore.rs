@@ -210,21 +210,10 @@ async fn dispatch(
     let plan = RestorePlan::new(repository, manifest, &tools, options).await?;
     let live = into::groups(&target, &plan).await?;
     if into::into_existing(&live, options)? {
-        return into::run(ctx, repository, manifest, info, options, &target, &plan, live).await;
+        return into::run(ctx, repository, manifest, info, options, &target, &plan, &live).await;
     }
-    if options.filter.is_none() {
-        let plan = plan.attaching(&target).await?;
-        return run(ctx, repository, manifest, info, options, &target, plan).await;
-    }
-    // A new table with some of its rows: the definitions first, then the rows as into any table that is there.
-    let definitions = RestoreOptions { content: Content::Schema, filter: None, ..options.clone() };
-    let made = run(ctx, repository, manifest, info, &definitions, &target, plan).await?;
-    let rows = RestoreOptions { content: Content::Data, existing: Existing::Append, ..options.clone() };
-    let plan = RestorePlan::new(repository, manifest, &tools, &rows).await?;
-    let live = into::groups(&target, &plan).await?;
-    let mut report = into::run(ctx, repository, manifest, info, &rows, &target, &plan, live).await?;
-    report.warnings.extend(made.warnings);
-    Ok(report)
+    let plan = plan.attaching(&target).await?;
+    run(ctx, repository, manifest, info, options, &target, plan).await
 }
 
 async fn run(
@@ -260,7 +249,8 @@ async fn run(
     ctx.progress.stage(Stage::Schema, 0, 0);
     if !continued {
         let entries: Vec<_> = plan.entries(Section::PreData).map(|e| (&e.entry, e.sql.clone())).collect();
-        target.create(&plan.label, &entries, &plan.tolerated).await?;
+        let probe = options.filter.as_deref().map(|f| (names.as_slice(), f));
+        target.create(&plan.label, &entries, &plan.tolerated, probe).await?;
     }
     timed(Stage::Schema, stage);
 
@@ -279,6 +269,12 @@ async fn run(
             target.set_identities(&plan.identities).await?;
         }
         timed(Stage::Data, stage);
+        // Rows by a predicate: all of them are loaded and compared, then the others go.
+        let (mut compared, mut left_out) = (None, 0);
+        if let Some(filter) = options.filter.as_deref().filter(|_| !done.contains(FILTERED)) {
+            compared = Some(compare(ctx, info, options, &plan, columns.clone()).await?);
+            left_out = target.keep_only(&restored, filter, FILTERED).await?;
+        }
 
         let stage = Instant::now();
         ctx.progress.stage(Stage::PostData, 0, 0);
@@ -299,18 +295,19 @@ async fn run(
         timed(Stage::PostData, stage);
 
         let stage = Instant::now();
-        let tables = if options.verify && options.content != Content::Schema {
+        let tables = if let Some(tables) = compared {
+            tables
+        } else if options.verify && options.content != Content::Schema && options.filter.is_none() {
             compare(ctx, info, options, &plan, columns).await?
         } else {
             plan.datasets.iter().map(|d| d.report(None, "not run")).collect::<Vec<_>>()
         };
         timed(Stage::Verify, stage);
         target.finish().await?;
-        Ok::<_, EngineError>(tables)
+        Ok::<_, EngineError>((tables, left_out))
     };
-    let result: Result<Vec<RestoredTable>> = rest.await;
-    let tables = match result {
-        Ok(tables) => tables,
+    let (tables, left_out) = match rest.await {
+        Ok(done) => done,
         Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
         Err(e) => {
             return Err(EngineError::RestoreStopped { complete: complete.tables, total: complete.total, source: Box::new(e) });
@@ -327,12 +324,15 @@ async fn run(
             (false, false) => "done",
         },
         continued,
-        rows: tables.iter().map(|t| t.rows).sum(),
+        rows: tables.iter().map(|t| t.rows).sum::<u64>().saturating_sub(left_out),
         seconds,
         tables,
         warnings,
     })
 }
+
+/// Noted when the rows that do not satisfy the predicate are gone.
+const FILTERED: &str = "rows by predicate";
 
 struct Completed {
     total: usize,

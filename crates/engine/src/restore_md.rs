@@ -2,7 +2,7 @@
 //!
 //! Every `sh` block runs as it stands, in order; tests execute them. It is written from the manifest's typed fields.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use dozo_model::{Dataset, Manifest, human_bytes, human_count, quote_literal};
@@ -65,9 +65,8 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
         "```\n\nLeave out `--no-owner --no-privileges` where the roles exist.\n\n## 3. Rows\n\nDuckDB turns each file into lines for COPY, `psql` loads them. \
          Values that a readable column cannot hold come from the column `_dozo_exact`."
     );
-    let starts = row_starts(m);
     for dataset in &m.datasets {
-        rows_of(&mut out, &starts, dataset);
+        rows_of(&mut out, dataset);
     }
     sequences(&mut out, m);
     let _ = writeln!(out, "\n## 5. Indexes, keys, triggers\n\n```sh");
@@ -142,7 +141,7 @@ fn section(out: &mut String, dump: &str, name: &str, skip: &BTreeSet<u32>) {
     let _ = writeln!(out, "{PSQL} -f \"$WORK/dozo-{name}-all.sql\" > /dev/null");
 }
 
-fn rows_of(out: &mut String, starts: &RowStarts<'_>, dataset: &Dataset) {
+fn rows_of(out: &mut String, dataset: &Dataset) {
     if dataset.fingerprint.rows == 0 {
         return;
     }
@@ -157,10 +156,8 @@ fn rows_of(out: &mut String, starts: &RowStarts<'_>, dataset: &Dataset) {
         return;
     }
     for part in dataset.parts.iter().filter(|p| p.fingerprint.rows > 0) {
-        // A shared object holds its partitions one after the other.
-        let start = starts.get(&(part.object.as_str(), part.row_groups.0)).copied().unwrap_or(0);
-        let shared = starts.keys().filter(|(object, _)| *object == part.object).count() > 1;
-        let rows = shared.then(|| start..start + part.fingerprint.rows);
+        // A shared object holds its partitions one after the other, also such that this backup does not name any more.
+        let rows = part.first_row.map(|start| start..start + part.fingerprint.rows);
         let sql = text_from_parquet(&dataset.columns, &format!("repo/{}", part.object), "dozo-rows.txt", rows);
         heredoc(out, "duckdb", &format!(".bail on\n{sql}"));
         let _ = writeln!(out, "{{");
@@ -168,24 +165,6 @@ fn rows_of(out: &mut String, starts: &RowStarts<'_>, dataset: &Dataset) {
         let _ = writeln!(out, "cat dozo-rows.txt\nprintf '\\\\.\\n'\n}} | {PSQL}");
     }
     let _ = writeln!(out, "```");
-}
-
-/// First row of each part within its object.
-type RowStarts<'a> = BTreeMap<(&'a str, u32), u64>;
-
-fn row_starts(manifest: &Manifest) -> RowStarts<'_> {
-    let mut parts: Vec<_> = manifest.datasets.iter().flat_map(|d| &d.parts).filter(|p| p.fingerprint.rows > 0).collect();
-    parts.sort_by_key(|p| (&p.object, p.row_groups.0));
-    let mut starts = RowStarts::new();
-    let (mut object, mut rows) = ("", 0);
-    for part in parts {
-        if object != part.object {
-            (object, rows) = (&part.object, 0);
-        }
-        starts.insert((object, part.row_groups.0), rows);
-        rows += part.fingerprint.rows;
-    }
-    starts
 }
 
 /// Makes text of the database harmless where it is printed for people: one line, no markup.

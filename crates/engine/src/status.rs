@@ -105,7 +105,7 @@ pub async fn list(ctx: &Context, repository: &Repository, source: Option<&Source
                 line.verified = Repository::verified(&record.checks, VerifyLevel::Content).map(|c| (c.at, c.verdict));
                 line.findings = Repository::open_findings(&record.checks).len();
                 line.proven = proven(&record);
-                line.note = (line.state == "suspect").then(|| losses_text(&m.losses));
+                line.note = record.damaged.clone().or_else(|| (line.state == "suspect").then(|| losses_text(&m.losses)));
             }
             BackupState::Uncommitted(intent) => {
                 line.started = intent.map(|i| i.started);

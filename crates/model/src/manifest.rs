@@ -345,6 +345,9 @@ pub struct Part {
     pub fingerprint: Fingerprint,
     /// Heap blocks that were read.
     pub blocks: BlockRange,
+    /// Its first row in the object; none = it has the object for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_row: Option<u64>,
 }
 
 /// A range of heap blocks; without `to` it is open-ended.

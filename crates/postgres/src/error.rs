@@ -145,7 +145,13 @@ pub enum PgError {
         /// What it would hold.
         found: Fingerprint,
     },
-    /// Deleting rows would change rows of another table.
+    /// A table that must be empty is not.
+    #[error("{table} holds rows")]
+    NotEmpty {
+        /// Which.
+        table: QualifiedName,
+    },
+    /// Deleting or changing rows would change rows of another table.
     #[error("replacing {table} would delete or change rows of {child} (foreign key {key}): nothing was changed")]
     WouldCascade {
         /// Which.
@@ -244,6 +250,7 @@ impl Explain for PgError {
             Self::Cancelled => "DOZO-E2121",
             Self::MergeDiffers { .. } => "DOZO-E2122",
             Self::WouldCascade { .. } => "DOZO-E2123",
+            Self::NotEmpty { .. } => "DOZO-E2124",
         }
     }
 
@@ -269,6 +276,7 @@ impl Explain for PgError {
             Self::Wire { .. } => "leave the table out with exclude = [\"schema.table\"], and please report this".into(),
             Self::Tool { .. } => "install the client package of the server's version, or set pg-tools".into(),
             Self::MergeDiffers { .. } => "restore beside it with --beside, and compare".into(),
+            Self::NotEmpty { .. } => "use --existing append or replace".into(),
             Self::WouldCascade { .. } => "restore the other table too, or restore beside it with --beside".into(),
             Self::Name(_) | Self::Cancelled => return None,
         })

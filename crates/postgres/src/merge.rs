@@ -1,7 +1,7 @@
 //! Rows into tables that are there already: loaded into side tables first, then appended or exchanged in one transaction.
 //!
 //! *Ordering*: side tables are loaded and compared with the manifest; then one transaction locks the live tables against
-//! writers (`SHARE ROW EXCLUSIVE`), deletes, updates and inserts by key, compares fingerprints, and commits. *Invariants*:
+//! writers (`EXCLUSIVE`), deletes, updates and inserts by key, compares fingerprints, and commits. *Invariants*:
 //! readers are never in the way and never see an empty or half table, also those with an older snapshot, because rows are
 //! exchanged under the same table (a table that is swapped by name looks empty to an older snapshot, TRUNCATE too); what
 //! depends on the table stays; foreign keys hold, and no `ON DELETE` action touches a row of another table. *Crash behaviour*:
@@ -35,10 +35,21 @@ pub struct MergeTable {
     pub columns: Vec<Column>,
     /// Columns that identify a row; empty: none do.
     pub key: Vec<String>,
+    /// Whether it is a partitioned table; of any other only its own rows count, never those of inheritance children.
+    pub partitioned: bool,
+    /// It must hold no row before.
+    pub must_be_empty: bool,
     /// Where the replaced rows are kept.
     pub keep: Option<QualifiedName>,
     /// Sum of the stored rows.
     pub stored: Fingerprint,
+}
+
+impl MergeTable {
+    /// The live table as a statement names it.
+    fn own(&self) -> String {
+        if self.partitioned { self.live.sql() } else { format!("ONLY {}", self.live.sql()) }
+    }
 }
 
 /// What was done to a table.
@@ -61,6 +72,12 @@ pub struct LiveTable {
     pub differences: Vec<String>,
     /// Estimated rows.
     pub rows_estimate: u64,
+    /// Whether it is a partitioned table.
+    pub partitioned: bool,
+    /// Its leaves, if it is.
+    pub leaves: Vec<QualifiedName>,
+    /// Leaves whose rows live elsewhere.
+    pub foreign_leaves: Vec<QualifiedName>,
 }
 
 impl RestoreTarget {
@@ -87,11 +104,25 @@ impl RestoreTarget {
         }
         let extra = found.iter().filter(|c| !c.generated && !columns.iter().any(|o| o.name == c.name));
         differences.extend(extra.map(|c| format!("{} {} is not in the backup", c.name, c.type_name)));
+        let sql = "SELECT rulename::text FROM pg_rewrite WHERE ev_class = $1 AND rulename <> '_RETURN'";
+        let rules = session.query("looking for rules", sql, &[&table.oid]).await?;
+        differences.extend(rules.iter().map(|r| format!("its rule {} would act on the rows", r.get::<_, String>(0))));
         let key = inspect::primary_keys(session).await?.remove(&table.oid).unwrap_or_default();
-        let leaves = tables.iter().filter(|t| t.oid == table.oid || t.root.as_ref().is_some_and(|(oid, _)| *oid == table.oid));
+        let below = |t: &&inspect::TableInfo| t.oid == table.oid || t.root.as_ref().is_some_and(|(oid, _)| *oid == table.oid);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate, never negative")]
-        let rows_estimate = leaves.filter(|t| t.has_rows()).map(|t| t.rows_estimate.max(0.0) as u64).sum();
-        Ok(Some(LiveTable { key, differences, rows_estimate }))
+        let rows_estimate = tables.iter().filter(below).filter(|t| t.has_rows()).map(|t| t.rows_estimate.max(0.0) as u64).sum();
+        let of_kind = |kind: char| {
+            let leaves = tables.iter().filter(below).filter(|t| t.oid != table.oid && t.kind == kind);
+            leaves.map(|t| t.name.clone()).collect()
+        };
+        Ok(Some(LiveTable {
+            key,
+            differences,
+            rows_estimate,
+            partitioned: table.kind == 'p',
+            leaves: of_kind('r'),
+            foreign_leaves: of_kind('f'),
+        }))
     }
 
     /// Makes the table of progress and empty side tables, in one transaction. A predicate is tried on each of them.
@@ -101,6 +132,8 @@ impl RestoreTarget {
     pub async fn create_sides(&self, label: &str, tables: &[MergeTable], filter: Option<&str>) -> Result<(), PgError> {
         let mut statements = Vec::new();
         for table in tables {
+            // Left by somebody who dropped the table of progress only.
+            statements.push(format!("DROP TABLE IF EXISTS {}", table.side.sql()));
             // An unlogged copy of the columns, without defaults and constraints.
             let columns: Vec<String> = table.columns.iter().map(|c| quote_ident(&c.name)).collect();
             statements.push(format!(
@@ -133,13 +166,19 @@ impl RestoreTarget {
         tables: &[MergeTable],
         mode: MergeMode,
         filter: Option<&str>,
+        sequences: &[SequenceValue],
         lock_timeout: std::time::Duration,
     ) -> Result<Vec<Merged>, PgError> {
         let session = self.session();
-        let begin = format!("BEGIN; SET LOCAL lock_timeout = '{}ms'", lock_timeout.as_millis().max(1));
+        // Each statement must see what was committed while the locks were waited for.
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '{}ms'",
+            lock_timeout.as_millis().max(1)
+        );
         session.batch("beginning the exchange", &begin).await?;
         let done = async {
             let merged = exchange(session, tables, mode, filter).await?;
+            raise_sequences(session, sequences).await?;
             for table in tables {
                 session.batch("dropping a side table", &format!("DROP TABLE {}", table.side.sql())).await?;
             }
@@ -161,30 +200,31 @@ impl RestoreTarget {
         }
     }
 
-    async fn discard_sides(&self, tables: &[MergeTable]) -> Result<(), PgError> {
+    /// Drops side tables and the table of progress: nothing is to be continued.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn discard_sides(&self, tables: &[MergeTable]) -> Result<(), PgError> {
         for table in tables {
             self.session().batch("dropping a side table", &format!("DROP TABLE IF EXISTS {}", table.side.sql())).await?;
         }
         self.drop_progress().await
     }
+}
 
-    /// Lets sequences go on behind the stored rows; one that is further stays where it is.
-    ///
-    /// # Errors
-    /// What the server says.
-    pub async fn raise_sequences(&self, values: &[SequenceValue]) -> Result<(), PgError> {
-        for value in values.iter().filter(|v| v.is_called) {
-            let name = value.name.sql();
-            let sql = format!(
-                "SELECT setval({}, {}, true) FROM {name} WHERE last_value < {}",
-                quote_literal(&name),
-                value.last_value,
-                value.last_value
-            );
-            self.session().batch(&format!("raising {}", value.name), &sql).await?;
-        }
-        Ok(())
+/// Lets sequences go on behind the stored rows; one that is further stays where it is.
+async fn raise_sequences(session: &Session, values: &[SequenceValue]) -> Result<(), PgError> {
+    for value in values.iter().filter(|v| v.is_called) {
+        let (name, last) = (value.name.sql(), value.last_value);
+        let literal = quote_literal(&name);
+        let sql = format!(
+            "SELECT setval({literal}, {last}, true) FROM {name}, pg_sequence
+             WHERE seqrelid = {literal}::regclass
+               AND (CASE WHEN seqincrement > 0 THEN last_value < {last} ELSE last_value > {last} END OR last_value = {last} AND NOT is_called)"
+        );
+        session.batch(&format!("raising {}", value.name), &sql).await?;
     }
+    Ok(())
 }
 
 async fn exchange(
@@ -196,21 +236,25 @@ async fn exchange(
     let order = parents_first(session, tables).await?;
     for n in &order {
         let live = &tables[*n].live;
-        session.batch(&format!("locking {live}"), &format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", live.sql())).await?;
+        // EXCLUSIVE lets readers through, but nobody who would refer to a row that is to go (FOR KEY SHARE).
+        session.batch(&format!("locking {live}"), &format!("LOCK TABLE {} IN EXCLUSIVE MODE", tables[*n].own())).await?;
     }
     let triggers = disable_triggers(session, tables).await?;
     let mut changes = vec![(0, 0, 0); tables.len()];
     let mut before = Vec::new();
     for table in tables {
         before.push(if mode == MergeMode::Append { live_fingerprint(session, table, None).await? } else { Fingerprint::EMPTY });
+        if table.must_be_empty && before.last().is_some_and(|f| f.rows > 0) {
+            return Err(PgError::NotEmpty { table: table.live.clone() });
+        }
         if let Some(keep) = &table.keep {
-            let sql = format!("CREATE TABLE {} AS SELECT * FROM {}", keep.sql(), table.live.sql());
+            let sql = format!("CREATE TABLE {} AS SELECT * FROM {}", keep.sql(), table.own());
             session.batch(&format!("keeping the rows of {}", table.live), &sql).await?;
         }
     }
     if mode == MergeMode::Replace {
         for n in order.iter().rev() {
-            refuse_actions(session, &tables[*n], tables, filter).await?;
+            refuse_actions(session, &tables[*n], filter).await?;
             changes[*n].0 = execute(session, &tables[*n], "replacing rows of", &delete_sql(&tables[*n], filter)).await?;
         }
     }
@@ -218,12 +262,15 @@ async fn exchange(
         let table = &tables[*n];
         if mode == MergeMode::Replace && !table.key.is_empty() {
             let always = identity_always(session, &table.live).await?;
+            refuse_update_actions(session, table).await?;
             if let Some(sql) = update_sql(table, filter, &always) {
                 changes[*n].1 = execute(session, table, "replacing rows of", &sql).await?;
             }
         }
         changes[*n].2 = execute(session, table, "adding rows to", &insert_sql(table, mode, filter)).await?;
     }
+    // Keys that are checked at the end are checked now: triggers cannot be switched while a check is open.
+    session.batch("checking deferred keys", "SET CONSTRAINTS ALL IMMEDIATE").await?;
     for sql in &triggers {
         session.batch("switching triggers on again", sql).await?;
     }
@@ -232,12 +279,12 @@ async fn exchange(
         let (expected, found) = match (mode, filter) {
             (MergeMode::Append, None) => (before + table.stored, live_fingerprint(session, table, None).await?),
             (MergeMode::Append, Some(filter)) => {
-                let side = filtered(session, &table.side, table, filter).await?;
+                let side = stored_where(session, table, filter).await?;
                 (before + side, live_fingerprint(session, table, None).await?)
             }
             (MergeMode::Replace, None) => (table.stored, live_fingerprint(session, table, None).await?),
             (MergeMode::Replace, Some(filter)) => {
-                (filtered(session, &table.side, table, filter).await?, live_fingerprint(session, table, Some(filter)).await?)
+                (stored_where(session, table, filter).await?, live_fingerprint(session, table, Some(filter)).await?)
             }
         };
         if expected != found {
@@ -250,13 +297,18 @@ async fn exchange(
 
 async fn live_fingerprint(session: &Session, table: &MergeTable, filter: Option<&str>) -> Result<Fingerprint, PgError> {
     match filter {
-        None => fingerprint_of(session, &table.live, &table.columns, Rows::Tree).await,
-        Some(filter) => filtered(session, &table.live, table, filter).await,
+        None => {
+            fingerprint_of(session, &table.live, &table.columns, if table.partitioned { Rows::Tree } else { Rows::Own }).await
+        }
+        Some(filter) => {
+            let rows = Rows::Where { only: !table.partitioned, filter };
+            fingerprint_of(session, &table.live, &table.columns, rows).await
+        }
     }
 }
 
-async fn filtered(session: &Session, of: &QualifiedName, table: &MergeTable, filter: &str) -> Result<Fingerprint, PgError> {
-    fingerprint_of(session, of, &table.columns, Rows::Where(filter)).await
+async fn stored_where(session: &Session, table: &MergeTable, filter: &str) -> Result<Fingerprint, PgError> {
+    fingerprint_of(session, &table.side, &table.columns, Rows::Where { only: true, filter }).await
 }
 
 async fn execute(session: &Session, table: &MergeTable, what: &str, sql: &str) -> Result<u64, PgError> {
@@ -278,16 +330,22 @@ fn same_key(table: &MergeTable) -> String {
     table.key.iter().map(|k| format!("s.{0} = l.{0}", quote_ident(k))).collect::<Vec<_>>().join(" AND ")
 }
 
-fn delete_sql(table: &MergeTable, filter: Option<&str>) -> String {
+/// Which live rows go, as a condition on `l`: those in scope that have no stored row of their key, whatever the predicate says
+/// about that one.
+fn gone(table: &MergeTable, filter: Option<&str>) -> String {
     let mut conditions: Vec<String> = filter.map(|f| format!("({f}\n)")).into_iter().collect();
     if !table.key.is_empty() {
-        conditions.push(format!("NOT EXISTS (SELECT FROM {} WHERE {})", side(table, filter), same_key(table)));
+        conditions.push(format!("NOT EXISTS (SELECT FROM {} WHERE {})", side(table, None), same_key(table)));
     }
-    let filter = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
-    format!("DELETE FROM {} l{filter}", table.live.sql())
+    if conditions.is_empty() { "true".into() } else { conditions.join(" AND ") }
 }
 
-/// Updates rows whose bytes differ: images of rows are compared, so that 1.0 is not 1.00.
+fn delete_sql(table: &MergeTable, filter: Option<&str>) -> String {
+    format!("DELETE FROM {} l WHERE {}", table.own(), gone(table, filter))
+}
+
+/// Updates rows whose bytes differ: images of rows are compared, so that 1.0 is not 1.00. In scope is a key whose live or
+/// whose stored row satisfies the predicate.
 fn update_sql(table: &MergeTable, filter: Option<&str>, always: &[String]) -> Option<String> {
     let columns = || table.columns.iter().map(|c| quote_ident(&c.name));
     let set: Vec<String> = table
@@ -300,21 +358,26 @@ fn update_sql(table: &MergeTable, filter: Option<&str>, always: &[String]) -> Op
         return None;
     }
     let of = |alias: &str| columns().map(|c| format!("{alias}.{c}")).collect::<Vec<_>>().join(", ");
+    let scope = filter.map(|f| {
+        let place = |of: &str| format!("(SELECT tableoid, ctid FROM {of} WHERE ({f}\n))");
+        format!(" AND ((s.tableoid, s.ctid) IN {} OR (l.tableoid, l.ctid) IN {})", place(&table.side.sql()), place(&table.own()))
+    });
     Some(format!(
-        "UPDATE {} l SET {} FROM {} WHERE {} AND pg_catalog.record_image_ne(ROW({}), ROW({}))",
-        table.live.sql(),
+        "UPDATE {} l SET {} FROM {} s WHERE {} AND pg_catalog.record_image_ne(ROW({}), ROW({})){}",
+        table.own(),
         set.join(", "),
-        side(table, filter),
+        table.side.sql(),
         same_key(table),
         of("l"),
-        of("s")
+        of("s"),
+        scope.unwrap_or_default()
     ))
 }
 
 fn insert_sql(table: &MergeTable, mode: MergeMode, filter: Option<&str>) -> String {
     let columns = names(&table.columns).join(", ");
     let new = if mode == MergeMode::Replace && !table.key.is_empty() {
-        format!(" WHERE NOT EXISTS (SELECT FROM {} l WHERE {})", table.live.sql(), same_key(table))
+        format!(" WHERE NOT EXISTS (SELECT FROM {} l WHERE {})", table.own(), same_key(table))
     } else {
         String::new()
     };
@@ -359,7 +422,7 @@ async fn parents_first(session: &Session, tables: &[MergeTable]) -> Result<Vec<u
     Ok(order)
 }
 
-/// Switches the tables' own triggers off; returns how to switch them on again.
+/// Switches the triggers of the tables and of their partitions off; returns how to switch each on again as it was.
 async fn disable_triggers(session: &Session, tables: &[MergeTable]) -> Result<Vec<String>, PgError> {
     let mut again = Vec::new();
     for table in tables {
@@ -367,51 +430,93 @@ async fn disable_triggers(session: &Session, tables: &[MergeTable]) -> Result<Ve
             .query(
                 "looking for triggers",
                 "SELECT t.tgrelid::regclass::text, quote_ident(t.tgname), t.tgenabled = 'A'
-                 FROM pg_trigger t WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgenabled IN ('O', 'A')
+                 FROM pg_trigger t WHERE NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
                    AND t.tgrelid IN (SELECT $1::text::regclass::oid UNION SELECT relid FROM pg_partition_tree($1::text::regclass))",
                 &[&table.live.sql()],
             )
             .await?;
         for row in &rows {
             let (relation, trigger, always): (String, String, bool) = (row.get(0), row.get(1), row.get(2));
-            let off = format!("ALTER TABLE {relation} DISABLE TRIGGER {trigger}");
+            let off = format!("ALTER TABLE ONLY {relation} DISABLE TRIGGER {trigger}");
             session.batch(&format!("switching off trigger {trigger} of {relation}"), &off).await?;
-            again.push(format!("ALTER TABLE {relation} ENABLE {}TRIGGER {trigger}", if always { "ALWAYS " } else { "" }));
+            again.push(format!("ALTER TABLE ONLY {relation} ENABLE {}TRIGGER {trigger}", if always { "ALWAYS " } else { "" }));
         }
     }
     Ok(again)
 }
 
-/// A deleted row must not take rows of other tables with it.
-async fn refuse_actions(session: &Session, table: &MergeTable, all: &[MergeTable], filter: Option<&str>) -> Result<(), PgError> {
-    let rows = session
-        .query(
-            "looking for what refers to the table",
-            "SELECT c.conname::text, c.conrelid::regclass::text,
-                    (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.conkey) WITH ORDINALITY k(attnum, n)
-                     JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum),
-                    (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.confkey) WITH ORDINALITY k(attnum, n)
-                     JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum)
-             FROM pg_constraint c WHERE c.contype = 'f' AND c.conparentid = 0 AND c.confrelid = $1::text::regclass
-               AND c.confdeltype IN ('c', 'n', 'd')",
-            &[&table.live.sql()],
-        )
-        .await?;
-    for row in &rows {
-        let (key, child): (String, String) = (row.get(0), row.get(1));
-        let (from, to): (Vec<String>, Vec<String>) = (row.get(2), row.get(3));
-        // What is replaced together is deleted in its own right, children first.
-        if all.iter().any(|t| t.live.to_string() == child || t.live.sql() == child) {
+/// A foreign key to a live table, to one of its partitions, or to the tree that it is a partition of.
+struct Inbound {
+    name: String,
+    child: String,
+    own: bool,
+    from: Vec<String>,
+    to: Vec<String>,
+}
+
+impl Inbound {
+    fn join(&self, parent: &str) -> String {
+        let pair = |(f, t): (&String, &String)| format!("c.{} = {parent}.{}", quote_ident(f), quote_ident(t));
+        self.from.iter().zip(&self.to).map(pair).collect::<Vec<_>>().join(" AND ")
+    }
+}
+
+/// Lists foreign keys whose action on delete, or on update, changes the rows that refer.
+async fn inbound(session: &Session, table: &MergeTable, action: &str) -> Result<Vec<Inbound>, PgError> {
+    let sql = format!(
+        "SELECT DISTINCT c.conname::text, c.conrelid::regclass::text, c.conrelid = $1::text::regclass,
+                (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.conkey) WITH ORDINALITY k(attnum, n)
+                 JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.attnum),
+                (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.confkey) WITH ORDINALITY k(attnum, n)
+                 JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.attnum)
+         FROM pg_constraint c WHERE c.contype = 'f' AND c.{action} IN ('c', 'n', 'd')
+           AND c.confrelid IN (SELECT $1::text::regclass::oid UNION SELECT relid FROM pg_partition_tree($1::text::regclass)
+                               UNION SELECT relid FROM pg_partition_ancestors($1::text::regclass))"
+    );
+    let rows = session.query("looking for what refers to the table", &sql, &[&table.live.sql()]).await?;
+    let key = |r: &tokio_postgres::Row| Inbound { name: r.get(0), child: r.get(1), own: r.get(2), from: r.get(3), to: r.get(4) };
+    Ok(rows.iter().map(key).collect())
+}
+
+async fn refuse_if(session: &Session, table: &MergeTable, key: &Inbound, exists: &str) -> Result<(), PgError> {
+    let touched: bool = session.query_one("looking for rows that would change with it", exists, &[]).await?.get(0);
+    if touched {
+        return Err(PgError::WouldCascade { table: table.live.clone(), child: key.child.clone(), key: key.name.clone() });
+    }
+    Ok(())
+}
+
+/// A deleted row must not take rows of other tables with it, nor rows of its own that stay. Rows of tables that are replaced
+/// together were deleted before, children first: what still refers is there to stay.
+async fn refuse_actions(session: &Session, table: &MergeTable, filter: Option<&str>) -> Result<(), PgError> {
+    for key in inbound(session, table, "confdeltype").await? {
+        let gone = format!("SELECT l.*, l.tableoid dozo_t, l.ctid dozo_c FROM {} l WHERE {}", table.own(), gone(table, filter));
+        let stays = if key.own { " AND (c.tableoid, c.ctid) NOT IN (SELECT dozo_t, dozo_c FROM gone)" } else { "" };
+        let sql =
+            format!("WITH gone AS ({gone}) SELECT EXISTS (SELECT FROM {} c JOIN gone ON {}{stays})", key.child, key.join("gone"));
+        refuse_if(session, table, &key, &sql).await?;
+    }
+    Ok(())
+}
+
+/// Nor must a changed row change what refers to it.
+async fn refuse_update_actions(session: &Session, table: &MergeTable) -> Result<(), PgError> {
+    for key in inbound(session, table, "confupdtype").await? {
+        let of = |alias: &str| key.to.iter().map(|c| format!("{alias}.{}", quote_ident(c))).collect::<Vec<_>>().join(", ");
+        if key.to.iter().any(|c| !table.columns.iter().any(|o| &o.name == c)) {
             continue;
         }
-        let pairs: Vec<String> =
-            from.iter().zip(&to).map(|(f, t)| format!("c.{} = l.{}", quote_ident(f), quote_ident(t))).collect();
-        let gone = delete_sql(table, filter).replacen("DELETE FROM", "SELECT * FROM", 1);
-        let sql = format!("SELECT EXISTS (SELECT FROM {child} c JOIN ({gone}) l ON {})", pairs.join(" AND "));
-        let touched: bool = session.query_one("looking for rows that would be deleted with it", &sql, &[]).await?.get(0);
-        if touched {
-            return Err(PgError::WouldCascade { table: table.live.clone(), child, key });
-        }
+        let sql = format!(
+            "SELECT EXISTS (SELECT FROM {} l JOIN {} s ON {} JOIN {} c ON {} WHERE pg_catalog.record_image_ne(ROW({}), ROW({})))",
+            table.own(),
+            table.side.sql(),
+            same_key(table),
+            key.child,
+            key.join("l"),
+            of("l"),
+            of("s")
+        );
+        refuse_if(session, table, &key, &sql).await?;
     }
     Ok(())
 }

@@ -79,16 +79,23 @@ impl SnapshotWorker {
         &self.cancel
     }
 
-    /// Locks a table for this transaction, once, and makes sure that it is the one the coordinator holds.
+    /// Locks a table for this transaction, once, and makes sure that it is the one the coordinator holds. Never waits: whoever
+    /// stands in line for the table waits for the coordinator, so a worker behind them would wait for ever.
     ///
     /// # Errors
-    /// [`PgError::Replaced`] when it is not.
+    /// [`PgError::Replaced`] when it is not; [`PgError::LockTimeout`] when somebody waits for it.
     pub fn lock(&mut self, table: &LockedTable) -> Result<(), PgError> {
         if !self.locked.insert(table.oid) {
             return Ok(());
         }
         let (what, name) = (format!("locking {}", table.name), table.name.sql());
-        self.wire.batch(&what, &format!("LOCK TABLE ONLY {name} IN ACCESS SHARE MODE"))?;
+        self.wire.batch(&what, &format!("LOCK TABLE ONLY {name} IN ACCESS SHARE MODE NOWAIT")).map_err(|e| match e {
+            PgError::LockTimeout { .. } => PgError::LockTimeout {
+                what: format!("{what}: another session waits to change it"),
+                timeout: "no time, for it waits for this backup".into(),
+            },
+            e => e,
+        })?;
         let sql =
             format!("SELECT pg_relation_filenode({}::oid), to_regclass({})::oid", table.oid, dozo_model::quote_literal(&name));
         let rows = self.wire.rows(&what, &sql)?;
@@ -166,7 +173,11 @@ impl SnapshotWorker {
                 self.wire.batch(what, "ROLLBACK TO question")?;
                 Err(e)
             }
-            done => done,
+            Ok(rows) => {
+                self.wire.batch(what, "RELEASE question")?;
+                Ok(rows)
+            }
+            Err(e) => Err(e),
         }
     }
 

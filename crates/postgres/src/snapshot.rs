@@ -193,13 +193,14 @@ impl Coordinator {
     ///
     /// # Errors
     /// What the server says.
-    pub async fn flushed(&self, within: Duration) -> Result<bool, PgError> {
+    pub async fn flushed(&self, looker: &Session, within: Duration) -> Result<bool, PgError> {
         if self.facts.standby {
             return Ok(true);
         }
         let Some(position) = &self.insert_position else { return Ok(false) };
         let sql = format!("SELECT pg_current_wal_flush_lsn() >= {}::pg_lsn", dozo_model::quote_literal(position));
         let deadline = tokio::time::Instant::now() + within;
+        let mut nudged = false;
         loop {
             if self.session.query_one("waiting for the WAL to be flushed", &sql, &[]).await?.get(0) {
                 return Ok(true);
@@ -208,6 +209,12 @@ impl Coordinator {
                 return Ok(false);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
+            if !nudged {
+                nudged = true;
+                // On an idle server nobody flushes what stands behind the last commit: a transaction of our own makes the WAL
+                // writer do it.
+                let _ = looker.batch("waking the WAL writer", "SELECT pg_current_xact_id()").await;
+            }
         }
     }
 

@@ -104,8 +104,13 @@ pub(crate) enum Rows<'a> {
     Own,
     /// Those of the table itself in a range of blocks.
     Blocks(BlockRange),
-    /// Those of the table and of everything below it that satisfy a predicate.
-    Where(&'a str),
+    /// Those that satisfy a predicate, of the table itself or of everything below it, too.
+    Where {
+        /// Of the table itself.
+        only: bool,
+        /// SQL.
+        filter: &'a str,
+    },
 }
 
 impl Rows<'_> {
@@ -115,7 +120,9 @@ impl Rows<'_> {
             Self::Own => format!("ONLY {}", table.sql()),
             Self::Blocks(blocks) => format!("ONLY {}{}", table.sql(), block_filter(blocks)),
             // A line break ends a comment that the predicate may end with.
-            Self::Where(filter) => format!("{} WHERE ({filter}\n)", table.sql()),
+            Self::Where { only, filter } => {
+                format!("{}{} WHERE ({filter}\n)", if only { "ONLY " } else { "" }, table.sql())
+            }
         }
     }
 }

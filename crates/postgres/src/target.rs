@@ -137,15 +137,29 @@ impl RestoreTarget {
         Ok(rows.iter().map(|r| r.get(0)).collect())
     }
 
-    /// Creates the progress table and everything before the rows, in one transaction.
+    /// Creates the progress table and everything before the rows, in one transaction. A predicate is tried on the new tables.
     ///
     /// # Errors
     /// What the server says, naming the entry; then the target is as it was.
-    pub async fn create(&self, label: &str, entries: &[(&Entry, String)], tolerated: &BTreeSet<u32>) -> Result<(), PgError> {
+    pub async fn create(
+        &self,
+        label: &str,
+        entries: &[(&Entry, String)],
+        tolerated: &BTreeSet<u32>,
+        probe: Option<(&[QualifiedName], &str)>,
+    ) -> Result<(), PgError> {
         let session = &self.session;
         session.batch("beginning the restore", "BEGIN").await?;
-        let made = self.create_in_transaction(label, entries, tolerated).await;
-        match made {
+        let made = async {
+            self.create_in_transaction(label, entries, tolerated).await?;
+            let (tables, filter) = probe.unwrap_or_default();
+            for table in tables {
+                let sql = format!("SELECT FROM {} WHERE ({filter}\n)", table.sql());
+                session.batch(&format!("trying the predicate on {table}"), &sql).await?;
+            }
+            Ok(())
+        };
+        match made.await {
             Ok(()) => session.batch("committing the schema", "COMMIT").await,
             Err(e) => {
                 session.batch("rolling back", "ROLLBACK").await?;
@@ -220,6 +234,33 @@ impl RestoreTarget {
             session.query(what, PROGRESS_INSERT, &[item]).await?;
         }
         Ok(())
+    }
+
+    /// Deletes the rows that do not satisfy a predicate, in one transaction with the note `item`. Returns how many went.
+    ///
+    /// # Errors
+    /// What the server says; then all rows are still there.
+    pub async fn keep_only(&self, tables: &[QualifiedName], filter: &str, item: &str) -> Result<u64, PgError> {
+        let (session, what) = (&self.session, "leaving out other rows");
+        session.batch(what, "BEGIN").await?;
+        let work = async {
+            let mut gone = 0;
+            for table in tables {
+                let sql = format!("DELETE FROM ONLY {} WHERE ({filter}\n) IS NOT TRUE", table.sql());
+                gone += session.execute(&format!("{what} of {table}"), &sql).await?;
+            }
+            session.query(what, PROGRESS_INSERT, &[&item]).await?;
+            session.batch(what, "COMMIT").await?;
+            Ok(gone)
+        };
+        match work.await {
+            Ok(gone) => Ok(gone),
+            Err(e) => {
+                // The connection may be what failed.
+                let _ = session.batch(what, "ROLLBACK").await;
+                Err(e)
+            }
+        }
     }
 
     /// Sets sequences to their values.

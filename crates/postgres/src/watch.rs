@@ -40,8 +40,10 @@ pub async fn waiting_behind(session: &Session, ours: &[i32]) -> Result<Vec<Waiti
 pub struct Replica {
     /// Its `application_name`.
     pub name: String,
-    /// WAL position that it has replayed; none where this role may not see it (it needs `pg_monitor`).
+    /// WAL position that it has replayed; none of one that replays nothing (`pg_receivewal`), or that is just starting.
     pub replayed: Option<u64>,
+    /// Whether this role may see it (it needs `pg_monitor`).
+    pub visible: bool,
 }
 
 /// Returns the primary's WAL position and its connected replicas; `None` on a standby.
@@ -53,10 +55,13 @@ pub async fn replicas(session: &Session) -> Result<Option<(u64, Vec<Replica>)>, 
     let sql = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::int8 END";
     let position: Option<i64> = session.query_one(what, sql, &[]).await?.get(0);
     let Some(position) = position else { return Ok(None) };
-    let sql = "SELECT coalesce(application_name, '?'), pg_wal_lsn_diff(replay_lsn, '0/0')::int8
+    let sql = "SELECT coalesce(application_name, '?'), pg_wal_lsn_diff(replay_lsn, '0/0')::int8, state IS NOT NULL
                FROM pg_stat_replication WHERE state IS DISTINCT FROM 'backup'";
     let rows = session.query(what, sql, &[]).await?;
-    let replica =
-        |r: &tokio_postgres::Row| Replica { name: r.get(0), replayed: r.get::<_, Option<i64>>(1).map(i64::unsigned_abs) };
+    let replica = |r: &tokio_postgres::Row| Replica {
+        name: r.get(0),
+        replayed: r.get::<_, Option<i64>>(1).map(i64::unsigned_abs),
+        visible: r.get(2),
+    };
     Ok(Some((position.unsigned_abs(), rows.iter().map(replica).collect())))
 }

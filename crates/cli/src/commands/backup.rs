@@ -112,7 +112,10 @@ async fn one(
     }
     let expanded = match expand(source, &config.names()).await {
         Ok(expanded) => expanded,
-        Err(e) => return fail(e.into(), source.name.to_string(), done),
+        Err(e) => {
+            after(session, source, cluster, &facts).await;
+            return fail(e.into(), source.name.to_string(), done);
+        }
     };
     for database in &expanded.sources {
         match backup(&session.ctx, repository, &config.repository, database, options).await {
@@ -123,18 +126,28 @@ async fn one(
                 }
                 done.held.push(database.name.to_string());
             }
-            Err(e) => fail(e.into(), database.name.to_string(), done)?,
+            Err(e) => {
+                if let Err(e) = fail(e.into(), database.name.to_string(), done) {
+                    after(session, source, cluster, &facts).await;
+                    return Err(e);
+                }
+            }
         }
     }
+    after(session, source, cluster, &facts).await;
     if cluster {
         tell_missing(session, config, repository, source, &expanded, done).await?;
     }
+    Ok(())
+}
+
+/// The hook after a whole server; that of a single database is run with it.
+async fn after(session: &Session, source: &SourceSettings, cluster: bool, facts: &[(&str, String)]) {
     if let Some(hook) = source.hooks.after.as_ref().filter(|_| cluster)
-        && let Err(e) = run_hook("after", hook, &facts).await
+        && let Err(e) = run_hook("after", hook, facts).await
     {
         session.output.message(&format!("warning: {}: {e}", source.name));
     }
-    Ok(())
 }
 
 /// Databases that cannot be read, and those that are gone.
@@ -149,7 +162,7 @@ async fn tell_missing(
     for (database, why) in &expanded.refused {
         done.missing = true;
         session.output.message(&format!(
-            "warning: {}: database {database} is not backed up: {why}; next: GRANT CONNECT, or exclude-databases",
+            "warning: {}: database {database} is not backed up: {why}; next: correct databases, or GRANT CONNECT",
             source.name
         ));
     }

@@ -59,12 +59,15 @@ pub(super) async fn run(session: &Session, args: Restore) -> Outcome {
     if args.plan {
         let plan = preview(&repository, &manifest, &target, &options).await?;
         session.output.result(&plan, || plan_text(&plan))?;
+        if session.output.quiet() {
+            plan.obstacles.iter().for_each(|o| session.output.message(&format!("in the way: {}", o.replace('\n', " "))));
+        }
         return Ok(if plan.obstacles.is_empty() { 0 } else { FAILED });
     }
     let report = restore(&session.ctx, &repository, &manifest, &target, &options).await?;
     session.output.result(&report, || text(&report))?;
     for warning in &report.warnings {
-        session.output.message(&format!("warning: {warning}"));
+        session.output.message(&format!("warning: {}", warning.replace('\n', " ")));
     }
     let bad: Vec<_> = report.tables.iter().filter(|t| t.verdict == "differs").collect();
     for table in &bad {
@@ -79,8 +82,13 @@ pub(super) async fn run(session: &Session, args: Restore) -> Outcome {
             lock_timeout: LOCK_TIMEOUT,
         };
         let (live, stored) = (CompareSide::Database(target), CompareSide::Backup(Box::new(manifest.clone())));
-        let found = compare(&session.ctx, Some(&repository), &live, &stored, &limits).await?;
-        for table in found.tables.iter().filter(|t| t.verdict == "differs") {
+        // A single partition has no counterpart by itself: its tree would be compared.
+        let found = match compare(&session.ctx, Some(&repository), &live, &stored, &limits).await {
+            Ok(found) => found.tables,
+            Err(dozo_engine::EngineError::NoMatch { .. }) => Vec::new(),
+            Err(e) => return Err(e.into()),
+        };
+        for table in found.iter().filter(|t| t.verdict == "differs") {
             session.output.message(&format!("the live table and the restored one:{}", super::compare::table_text(table)));
         }
     }

@@ -282,6 +282,9 @@ impl<'t> Reader<'t> {
         let on_block = self.on_block(&mut table, &path, line);
         let lag = self.parsed::<Span>(&mut table, "max-replication-lag").map_or(MAX_REPLICATION_LAG, |s| s.0);
         let rate = self.parsed::<ByteSize>(&mut table, "rate");
+        if rate == Some(ByteSize(0)) {
+            self.problem(line, &format!("{path}.rate"), "it must be above 0".into());
+        }
         let databases = self.databases(&mut table, &path, line);
         let hooks = self.hooks(&mut table);
         self.no_more(&table);

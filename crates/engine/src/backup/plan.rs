@@ -64,7 +64,7 @@ impl Selection {
 
     fn choose(&self, table: &TableInfo) -> Choice {
         let root = table.root.as_ref().map(|(_, name)| name);
-        if (table.name.schema.as_str(), table.name.name.as_str()) == ("dozo", "restore") {
+        if table.name.schema == "dozo" && (table.name.name == "restore" || table.name.name.starts_with("restore_side_")) {
             return Choice::Excluded("progress of an interrupted restore".into());
         }
         if table.extension.is_some() {
@@ -259,7 +259,7 @@ impl Plan {
                 }
                 sum.versions += piece.versions.unwrap_or_default();
                 sum.matched += piece.matched.unwrap_or(0);
-                sum.asked |= piece.matched.is_some();
+                sum.asked += usize::from(piece.matched.is_some());
                 sum.parts.push(piece.part);
             }
             objects.push(unit.object);
@@ -294,7 +294,8 @@ struct Sum {
     range: Option<(i64, i64)>,
     versions: RowVersions,
     matched: u64,
-    asked: bool,
+    /// Parts that the server was asked about.
+    asked: usize,
     work: TableWork,
 }
 
@@ -303,6 +304,7 @@ impl PlannedTable {
         sum.parts.sort_by_key(|p| p.blocks.from);
         let key = self.key_column.as_ref().and_then(|name| self.columns.iter().find(|c| &c.name == name));
         let range: Option<KeyRange> = key.zip(sum.range).and_then(|(column, range)| key_range(column, range));
+        let parts = sum.parts.len();
         let fingerprint = sum.parts.iter().map(|p| p.fingerprint).sum::<Fingerprint>();
         let dataset = Dataset {
             name: self.locked.name.clone(),
@@ -320,7 +322,8 @@ impl PlannedTable {
             key: self.key.clone(),
             change_token: reuse::token(self, versions.unwrap_or(sum.versions)),
             copied_by: None,
-            source_match: sum.asked.then_some(SourceMatch { rows: sum.matched, whole: sum.matched == fingerprint.rows }),
+            source_match: (sum.asked > 0)
+                .then_some(SourceMatch { rows: sum.matched, whole: sum.asked == parts && sum.matched == fingerprint.rows }),
         };
         (dataset, sum.work)
     }

@@ -120,6 +120,7 @@ fn copy_pieces(
     let mut digester = RowDigester::default();
     let mut block = RowBlock::default();
     let mut pieces = Vec::new();
+    let mut rows_before = 0;
     for piece in &unit.pieces {
         let table = &shared.datasets[piece.dataset];
         let name = table.locked.name.to_string();
@@ -172,7 +173,13 @@ fn copy_pieces(
         seconds.extend(matched.map(|_| ("prove", t4.elapsed().as_secs_f64())));
         pieces.push(PieceReport {
             dataset: piece.dataset,
-            part: Part { object: key.to_owned(), row_groups, fingerprint, blocks: piece.blocks },
+            part: Part {
+                object: key.to_owned(),
+                row_groups,
+                fingerprint,
+                blocks: piece.blocks,
+                first_row: (unit.pieces.len() > 1).then_some(rows_before),
+            },
             bytes_read,
             escaped: decoder.take_escaped(),
             seconds,
@@ -180,6 +187,7 @@ fn copy_pieces(
             versions,
             matched,
         });
+        rows_before += rows;
     }
     let (sink, encoded) = encoder.finish().map_err(encode_error)?;
     sink.0.blocking_send(UploadPart::End).map_err(|_| encode_error(EncodeError::Closed))?;

@@ -81,37 +81,70 @@ impl Watch<'_> {
     /// # Errors
     /// [`EngineError::Blocking`], [`EngineError::LowSpace`].
     pub(crate) async fn run(self) -> Result<()> {
-        let session = match Session::connect_as(self.info, "dozo watch").await {
-            Ok(session) => session,
-            Err(e) => {
-                self.warnings.add(format!("nobody watches who waits behind the locks of this backup: {e}"));
-                self.gate.pause(false);
-                return std::future::pending().await;
-            }
-        };
         let mut told: HashSet<i32> = HashSet::new();
         let mut lag = self.source.max_replication_lag.map(LagTracker::new);
         let mut disk = Instant::now();
+        let mut session = Session::connect_as(self.info, "dozo watch").await;
         loop {
-            self.look_behind(&session, &mut told).await?;
-            let paused = match &mut lag {
-                Some(tracker) => self.look_at_replicas(&session, tracker).await,
-                None => false,
+            let looked = match &session {
+                Ok(session) => self.look(session, &mut told, &mut lag).await?,
+                Err(e) => Err(e.to_string()),
             };
-            if lag.as_ref().is_some_and(|l| l.blind) {
-                lag = None;
+            if let Err(why) = looked {
+                session = Session::connect_as(self.info, "dozo watch").await;
+                if session.is_err() {
+                    self.warnings
+                        .add(format!("nobody watches who waits behind the locks of this backup, nor the replicas: {why}"));
+                    // A pause that nobody can end would be worse.
+                    self.gate.pause(false);
+                    return std::future::pending().await;
+                }
             }
             if disk.elapsed() >= EVERY_DISK {
                 disk = Instant::now();
                 self.repository.check_space(self.store)?;
             }
+            let paused = lag.as_ref().is_some_and(|l| l.paused);
             tokio::time::sleep(if paused { EVERY_PAUSED } else { EVERY }).await;
         }
     }
 
-    async fn look_behind(&self, session: &Session, told: &mut HashSet<i32>) -> Result<()> {
-        // A look that fails is made again; a server that is gone is found out by the workers.
-        let Ok(waiting) = waiting_behind(session, &self.ours.all()).await else { return Ok(()) };
+    /// Looks once; the inner error says why nothing could be seen.
+    async fn look(
+        &self,
+        session: &Session,
+        told: &mut HashSet<i32>,
+        lag: &mut Option<LagTracker>,
+    ) -> Result<std::result::Result<(), String>> {
+        match waiting_behind(session, &self.ours.all()).await {
+            Ok(waiting) => self.judge(waiting, told)?,
+            Err(e) => return Ok(Err(e.to_string())),
+        }
+        let Some(tracker) = lag else { return Ok(Ok(())) };
+        match replicas(session).await {
+            Ok(Some((position, replicas))) if replicas.iter().all(|r| r.visible) => {
+                if let Some(change) = tracker.look(Instant::now(), position, &replicas) {
+                    if let Some(said) = change.said {
+                        self.warnings.add(said);
+                    }
+                    self.gate.pause(change.paused);
+                }
+            }
+            Ok(seen) => {
+                if seen.is_some() {
+                    self.warnings
+                        .add("the lag of replicas cannot be seen (GRANT pg_monitor): this run does not wait for them".into());
+                }
+                // A standby has nobody to wait for; what cannot be seen cannot be waited for.
+                *lag = None;
+                self.gate.pause(false);
+            }
+            Err(e) => return Ok(Err(e.to_string())),
+        }
+        Ok(Ok(()))
+    }
+
+    fn judge(&self, waiting: Vec<Waiting>, told: &mut HashSet<i32>) -> Result<()> {
         let limit = self.source.max_block;
         for Waiting { pid, user, target, .. } in waiting.into_iter().filter(|w| w.seconds >= limit.as_secs_f64()) {
             let waiting = format!("pid {pid} ({user}) for {target}");
@@ -129,32 +162,6 @@ impl Watch<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Tells whether workers are paused.
-    async fn look_at_replicas(&self, session: &Session, tracker: &mut LagTracker) -> bool {
-        match replicas(session).await {
-            Ok(Some((position, replicas))) => {
-                if replicas.iter().any(|r| r.replayed.is_none()) {
-                    self.warnings
-                        .add("the lag of replicas cannot be seen (GRANT pg_monitor): this run does not wait for them".into());
-                    tracker.blind = true;
-                }
-                if let Some(change) = tracker.look(Instant::now(), position, &replicas) {
-                    if let Some(said) = change.said {
-                        self.warnings.add(said);
-                    }
-                    self.gate.pause(change.paused);
-                }
-            }
-            Ok(None) => {
-                tracker.blind = true;
-                self.gate.pause(false);
-            }
-            // A look that fails is made again.
-            Err(_) => {}
-        }
-        tracker.paused
     }
 }
 
@@ -174,12 +181,11 @@ struct LagTracker {
     start: Option<(Instant, u64)>,
     paused: bool,
     told: bool,
-    blind: bool,
 }
 
 impl LagTracker {
     fn new(limit: Duration) -> Self {
-        Self { limit, seen: VecDeque::new(), start: None, paused: true, told: false, blind: false }
+        Self { limit, seen: VecDeque::new(), start: None, paused: true, told: false }
     }
 
     fn look(&mut self, now: Instant, position: u64, replicas: &[Replica]) -> Option<Change> {
@@ -198,7 +204,7 @@ impl LagTracker {
         let behind_start = replicas.iter().any(|r| r.replayed.is_some_and(|p| p < start.1));
         let too_late = worst.as_ref().filter(|(lag, _)| *lag > self.limit);
         // Until the first row is read a replica that is behind may be late already: nobody knows since when.
-        let pause = too_late.is_some() || self.paused && behind_start && !self.blind;
+        let pause = too_late.is_some() || self.paused && behind_start;
         let mut said = None;
         if let Some((_, name)) = too_late.filter(|_| !self.told) {
             self.told = true;
@@ -220,7 +226,7 @@ mod tests {
     use super::*;
 
     fn at(name: &str, replayed: u64) -> Vec<Replica> {
-        vec![Replica { name: name.into(), replayed: Some(replayed) }]
+        vec![Replica { name: name.into(), replayed: Some(replayed), visible: true }]
     }
 
     #[test]

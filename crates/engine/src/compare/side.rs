@@ -102,6 +102,8 @@ impl Side {
             view.rows_estimate += rows;
             view.leaves.push(Arc::new(Leaf { name: table.name.clone(), rows: LeafRows::Live(locked) }));
         }
+        // A partitioned table without partitions has no rows, and a backup does not describe it.
+        tables.retain(|_, view| !view.leaves.is_empty());
         let hidden = coordinator.tables.iter().filter(|t| own(t) && !readable(t));
         unreadable.extend(hidden.map(|t| {
             let why = if t.row_security { "row-level security hides rows" } else { "permission denied" };
@@ -125,7 +127,6 @@ impl Side {
             view.rows_estimate += dataset.fingerprint.rows;
             view.leaves.push(Arc::new(Leaf { name: dataset.name.clone(), rows: LeafRows::Stored(Box::new(dataset.clone())) }));
         }
-        // A partitioned table without partitions has no columns here.
         let lost = manifest.left_out.iter().filter(|l| l.error).map(|l| format!("{} in {label} ({})", l.name, l.reason));
         let objects = manifest.objects.iter().map(|o| (o.key.clone(), (o.bytes, o.sha256))).collect();
         Self { unreadable: lost.collect(), label, tables, live: None, objects }

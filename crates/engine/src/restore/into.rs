@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use dozo_catalog::Repository;
-use dozo_model::{Fingerprint, Manifest, QualifiedName, SequenceValue, Stage};
+use dozo_model::{ErrorClass, Explain, Fingerprint, Manifest, QualifiedName, SequenceValue, Stage};
 use dozo_postgres::{ConnInfo, LiveTable, MergeMode, MergeTable, RestoreTarget, TargetState};
 
 use super::plan::{PlannedDataset, RestorePlan};
@@ -66,7 +66,8 @@ pub(super) fn into_existing(groups: &[Group], options: &RestoreOptions) -> Resul
     }
 }
 
-/// Runs it.
+/// Runs it. Side tables that do not hold what an interrupted run noted (they are not logged: a crash of the server empties
+/// them) are made anew, once.
 pub(super) async fn run(
     ctx: &Context,
     repository: &Repository,
@@ -75,7 +76,42 @@ pub(super) async fn run(
     options: &RestoreOptions,
     target: &RestoreTarget,
     plan: &RestorePlan,
-    groups: Vec<Group>,
+    groups: &[Group],
+) -> Result<RestoreReport> {
+    match attempt(ctx, repository, manifest, info, options, target, plan, groups).await {
+        Err((EngineError::SideDiffers { .. }, true)) => {
+            attempt(ctx, repository, manifest, info, options, target, plan, groups).await.map_err(|(e, _)| e)
+        }
+        done => done.map_err(|(e, _)| e),
+    }
+}
+
+/// Says with an error whether an interrupted run was continued.
+async fn attempt(
+    ctx: &Context,
+    repository: &Repository,
+    manifest: &Manifest,
+    info: &ConnInfo,
+    options: &RestoreOptions,
+    target: &RestoreTarget,
+    plan: &RestorePlan,
+    groups: &[Group],
+) -> std::result::Result<RestoreReport, (EngineError, bool)> {
+    let mut continued = false;
+    let done = exchange(ctx, repository, manifest, info, options, target, plan, groups, &mut continued).await;
+    done.map_err(|e| (e, continued))
+}
+
+async fn exchange(
+    ctx: &Context,
+    repository: &Repository,
+    manifest: &Manifest,
+    info: &ConnInfo,
+    options: &RestoreOptions,
+    target: &RestoreTarget,
+    plan: &RestorePlan,
+    groups: &[Group],
+    continued: &mut bool,
 ) -> Result<RestoreReport> {
     let began = Instant::now();
     let mode = if options.existing == Existing::Replace { MergeMode::Replace } else { MergeMode::Append };
@@ -87,9 +123,7 @@ pub(super) async fn run(
         if !found.differences.is_empty() {
             return Err(EngineError::TableDiffers { table: group.live.clone(), columns: found.differences.clone() });
         }
-        if options.content == super::Content::Data && options.existing == Existing::Refuse && found.rows_estimate > 0 {
-            return Err(EngineError::TargetOccupied { target: info.target(), tables: vec![group.live.to_string()] });
-        }
+        refuse_unheld(manifest, plan, group, found, mode)?;
         let side = QualifiedName::new("dozo", format!("restore_side_{n}"));
         loads.extend(group.datasets.iter().map(|d| PlannedDataset { dataset: d.dataset.clone(), target: side.clone() }));
         let columns = group.datasets[0].dataset.columns.iter().filter(|c| !c.generated).cloned().collect();
@@ -99,18 +133,23 @@ pub(super) async fn run(
             side,
             columns,
             key: found.key.clone(),
+            partitioned: found.partitioned,
+            must_be_empty: options.existing == Existing::Refuse,
             keep: keep.transpose()?,
             stored: group.stored(),
         });
     }
     let label = format!("{} into existing tables, {}{}", plan.label, options.existing.word(), filter.unwrap_or_default());
-    let (done, continued) = match target.state(&label, Some(&[])).await? {
-        TargetState::Interrupted(items) => (items, true),
-        TargetState::Fresh => (std::collections::HashSet::new(), false),
+    let done = match target.state(&label, Some(&[])).await? {
+        TargetState::Interrupted(items) => {
+            *continued = true;
+            items
+        }
+        TargetState::Fresh => std::collections::HashSet::new(),
         TargetState::OtherRestore(label) => return Err(EngineError::OtherRestore { target: info.target(), label }),
         TargetState::Occupied(tables) => return Err(EngineError::TargetOccupied { target: info.target(), tables }),
     };
-    if !continued {
+    if !*continued {
         target.create_sides(&label, &tables, filter).await?;
     }
     let mut seconds = BTreeMap::new();
@@ -127,24 +166,28 @@ pub(super) async fn run(
         for table in &tables {
             let found = target.side_fingerprint(table).await?;
             if found != table.stored {
+                target.discard_sides(&tables).await?;
                 return Err(EngineError::SideDiffers { table: table.live.clone(), expected: table.stored, found });
             }
         }
-        let merged = target.merge(&tables, mode, filter, options.lock_timeout).await?;
-        target.raise_sequences(&raised(manifest, plan, &groups)).await?;
+        let sequences = raised(manifest, plan, groups);
+        let merged = target.merge(&tables, mode, filter, &sequences, options.lock_timeout).await?;
         seconds.insert("verify".to_owned(), stage.elapsed().as_secs_f64());
         Ok(merged)
     };
     let merged = match rest.await {
         Ok(merged) => merged,
-        Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
-        Err(e) => {
+        Err(e) if e.class() == ErrorClass::Transient => {
             return Err(EngineError::RestoreStopped { complete: complete.tables, total: complete.total, source: Box::new(e) });
         }
+        // What cannot go in is not to be continued; it says itself what to do.
+        Err(e) => return Err(e),
     };
-    target.analyze(&tables.iter().map(|t| t.live.clone()).collect::<Vec<_>>()).await?;
-    seconds.insert("total".into(), began.elapsed().as_secs_f64());
     let mut warnings = plan.warnings.clone();
+    if let Err(e) = target.analyze(&tables.iter().map(|t| t.live.clone()).collect::<Vec<_>>()).await {
+        warnings.push(format!("the rows are in, but statistics could not be gathered: {e}"));
+    }
+    seconds.insert("total".into(), began.elapsed().as_secs_f64());
     warnings
         .extend(tables.iter().filter_map(|t| Some(format!("the replaced rows of {} are kept in {}", t.live, t.keep.as_ref()?))));
     let reports: Vec<RestoredTable> = tables
@@ -164,12 +207,27 @@ pub(super) async fn run(
         backup: format!("{}@{}", manifest.source, manifest.id),
         target: info.target(),
         outcome: "done",
-        continued,
+        continued: *continued,
         rows: reports.iter().map(|t| t.rows).sum(),
         seconds,
         tables: reports,
         warnings,
     })
+}
+
+/// Replacing a tree must not delete rows that the backup never held, or cannot give back.
+fn refuse_unheld(manifest: &Manifest, plan: &RestorePlan, group: &Group, found: &LiveTable, mode: MergeMode) -> Result<()> {
+    if mode != MergeMode::Replace {
+        return Ok(());
+    }
+    let left_out = found.leaves.iter().find(|l| manifest.left_out.iter().any(|o| &o.name == *l));
+    let why = match (left_out, found.foreign_leaves.first()) {
+        (Some(leaf), _) => format!("its partition {leaf} is not in the backup"),
+        (None, Some(leaf)) => format!("its partition {leaf} is a foreign table"),
+        (None, None) if plan.unmade > 0 => "some of its partitions cannot be made from the backup".into(),
+        (None, None) => return Ok(()),
+    };
+    Err(EngineError::Options(format!("{} cannot be replaced as a whole: {why}; name the partitions", group.live)))
 }
 
 /// Sequences that belong to the tables.

@@ -275,6 +275,7 @@ fn selection_label(options: &RestoreOptions) -> String {
     words.extend(options.schemas.iter().map(|s| format!("schema {s}")));
     words.extend(options.tables.iter().map(|t| format!("table {t}")));
     words.extend(options.rename.iter().map(|r| format!("as {r}")));
+    words.extend(options.filter.iter().map(|f| format!("where {f}")));
     words.extend((options.content == super::Content::Schema).then(|| "definitions".to_owned()));
     if words.is_empty() { "whole".into() } else { words.join(", ") }
 }
@@ -317,19 +318,10 @@ fn parents(manifest: &Manifest) -> BTreeMap<&QualifiedName, Option<&QualifiedNam
 fn renames(manifest: &Manifest, chosen: Option<&[QualifiedName]>, options: &RestoreOptions) -> Result<Renames> {
     let mut renames = Renames::default();
     let Some(chosen) = chosen else { return Ok(renames) };
-    let beside;
-    let new = match &options.rename {
-        Some(new) => new,
-        None if options.beside => {
-            let parents = parents(manifest);
-            let top = |n: &&QualifiedName| parents.get(n).copied().flatten().is_none_or(|p| !chosen.contains(p));
-            let Some(root) = chosen.iter().find(top) else { return Ok(renames) };
-            beside = super::into::beside_name(root, "restored")?.name;
-            &beside
-        }
-        None => return Ok(renames),
-    };
-    if let [schema] = options.schemas.as_slice() {
+    if options.rename.is_none() && !options.beside {
+        return Ok(renames);
+    }
+    if let ([schema], Some(new)) = (options.schemas.as_slice(), &options.rename) {
         renames.schemas.insert(schema.clone(), new.clone());
         return Ok(renames);
     }
@@ -339,9 +331,12 @@ fn renames(manifest: &Manifest, chosen: Option<&[QualifiedName]>, options: &Rest
     let [root] = roots.as_slice() else {
         return Err(EngineError::Options(format!("--as names one table, but {} were chosen", roots.len())));
     };
-    let new_root = match new.split_once('.') {
-        Some((schema, name)) => QualifiedName::new(schema, name),
-        None => QualifiedName::new(&root.schema, new),
+    let new_root = match &options.rename {
+        None => super::into::beside_name(root, "restored")?,
+        Some(new) => match new.split_once('.') {
+            Some((schema, name)) => QualifiedName::new(schema, name),
+            None => QualifiedName::new(&root.schema, new),
+        },
     };
     for name in chosen {
         let target = if name == *root {
