@@ -18,9 +18,11 @@ pub(crate) const SAMPLE_ROWS: usize = 16 << 10;
 /// Fewer rows tell nothing: a dictionary is tried.
 const LEAST: usize = 512;
 /// A column with more distinct values than this share of them gets no dictionary.
-const DISTINCT: f64 = 0.2;
+const DISTINCT: f64 = 0.1;
 /// Byte strings gain more from one: they need more.
 const DISTINCT_STRINGS: f64 = 0.5;
+/// This many texts or fewer are in nearly every page: least and greatest say nothing.
+const FEW: usize = 16;
 /// Free text: longer than this on average, and hardly repeated. Its least and greatest values help nobody.
 const FREE_TEXT: usize = 24;
 
@@ -33,6 +35,8 @@ pub(crate) enum Habit {
     Varies,
     /// Long texts that hardly repeat.
     FreeText,
+    /// Texts of which there are so few that each page is likely to hold them all.
+    FewTexts,
 }
 
 /// Looks at a column in all sampled batches.
@@ -64,6 +68,7 @@ pub(crate) fn habit(batches: &[RecordBatch], column: usize) -> Habit {
                 Habit::Varies
             }
         }
+        true if distinct <= FEW => Habit::FewTexts,
         false if share > DISTINCT => Habit::Varies,
         _ => Habit::Repeats,
     }
@@ -118,7 +123,7 @@ mod tests {
         ];
         let batch = RecordBatch::try_from_iter(all).unwrap();
         let found: Vec<Habit> = (0..5).map(|c| habit(std::slice::from_ref(&batch), c)).collect();
-        assert_eq!(found, [Habit::Varies, Habit::Repeats, Habit::Repeats, Habit::Varies, Habit::FreeText]);
+        assert_eq!(found, [Habit::Varies, Habit::Repeats, Habit::FewTexts, Habit::Varies, Habit::FreeText]);
         let short = batch.slice(0, 100);
         assert!((0..5).all(|c| habit(std::slice::from_ref(&short), c) == Habit::Repeats));
         assert_eq!(habit(&[], 0), Habit::Repeats);

@@ -142,10 +142,10 @@ impl<S: PartSink> Pending<S> {
                 properties = properties.set_column_encoding(path(), encoding);
             }
             let habit = habit(&self.batches, i);
-            if habit != Habit::Repeats {
+            if matches!(habit, Habit::Varies | Habit::FreeText) {
                 properties = properties.set_column_dictionary_enabled(path(), false);
             }
-            if habit == Habit::FreeText {
+            if matches!(habit, Habit::FreeText | Habit::FewTexts) {
                 properties = properties.set_column_statistics_enabled(path(), EnabledStatistics::None);
             }
         }

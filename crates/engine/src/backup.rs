@@ -29,6 +29,7 @@ use dozo_postgres::{
     sequences, subscriptions,
 };
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use report::{BackupReport, TableReport};
@@ -39,7 +40,7 @@ use crate::backup::gate::Gate;
 use crate::backup::plan::{Outcome, Plan, PlannedTable, Selection};
 use crate::backup::prove::Proving;
 use crate::backup::reuse::Reuse;
-use crate::backup::unit::{UnitContext, UnitReport, confirm, run_unit};
+use crate::backup::unit::{UnitContext, UnitReport, all_stored, confirm, run_unit};
 use crate::backup::watch::{OurBackends, Warnings, Watch};
 use crate::budget::Budget;
 use crate::context::{Context, OnBlock, RepositorySettings, SourceSettings};
@@ -50,6 +51,8 @@ use crate::{EngineError, Result, hooks};
 const PING: Duration = Duration::from_secs(2);
 /// How long the WAL of the snapshot may take to be flushed before the backup is committed without change tokens.
 const FLUSH: Duration = Duration::from_secs(30);
+/// Uploads on their way for each worker: the one that it feeds, and the end of the one before.
+const UPLOADS_PER_WORKER: usize = 2;
 /// How often a backup starts over because others waited behind its locks.
 const RELEASES: usize = 3;
 
@@ -484,11 +487,15 @@ impl Run<'_> {
             gate: Arc::clone(&self.gate),
             warnings: self.warnings.clone(),
             store: self.repository.store().clone(),
+            uploads: Arc::new(Semaphore::new(plan.budget.workers * UPLOADS_PER_WORKER)),
+            upload_failed: Arc::default(),
             handle: Handle::current(),
             progress: Arc::clone(&self.ctx.progress),
         });
-        let work = move |worker: &mut SnapshotWorker, unit| run_unit(worker, &unit, &shared);
-        let done = self.pool(coordinator, &plan.tables, plan.budget.workers, units, work).await?;
+        let of_workers = Arc::clone(&shared);
+        let work = move |worker: &mut SnapshotWorker, unit| run_unit(worker, &unit, &of_workers);
+        let mut done = self.pool(coordinator, &plan.tables, plan.budget.workers, units, work).await?;
+        all_stored(&mut done, &shared).await?;
         if !reused.is_empty() {
             let (tables, warnings) = (Arc::clone(&plan.tables), self.warnings.clone());
             let work = move |worker: &mut SnapshotWorker, (i, blocks, stored): (usize, _, _)| {

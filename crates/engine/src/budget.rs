@@ -2,8 +2,8 @@
 
 use dozo_store::{PART_BYTES, PARTS_IN_FLIGHT};
 
-/// Rows in flight as COPY bytes, as Arrow arrays, and in the writer's buffers: measured at 4 MB of COPY bytes a block.
-const BLOCK_FOOTPRINT: usize = 24 << 20;
+/// Rows in flight as COPY bytes, as Arrow arrays, in the sample and in the writer's buffers.
+const BLOCK_FOOTPRINT: usize = 16 << 20;
 /// The program, its runtimes and connections.
 const BASE: usize = 40 << 20;
 /// A row group below this wastes space.
@@ -29,7 +29,7 @@ impl Budget {
     #[must_use]
     pub fn new(memory: u64, workers: usize) -> Self {
         let memory = usize::try_from(memory).unwrap_or(usize::MAX).saturating_sub(BASE);
-        let fixed = BLOCK_FOOTPRINT + PART_BYTES * (PARTS_IN_FLIGHT + 2);
+        let fixed = BLOCK_FOOTPRINT + PART_BYTES * (PARTS_IN_FLIGHT + 3);
         let workers = workers.clamp(1, (memory / (fixed + ROW_GROUP_MIN)).max(1));
         let row_group_bytes = (memory / workers).saturating_sub(fixed).clamp(ROW_GROUP_MIN, ROW_GROUP_MAX);
         Self { workers, row_group_bytes, row_group_rows: 1 << 20, unit_bytes: 128 << 20 }
@@ -38,7 +38,7 @@ impl Budget {
     /// Returns the expected peak, without the largest single row.
     #[must_use]
     pub fn peak_bytes(&self) -> usize {
-        BASE + self.workers * (self.row_group_bytes + BLOCK_FOOTPRINT + PART_BYTES * (PARTS_IN_FLIGHT + 2))
+        BASE + self.workers * (self.row_group_bytes + BLOCK_FOOTPRINT + PART_BYTES * (PARTS_IN_FLIGHT + 3))
     }
 }
 

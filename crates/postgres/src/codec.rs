@@ -70,7 +70,10 @@ pub(crate) trait ColumnBuilder: Send {
         Ok(())
     }
     /// Returns what was collected and starts over.
-    fn finish(&mut self) -> ArrayRef;
+    ///
+    /// # Errors
+    /// When what was collected is no column of its type.
+    fn finish(&mut self) -> Result<ArrayRef>;
 }
 
 /// Reads a column's values as wire bytes.

@@ -48,6 +48,7 @@ impl RowBlock {
             return Ok(Some(0));
         }
         let known = self.fields.len();
+        self.fields.reserve(usize::try_from(count).unwrap_or(0));
         let mut at = 2usize;
         for _ in 0..count {
             let Some(length) = data.get(at..at + 4) else {

@@ -206,7 +206,11 @@ impl Plan {
     pub(crate) fn units(&self, outcome: &[Outcome]) -> Vec<Unit> {
         let chosen: Vec<usize> = (0..self.tables.len()).filter(|i| matches!(outcome[*i], Outcome::Copy { .. })).collect();
         let tables: Vec<&PlannedTable> = chosen.iter().map(|i| &self.tables[*i]).collect();
-        let limits = ChunkLimits { blocks: self.budget.unit_bytes / BLOCK, small_blocks: (4 << 20) / BLOCK };
+        // Enough units that no worker is left alone with the last one, none so small that files become many.
+        let all: u64 = tables.iter().map(|t| t.blocks).sum();
+        let even = all / (self.budget.workers as u64 * UNITS_PER_WORKER);
+        let most = self.budget.unit_bytes / BLOCK;
+        let limits = ChunkLimits { blocks: even.clamp((UNIT_LEAST / BLOCK).min(most), most), small_blocks: (4 << 20) / BLOCK };
         let mut units = plan_units(&tables, limits);
         units.iter_mut().flat_map(|u| &mut u.pieces).for_each(|p| p.dataset = chosen[p.dataset]);
         units
@@ -274,6 +278,10 @@ impl Plan {
 
 /// Bytes of a heap block as the catalogs count; servers built with another size have other chunks, nothing else.
 const BLOCK: u64 = 8192;
+/// Units that each worker does, where there is enough to do.
+const UNITS_PER_WORKER: u64 = 8;
+/// Heap bytes of a unit, at least.
+const UNIT_LEAST: u64 = 32 << 20;
 /// Blocks whose row versions one statement sums: 1 GB.
 const VERSION_BLOCKS: u64 = 1 << 17;
 

@@ -5,7 +5,7 @@
 //! snapshot.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -16,7 +16,8 @@ use dozo_model::{
 use dozo_postgres::{LockedTable, PgError, RowBlock, RowDecoder, RowSource, SnapshotWorker, Unit};
 use dozo_store::{Layout, PART_BYTES, Store, UploadPart};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
 
 use super::gate::Gate;
 use super::plan::PlannedTable;
@@ -39,6 +40,10 @@ pub(crate) struct UnitContext {
     pub(crate) gate: Arc<Gate>,
     pub(crate) warnings: Warnings,
     pub(crate) store: Store,
+    /// How many uploads may be on their way.
+    pub(crate) uploads: Arc<Semaphore>,
+    /// The first upload that failed.
+    pub(crate) upload_failed: Arc<Mutex<Option<EngineError>>>,
     pub(crate) handle: Handle,
     pub(crate) progress: Arc<dyn Progress>,
 }
@@ -60,6 +65,8 @@ pub(crate) struct PieceReport {
 pub(crate) struct UnitReport {
     pub(crate) object: ObjectRef,
     pub(crate) pieces: Vec<PieceReport>,
+    /// Bytes stored; none = it failed.
+    upload: JoinHandle<Option<u64>>,
 }
 
 struct UploadSink(mpsc::Sender<UploadPart>);
@@ -78,20 +85,55 @@ pub(crate) fn run_unit(worker: &mut SnapshotWorker, unit: &Unit, shared: &UnitCo
     let random = random_suffix(&mut rand::rng(), 8);
     let key = Layout::data(&shared.source, table, partition, unit.chunk, &shared.id, &random);
 
-    let (sender, parts) = mpsc::channel(1);
-    let (store, upload_key) = (shared.store.clone(), key.clone());
-    let upload = shared.handle.spawn(async move { store.upload(&upload_key, parts).await });
-    let copied = copy_pieces(worker, unit, shared, &key, UploadSink(sender));
-    // Whatever happened: the sender is gone, so the upload ends, and its own error explains a sink that closed.
-    let uploaded = shared.handle.block_on(upload).map_err(|e| EngineError::Internal(e.to_string()))?;
-    match (copied, uploaded) {
-        (Ok(report), Ok(size)) if size == report.object.bytes => Ok(report),
-        (Ok(report), Ok(size)) => {
-            Err(EngineError::Internal(format!("{size} of {} bytes of `{key}` were stored", report.object.bytes)))
-        }
-        (Err(EngineError::Encode { source: EncodeError::Closed, .. }), Err(e)) | (Ok(_), Err(e)) => Err(e.into()),
-        (Err(e), _) => Err(e),
+    let broken = || EngineError::Internal("a worker panicked".into());
+    if let Some(error) = shared.upload_failed.lock().map_err(|_| broken())?.take() {
+        return Err(error);
     }
+    // The end of an upload (on a disk: until it is safe there) overlaps with the next unit, not with more than that.
+    let permit = shared.handle.block_on(Arc::clone(&shared.uploads).acquire_owned()).map_err(|_| broken())?;
+    let (sender, parts) = mpsc::channel(1);
+    let (store, upload_key, failed) = (shared.store.clone(), key.clone(), Arc::clone(&shared.upload_failed));
+    let upload = shared.handle.spawn(async move {
+        let _permit = permit;
+        let uploaded = store.upload(&upload_key, parts).await;
+        match uploaded {
+            Ok(size) => Some(size),
+            Err(e) => {
+                if let Ok(mut failed) = failed.lock() {
+                    failed.get_or_insert(e.into());
+                }
+                None
+            }
+        }
+    });
+    match copy_pieces(worker, unit, shared, &key, UploadSink(sender)) {
+        Ok((object, pieces)) => Ok(UnitReport { object, pieces, upload }),
+        Err(EngineError::Encode { source: EncodeError::Closed, .. }) => {
+            // The upload's own error explains a sink that closed.
+            shared.handle.block_on(upload).map_err(|e| EngineError::Internal(e.to_string()))?;
+            Err(shared.upload_failed.lock().map_err(|_| broken())?.take().unwrap_or(EngineError::Cancelled))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Waits for the uploads of all units.
+///
+/// # Errors
+/// The first that failed, or one that stored another number of bytes than were encoded.
+pub(crate) async fn all_stored(units: &mut [UnitReport], shared: &UnitContext) -> Result<()> {
+    for unit in units {
+        let size = (&mut unit.upload).await.map_err(|e| EngineError::Internal(e.to_string()))?;
+        let Some(size) = size else {
+            let failed = shared.upload_failed.lock().map_err(|_| EngineError::Internal("a worker panicked".into()))?.take();
+            return Err(failed.unwrap_or(EngineError::Cancelled));
+        };
+        if size != unit.object.bytes {
+            let (key, bytes) = (&unit.object.key, unit.object.bytes);
+            return Err(EngineError::Internal(format!("{size} of {bytes} bytes of `{key}` were stored")));
+        }
+    }
+    Ok(())
 }
 
 fn copy_pieces(
@@ -100,7 +142,7 @@ fn copy_pieces(
     shared: &UnitContext,
     key: &str,
     sink: UploadSink,
-) -> Result<UnitReport> {
+) -> Result<(ObjectRef, Vec<PieceReport>)> {
     let encode_error = |source| EngineError::Encode { object: key.to_owned(), source };
     let first = &shared.datasets[unit.pieces[0].dataset];
     let mut decoder = RowDecoder::new(&first.columns);
@@ -197,7 +239,7 @@ fn copy_pieces(
         piece.key_range = column.and_then(|c| encoded.int_range(&c.parquet_name, piece.part.row_groups));
     }
     let object = ObjectRef { key: key.to_owned(), bytes: encoded.bytes, sha256: encoded.sha256 };
-    Ok(UnitReport { object, pieces })
+    Ok((object, pieces))
 }
 
 /// Lets the server compute the fingerprint of a range and returns how many rows it confirmed. A row that is too large for the

@@ -263,9 +263,9 @@ impl<R: FnMut(&[u8], &mut dyn ColumnBuilder) -> Result<Option<usize>> + Send> Co
         Ok(read.is_some() || wire.is_none())
     }
 
-    fn finish(&mut self) -> ArrayRef {
+    fn finish(&mut self) -> Result<ArrayRef> {
         let offsets = OffsetBuffer::from_lengths(self.lengths.drain(..));
-        Arc::new(ListArray::new(Arc::clone(&self.field), offsets, self.inner.finish(), self.nulls.finish()))
+        Ok(Arc::new(ListArray::new(Arc::clone(&self.field), offsets, self.inner.finish()?, self.nulls.finish())))
     }
 }
 

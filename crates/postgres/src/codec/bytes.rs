@@ -75,8 +75,8 @@ impl ColumnBuilder for BinaryBuilder {
         Ok(true)
     }
 
-    fn finish(&mut self) -> ArrayRef {
-        Arc::new(Self::finish(self))
+    fn finish(&mut self) -> Result<ArrayRef> {
+        Ok(Arc::new(Self::finish(self)))
     }
 }
 

@@ -74,8 +74,8 @@ impl ColumnBuilder for Date32Builder {
         Ok(value.is_some())
     }
 
-    fn finish(&mut self) -> ArrayRef {
-        Arc::new(Self::finish(self))
+    fn finish(&mut self) -> Result<ArrayRef> {
+        Ok(Arc::new(Self::finish(self)))
     }
 }
 
@@ -154,8 +154,8 @@ impl ColumnBuilder for TimestampMicrosecondBuilder {
         Ok(value.is_some())
     }
 
-    fn finish(&mut self) -> ArrayRef {
-        Arc::new(Self::finish(self))
+    fn finish(&mut self) -> Result<ArrayRef> {
+        Ok(Arc::new(Self::finish(self)))
     }
 }
 

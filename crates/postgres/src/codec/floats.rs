@@ -34,8 +34,8 @@ macro_rules! float {
                         Ok(true)
                     }
 
-                    fn finish(&mut self) -> ArrayRef {
-                        Arc::new(self.0.finish())
+                    fn finish(&mut self) -> Result<ArrayRef> {
+                        Ok(Arc::new(self.0.finish()))
                     }
                 }
                 Box::new(Builder(PrimitiveBuilder::new()))

@@ -113,10 +113,10 @@ impl ColumnBuilder for Builder {
         Ok(fits.is_some() == value.is_some())
     }
 
-    fn finish(&mut self) -> ArrayRef {
+    fn finish(&mut self) -> Result<ArrayRef> {
         let columns: Vec<ArrayRef> =
             vec![Arc::new(self.months.finish()), Arc::new(self.days.finish()), Arc::new(self.micros.finish())];
-        Arc::new(StructArray::new(fields(), columns, self.nulls.finish()))
+        Ok(Arc::new(StructArray::new(fields(), columns, self.nulls.finish())))
     }
 }
 

@@ -34,8 +34,8 @@ macro_rules! integer {
                         Ok(true)
                     }
 
-                    fn finish(&mut self) -> ArrayRef {
-                        Arc::new(self.0.finish())
+                    fn finish(&mut self) -> Result<ArrayRef> {
+                        Ok(Arc::new(self.0.finish()))
                     }
                 }
                 Box::new(Builder(PrimitiveBuilder::new()))
@@ -123,8 +123,8 @@ impl ColumnBuilder for BooleanBuilder {
         Ok(true)
     }
 
-    fn finish(&mut self) -> ArrayRef {
-        Arc::new(Self::finish(self))
+    fn finish(&mut self) -> Result<ArrayRef> {
+        Ok(Arc::new(Self::finish(self)))
     }
 }
 

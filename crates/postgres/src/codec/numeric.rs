@@ -53,24 +53,6 @@ impl<'a> Parts<'a> {
     /// Returns the value times 10^`scale`, where that is an integer of 128 bits.
     fn scaled(&self, scale: u8) -> Option<i128> {
         let mut exponent = 4 * i32::from(self.weight) + i32::from(scale);
-        // Four groups from 10^14 down stay below 2^63: what most columns hold, without 128-bit division.
-        if self.digits.len() <= 8 && exponent <= 14 {
-            let mut sum: i64 = 0;
-            for group in self.groups() {
-                let digit = i64::from(group);
-                sum += if exponent >= 0 {
-                    digit * POW10_SMALL[usize::try_from(exponent).ok()?]
-                } else {
-                    let divisor = *POW10_SMALL.get(usize::try_from(-exponent).ok()?)?;
-                    if digit % divisor != 0 {
-                        return None;
-                    }
-                    digit / divisor
-                };
-                exponent -= 4;
-            }
-            return Some(i128::from(if self.sign == NEGATIVE { -sum } else { sum }));
-        }
         let mut sum: i128 = 0;
         for group in self.groups() {
             let digit = i128::from(group);
@@ -129,10 +111,10 @@ impl<'a> Parts<'a> {
     }
 }
 
-const POW10_SMALL: [i64; 19] = {
-    let mut table = [1i64; 19];
+const POW10_SMALL: [i64; 15] = {
+    let mut table = [1i64; 15];
     let mut i = 1;
-    while i < 19 {
+    while i < 15 {
         table[i] = table[i - 1] * 10;
         i += 1;
     }
@@ -235,6 +217,36 @@ fn put_text(text: &str, out: &mut Vec<u8>) -> Result<()> {
     put_stripped(weight, negative, dscale, &groups, out)
 }
 
+/// The common case of [`Decimal::readable`] without 128-bit division: a finite value of at most four groups whose display scale
+/// is the column's. `None` says nothing about any other value.
+fn small(wire: &[u8], scale: u8, limit: i128) -> Option<i128> {
+    let (head, digits) = wire.split_first_chunk::<8>()?;
+    let head = u64::from_be_bytes(*head);
+    #[expect(clippy::cast_possible_truncation, reason = "four words are taken apart")]
+    let (count, weight, sign, dscale) =
+        ((head >> 48) as u16, ((head >> 32) as u16).cast_signed(), (head >> 16) as u16, head as u16);
+    let mut exponent = 4 * i32::from(weight) + i32::from(scale);
+    let known = matches!(sign, POSITIVE | NEGATIVE) && dscale == u16::from(scale);
+    // Four groups from 10^14 down stay below 2^63.
+    if !known || count > 4 || digits.len() != 2 * usize::from(count) || exponent > 14 {
+        return None;
+    }
+    let mut sum: i64 = 0;
+    for pair in digits.chunks_exact(2) {
+        let digit = u32::from(u16::from_be_bytes([pair[0], pair[1]]));
+        sum += match exponent {
+            0.. => i64::from(digit) * POW10_SMALL[usize::try_from(exponent).ok()?],
+            -1 if digit % 10 == 0 => i64::from(digit / 10),
+            -2 if digit % 100 == 0 => i64::from(digit / 100),
+            -3 if digit % 1000 == 0 => i64::from(digit / 1000),
+            _ => return None,
+        };
+        exponent -= 4;
+    }
+    let value = i128::from(if sign == NEGATIVE { -sum } else { sum });
+    (-limit < value && value < limit).then_some(value)
+}
+
 /// `numeric(p,s)` of at most 38 digits as DECIMAL.
 pub(crate) struct Decimal {
     pub(crate) precision: u8,
@@ -266,7 +278,10 @@ impl Family for Decimal {
         let (precision, scale) = (self.precision, self.scale);
         Box::new(DecimalBuilder {
             builder: Decimal128Builder::new().with_data_type(self.arrow()),
-            read: move |wire: &[u8]| Self::readable(precision, scale, wire),
+            read: move |wire: &[u8]| match small(wire, scale.unsigned_abs(), POW10[usize::from(precision.min(38))]) {
+                Some(value) => Ok(Some(value)),
+                None => Self::readable(precision, scale, wire),
+            },
         })
     }
 
@@ -302,8 +317,8 @@ impl<R: Fn(&[u8]) -> Result<Option<i128>> + Send> ColumnBuilder for DecimalBuild
         Ok(true)
     }
 
-    fn finish(&mut self) -> ArrayRef {
-        Arc::new(self.builder.finish())
+    fn finish(&mut self) -> Result<ArrayRef> {
+        Ok(Arc::new(self.builder.finish()))
     }
 }
 
@@ -396,5 +411,29 @@ impl Family for Money {
             _ => return bad(format!("`{text}` is not money with {} decimals", self.scale)),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Where the short way gives a value, it is that of the long way.
+        #[test]
+        fn the_short_way_agrees(value in any::<i64>(), shift in 0u32..60, scale in 0u8..9, other in 0u8..9, precision in 1u8..39) {
+            let value = i128::from(value >> shift);
+            let mut wire = Vec::new();
+            put_decimal(value, scale, &mut wire).unwrap();
+            let long = Decimal::readable(precision, other.cast_signed(), &wire).unwrap();
+            if let Some(short) = small(&wire, other, POW10[usize::from(precision)]) {
+                prop_assert_eq!(Some(short), long);
+            }
+            if scale == other && value.unsigned_abs() < 10_u128.pow(12) {
+                prop_assert_eq!(small(&wire, other, POW10[usize::from(precision)]), long);
+            }
+        }
     }
 }

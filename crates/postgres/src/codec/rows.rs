@@ -120,7 +120,7 @@ impl RowDecoder {
                 column.escaped += 1;
                 escapes.entry(*row).or_default().insert(column.parquet_name.clone(), text);
             }
-            arrays.push(column.builder.finish());
+            arrays.push(column.builder.finish().map_err(|e| located(&column.name, &e))?);
         }
         if self.columns.is_empty() {
             let mut nulls = BooleanBuilder::new();

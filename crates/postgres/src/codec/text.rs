@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow_array::builder::StringBuilder;
 use arrow_array::{ArrayRef, StringArray};
+use arrow_buffer::{NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::DataType;
 
 use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast, exactly};
@@ -27,7 +28,7 @@ impl Family for Text {
     }
 
     fn builder(&self) -> Box<dyn ColumnBuilder> {
-        Box::new(StringBuilder::new())
+        Box::new(TextBuilder { bytes: Vec::new(), ends: vec![0], nulls: NullBufferBuilder::new(0) })
     }
 
     fn values(&self, array: &ArrayRef) -> Result<Box<dyn Values>> {
@@ -44,17 +45,33 @@ impl Family for Text {
     }
 }
 
-impl ColumnBuilder for StringBuilder {
+/// Collects texts; whether they are UTF-8 is looked at once for the whole column.
+struct TextBuilder {
+    bytes: Vec<u8>,
+    ends: Vec<i32>,
+    nulls: NullBufferBuilder,
+}
+
+impl ColumnBuilder for TextBuilder {
     fn push(&mut self, wire: Option<&[u8]>) -> Result<bool> {
         match wire {
-            Some(wire) => self.append_value(utf8(wire)?),
-            None => self.append_null(),
+            Some(wire) => {
+                self.bytes.extend_from_slice(wire);
+                self.nulls.append_non_null();
+            }
+            None => self.nulls.append_null(),
         }
+        self.ends.push(i32::try_from(self.bytes.len()).map_err(|_| WireError("more than 2 GB of text in a block".into()))?);
         Ok(true)
     }
 
-    fn finish(&mut self) -> ArrayRef {
-        Arc::new(Self::finish(self))
+    fn finish(&mut self) -> Result<ArrayRef> {
+        let ends = std::mem::replace(&mut self.ends, vec![0]);
+        let capacity = self.bytes.len();
+        let bytes = std::mem::replace(&mut self.bytes, Vec::with_capacity(capacity));
+        let offsets = OffsetBuffer::new(ScalarBuffer::from(ends));
+        let array = StringArray::try_new(offsets, bytes.into(), self.nulls.finish());
+        Ok(Arc::new(array.map_err(|e| WireError(format!("text that is not UTF-8: {e}")))?))
     }
 }
 
@@ -103,8 +120,8 @@ impl<R: Fn(&[u8]) -> Result<Option<String>> + Send> ColumnBuilder for StringsBui
         Ok(true)
     }
 
-    fn finish(&mut self) -> ArrayRef {
-        Arc::new(self.builder.finish())
+    fn finish(&mut self) -> Result<ArrayRef> {
+        Ok(Arc::new(self.builder.finish()))
     }
 }
 
@@ -158,8 +175,8 @@ impl Family for Jsonb {
                 Ok(true)
             }
 
-            fn finish(&mut self) -> ArrayRef {
-                Arc::new(self.0.finish())
+            fn finish(&mut self) -> Result<ArrayRef> {
+                Ok(Arc::new(self.0.finish()))
             }
         }
         Box::new(Builder(StringBuilder::new()))
