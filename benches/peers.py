@@ -39,7 +39,7 @@ COLUMNS = (
     "l_receiptdate date, l_shipinstruct char(25), l_shipmode char(10), l_comment varchar(44)"
 )
 csv = work / "lineitem.csv"
-subprocess.run([sys.executable, "-c", LOAD, csv, scale], check=True)
+subprocess.run([sys.executable, "-c", LOAD, csv, scale], check=True, stdout=subprocess.DEVNULL)
 psql(f"CREATE TABLE lineitem ({COLUMNS})")
 psql(f"\\copy lineitem FROM '{csv}' WITH (FORMAT csv)")
 psql("VACUUM (FREEZE, ANALYZE) lineitem")
