@@ -109,9 +109,9 @@ pub struct RowDifference {
     /// The key's values as text; for a table without a key, the row's digest.
     pub key: Vec<Option<String>>,
     /// Rows in the first side.
-    pub rows_in_a: usize,
+    pub rows_in_a: u64,
     /// Rows in the second side.
-    pub rows_in_b: usize,
+    pub rows_in_b: u64,
 }
 
 impl std::fmt::Display for RowDifference {
@@ -365,7 +365,8 @@ async fn look_into(pool: &Pool<'_>, pair: &mut Pair<'_>, buckets: &[u16]) -> Res
     #[derive(Default)]
     struct Rows {
         key: Vec<Option<String>>,
-        digests: [Vec<[u8; 16]>; 2],
+        /// Digests, and how many rows have each.
+        digests: [BTreeMap<[u8; 16], u64>; 2],
     }
     let mut found: HashMap<[u8; 16], Rows> = HashMap::new();
     for (i, answer) in pool.run(items).await? {
@@ -373,24 +374,24 @@ async fn look_into(pool: &Pool<'_>, pair: &mut Pair<'_>, buckets: &[u16]) -> Res
             pair.found.because = Some("a row is too large to look further".into());
             return Ok(());
         };
-        for KeyedRow { key_digest, row_digest, key } in rows {
+        for KeyedRow { key_digest, row_digest, key, rows: number } in rows {
             let rows = found.entry(key_digest).or_default();
             if rows.digests[0].is_empty() {
                 rows.key = if key.is_empty() { vec![Some(hex(row_digest))] } else { key };
             }
-            rows.digests[sides[i]].push(row_digest);
+            *rows.digests[sides[i]].entry(row_digest).or_default() += number;
         }
     }
-    for mut rows in found.into_values() {
-        rows.digests.iter_mut().for_each(|d| d.sort_unstable());
+    for rows in found.into_values() {
         let [a, b] = &rows.digests;
         if a == b {
             continue;
         }
-        let difference = RowDifference { key: rows.key, rows_in_a: a.len(), rows_in_b: b.len() };
+        let (a, b): (u64, u64) = (a.values().sum(), b.values().sum());
+        let difference = RowDifference { key: rows.key, rows_in_a: a, rows_in_b: b };
         // Without a key, rows of one digest are equal: there are too few or too many of them.
         let keyless = pair.found.key.is_empty();
-        match (a.len(), b.len()) {
+        match (a, b) {
             (_, 0) => pair.found.missing.push(difference),
             (0, _) => pair.found.extra.push(difference),
             (left, right) if keyless && left > right => pair.found.missing.push(difference),

@@ -24,6 +24,8 @@ pub struct KeyedRow {
     pub row_digest: [u8; 16],
     /// The key as text.
     pub key: Vec<Option<String>>,
+    /// How many such rows there are: equal rows of a table without a key are one.
+    pub rows: u64,
 }
 
 fn digests(table: &QualifiedName, columns: &[Column], key: &[Column]) -> String {
@@ -60,7 +62,7 @@ pub(crate) fn bucket_rows_sql(table: &QualifiedName, columns: &[Column], key: &[
     let texts: String = (0..key.len()).map(|i| format!(", k{i}")).collect();
     let wanted: Vec<String> = buckets.iter().map(ToString::to_string).collect();
     format!(
-        "{} SELECT k, h{texts} FROM q WHERE ('x' || left(k, {BUCKET_DIGITS}))::bit({BUCKET_BITS})::int4 = ANY('{{{}}}')",
+        "{} SELECT k, h, count(*){texts} FROM q WHERE ('x' || left(k, {BUCKET_DIGITS}))::bit({BUCKET_BITS})::int4 = ANY('{{{}}}') GROUP BY k, h{texts}",
         digests(table, columns, key),
         wanted.join(",")
     )
@@ -72,7 +74,8 @@ pub(crate) fn bucket_rows(answer: Vec<TextRow>) -> Option<Vec<KeyedRow>> {
     let row = |row: TextRow| {
         let mut values = row.into_iter();
         let (key_digest, row_digest) = (digest(values.next()?)?, digest(values.next()?)?);
-        Some(KeyedRow { key_digest, row_digest, key: values.collect() })
+        let rows = values.next()??.parse().ok()?;
+        Some(KeyedRow { key_digest, row_digest, rows, key: values.collect() })
     };
     answer.into_iter().map(row).collect()
 }

@@ -1,5 +1,6 @@
 //! One side of a comparison: a database under a snapshot of its own, or a backup; and the threads that ask both.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -256,7 +257,7 @@ fn ask_stored(
     let mut md5 = ManyMd5::default();
     let mut sum = Fingerprint::EMPTY;
     let mut buckets: HashMap<u16, Fingerprint> = HashMap::new();
-    let mut rows = Vec::new();
+    let mut rows: HashMap<([u8; 16], [u8; 16]), KeyedRow> = HashMap::new();
     let mut digester = RowDigester::default();
     for part in &dataset.parts {
         let fetched = handle.block_on(repository.store().fetch(&part.object))?;
@@ -296,10 +297,13 @@ fn ask_stored(
             for (i, (row_digest, key_digest)) in row_digests.into_iter().zip(key_digests).enumerate() {
                 let bucket = bucket_of(key_digest);
                 match &item.ask {
-                    Ask::Rows(wanted) if wanted.contains(&bucket) => {
-                        let key = key_tuples.as_ref().map(|t| tuple_texts(&item.key, &t[i])).transpose()?.unwrap_or_default();
-                        rows.push(KeyedRow { key_digest, row_digest, key });
-                    }
+                    Ask::Rows(wanted) if wanted.contains(&bucket) => match rows.entry((key_digest, row_digest)) {
+                        Entry::Occupied(mut known) => known.get_mut().rows += 1,
+                        Entry::Vacant(place) => {
+                            let key = key_tuples.as_ref().map(|t| tuple_texts(&item.key, &t[i])).transpose()?;
+                            place.insert(KeyedRow { key_digest, row_digest, key: key.unwrap_or_default(), rows: 1 });
+                        }
+                    },
                     Ask::Rows(_) => {}
                     Ask::Buckets | Ask::Fingerprint => buckets.entry(bucket).or_default().add_digest(row_digest),
                 }
@@ -309,6 +313,6 @@ fn ask_stored(
     Ok(match item.ask {
         Ask::Fingerprint => Answer::Fingerprint(sum),
         Ask::Buckets => Answer::Buckets(buckets),
-        Ask::Rows(_) => Answer::Rows(rows),
+        Ask::Rows(_) => Answer::Rows(rows.into_values().collect()),
     })
 }
