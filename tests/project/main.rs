@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
 fn root() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+    // At run time: checkouts that share a target folder share this program, too.
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("../..")
 }
 
 fn normal_dependencies() -> BTreeMap<String, Vec<String>> {

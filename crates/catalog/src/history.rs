@@ -70,13 +70,10 @@ impl History {
         for record in &self.records {
             for check in record.checks.iter().filter(|c| c.level >= VerifyLevel::Content) {
                 let bad: HashSet<&str> = check.findings.iter().map(|f| f.object.as_str()).collect();
-                // A check says of what it could not read: `key: why`.
-                let unread =
-                    |key: &str| check.not_run.iter().any(|line| line.strip_prefix(key).is_some_and(|r| r.starts_with(':')));
                 let skipped: HashMap<&str, Timestamp> = check.skipped.iter().map(|s| (s.object.as_str(), s.checked)).collect();
                 for object in &record.manifest.objects {
                     let key = object.key.as_str();
-                    if bad.contains(key) || unread(key) {
+                    if bad.contains(key) || check.could_not_read(key) {
                         continue;
                     }
                     let at = skipped.get(key).copied().unwrap_or(check.at);

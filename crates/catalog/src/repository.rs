@@ -277,10 +277,7 @@ impl Repository {
     pub fn open_findings(checks: &[CheckEvent]) -> Vec<&Finding> {
         let mut open: Vec<(VerifyLevel, &Finding)> = Vec::new();
         for check in checks {
-            // A check says of what it could not read: `key: why`.
-            let unread = |key: &str| check.not_run.iter().any(|l| l.strip_prefix(key).is_some_and(|rest| rest.starts_with(':')));
-            let skipped = |key: &str| check.skipped.iter().any(|s| s.object == key);
-            open.retain(|(level, f)| check.level < *level || unread(&f.object) || skipped(&f.object));
+            open.retain(|(level, f)| check.level < *level || !check.has_read(&f.object));
             open.extend(check.findings.iter().map(|f| (check.level, f)));
         }
         open.into_iter().map(|(_, f)| f).collect()

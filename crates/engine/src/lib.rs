@@ -15,6 +15,7 @@ mod error;
 mod fingerprint;
 mod hooks;
 mod init;
+mod intact;
 mod restore;
 mod restore_md;
 mod select;

@@ -8,7 +8,7 @@ mod into;
 mod plan;
 mod preview;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub use preview::{PreviewTable, RestorePreview, preview};
 
 use crate::context::Context;
+use crate::intact::Digests;
 use crate::restore::plan::{PlannedEntry, RestorePlan};
 use crate::verify::{batch_rows, open};
 use crate::workers::Workers;
@@ -203,28 +204,57 @@ async fn dispatch(
             other => other?,
         }
     }
+    let (target, plan) = opened(repository, manifest, info, options).await?;
+    let job = Job { ctx, repository, manifest, info, options, target: &target };
+    let live = into::groups(&target, &plan).await?;
+    if into::into_existing(&live, options)? {
+        return into::run(job, &plan, &live).await;
+    }
+    let plan = plan.attaching(&target).await?;
+    run(job, plan).await
+}
+
+/// Opens the target and plans the restore.
+async fn opened(
+    repository: &Repository,
+    manifest: &Manifest,
+    info: &ConnInfo,
+    options: &RestoreOptions,
+) -> Result<(RestoreTarget, RestorePlan)> {
     let Some(target) = RestoreTarget::open(info, options.role.as_deref()).await? else {
         return Err(EngineError::RestoreRunning { target: info.target() });
     };
     let tools = PgTools::find(&options.pg_tools, manifest.server.version_num.max(manifest.dump_version * 10_000)).await?;
     let plan = RestorePlan::new(repository, manifest, &tools, options).await?;
-    let live = into::groups(&target, &plan).await?;
-    if into::into_existing(&live, options)? {
-        return into::run(ctx, repository, manifest, info, options, &target, &plan, &live).await;
-    }
-    let plan = plan.attaching(&target).await?;
-    run(ctx, repository, manifest, info, options, &target, plan).await
+    Ok((target, plan))
 }
 
-async fn run(
-    ctx: &Context,
-    repository: &Repository,
-    manifest: &Manifest,
-    info: &ConnInfo,
-    options: &RestoreOptions,
-    target: &RestoreTarget,
-    plan: RestorePlan,
-) -> Result<RestoreReport> {
+/// A restore that has begun.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    ctx: &'a Context,
+    repository: &'a Repository,
+    manifest: &'a Manifest,
+    info: &'a ConnInfo,
+    options: &'a RestoreOptions,
+    target: &'a RestoreTarget,
+}
+
+impl Job<'_> {
+    /// Returns what an interrupted run of the same restore has done, and whether there was one.
+    fn resumed(&self, state: TargetState) -> Result<(HashSet<String>, bool)> {
+        let target = || self.info.target();
+        match state {
+            TargetState::Interrupted(items) => Ok((items, true)),
+            TargetState::Fresh => Ok((HashSet::new(), false)),
+            TargetState::OtherRestore(label) => Err(EngineError::OtherRestore { target: target(), label }),
+            TargetState::Occupied(tables) => Err(EngineError::TargetOccupied { target: target(), tables }),
+        }
+    }
+}
+
+async fn run(job: Job<'_>, plan: RestorePlan) -> Result<RestoreReport> {
+    let Job { ctx, manifest, info, options, target, .. } = job;
     let began = Instant::now();
     let target_name = info.target();
     let mut seconds = BTreeMap::new();
@@ -232,12 +262,7 @@ async fn run(
 
     let names = plan.created_tables();
     let state = target.state(&plan.label, (!plan.whole).then_some(names.as_slice())).await?;
-    let (done, continued) = match state {
-        TargetState::Interrupted(items) => (items, true),
-        TargetState::Fresh => (std::collections::HashSet::new(), false),
-        TargetState::OtherRestore(label) => return Err(EngineError::OtherRestore { target: target_name, label }),
-        TargetState::Occupied(tables) => return Err(EngineError::TargetOccupied { target: target_name, tables }),
-    };
+    let (done, continued) = job.resumed(state)?;
     if !options.no_owner || !options.no_privileges {
         let missing = target.missing_roles(&plan.roles).await?;
         if !missing.is_empty() {
@@ -264,7 +289,7 @@ async fn run(
         let columns = target.columns(&restored).await?;
         if options.content != Content::Schema {
             let source = LoadSource { datasets: &plan.datasets, objects: &plan.objects };
-            load_rows(ctx, repository, info, options, source, &columns, &done, &mut complete).await?;
+            load_rows(job, source, &columns, &done, &mut complete).await?;
             target.set_sequences(&plan.sequences).await?;
             target.set_identities(&plan.identities).await?;
         }
@@ -343,7 +368,7 @@ struct Completed {
 #[derive(Clone, Copy)]
 struct LoadSource<'a> {
     datasets: &'a [plan::PlannedDataset],
-    objects: &'a std::collections::HashMap<String, (u64, dozo_model::Sha256Digest)>,
+    objects: &'a Digests,
 }
 
 struct LoadItem {
@@ -353,15 +378,13 @@ struct LoadItem {
 }
 
 async fn load_rows(
-    ctx: &Context,
-    repository: &Repository,
-    info: &ConnInfo,
-    options: &RestoreOptions,
+    job: Job<'_>,
     source: LoadSource<'_>,
     columns: &[Option<TableColumns>],
-    done: &std::collections::HashSet<String>,
+    done: &HashSet<String>,
     complete: &mut Completed,
 ) -> Result<()> {
+    let Job { ctx, repository, info, options, .. } = job;
     for (dataset, columns) in source.datasets.iter().zip(columns) {
         if columns.is_none() {
             return Err(EngineError::NoTable(dataset.target.clone()));
@@ -394,11 +417,7 @@ async fn load_rows(
         let planned = &datasets[item.dataset];
         let part = &planned.dataset.parts[item.part];
         let fetched = handle.block_on(store.fetch(&part.object))?;
-        let expected = objects.get(&part.object);
-        if expected != Some(&(fetched.bytes, fetched.sha256)) {
-            let reason = "its size or sha256 is not that of the manifest".into();
-            return Err(EngineError::Damaged { object: part.object.clone(), reason });
-        }
+        objects.check(&part.object, fetched.bytes, fetched.sha256)?;
         let encode = |source| EngineError::Encode { object: part.object.clone(), source };
         let reader = open(fetched.data, &planned.dataset).map_err(encode)?;
         let batches = reader.rows(part.row_groups, batch_rows(&planned.dataset)).map_err(encode)?;
@@ -444,7 +463,7 @@ async fn run_entries(
     info: &ConnInfo,
     options: &RestoreOptions,
     entries: Vec<PlannedEntry>,
-    done: &std::collections::HashSet<String>,
+    done: &HashSet<String>,
 ) -> Result<()> {
     let left: Vec<PlannedEntry> = entries.into_iter().filter(|e| !done.contains(&e.item())).collect();
     let parallel = if left.iter().any(|e| e.in_order) { 1 } else { options.workers };

@@ -73,9 +73,35 @@ pub async fn list(ctx: &Context, repository: &Repository, source: Option<&Source
     let now = ctx.clock.now();
     let mut lines = Vec::new();
     for entry in repository.backups(source).await? {
-        let mut line = BackupLine {
-            source: entry.source.clone(),
-            id: entry.id.clone(),
+        let mut line = BackupLine::unknown(&entry.source, &entry.id);
+        match entry.state {
+            BackupState::Committed(m) => line = BackupLine::committed(&repository.record(m).await?, now),
+            BackupState::Uncommitted(intent) => {
+                line.started = intent.map(|i| i.started);
+                line.age_seconds = line.started.map(|s| now.duration_since(s).as_secs());
+            }
+            BackupState::Aborted => line.state = "aborted",
+            BackupState::Unreadable(why) => {
+                line.state = "unreadable";
+                line.note = Some(why);
+            }
+        }
+        lines.push(line);
+    }
+    in_order(&mut lines);
+    Ok(lines)
+}
+
+fn in_order(lines: &mut [BackupLine]) {
+    lines.sort_by(|a, b| (&a.source, a.id.second(), a.started).cmp(&(&b.source, b.id.second(), b.started)));
+}
+
+impl BackupLine {
+    /// A backup of which nothing but its place is known.
+    fn unknown(source: &SourceName, id: &BackupId) -> Self {
+        Self {
+            source: source.clone(),
+            id: id.clone(),
             state: "uncommitted",
             started: None,
             age_seconds: None,
@@ -89,38 +115,28 @@ pub async fn list(ctx: &Context, repository: &Repository, source: Option<&Source
             good: false,
             parent: None,
             note: None,
-        };
-        match entry.state {
-            BackupState::Committed(m) => {
-                let record = repository.record(m).await?;
-                let m = &record.manifest;
-                line.state = record.state();
-                line.good = record.good();
-                line.parent = m.parent.clone();
-                line.started = Some(m.started);
-                line.age_seconds = Some(now.duration_since(m.started).as_secs());
-                line.tables = m.datasets.len() as u64;
-                line.rows = m.rows();
-                line.bytes = m.stored_bytes();
-                line.verified = Repository::verified(&record.checks, VerifyLevel::Content).map(|c| (c.at, c.verdict));
-                line.findings = Repository::open_findings(&record.checks).len();
-                line.proven = proven(&record);
-                line.note = record.damaged.clone().or_else(|| (line.state == "suspect").then(|| losses_text(&m.losses)));
-            }
-            BackupState::Uncommitted(intent) => {
-                line.started = intent.map(|i| i.started);
-                line.age_seconds = line.started.map(|s| now.duration_since(s).as_secs());
-            }
-            BackupState::Aborted => line.state = "aborted",
-            BackupState::Unreadable(why) => {
-                line.state = "unreadable";
-                line.note = Some(why);
-            }
         }
-        lines.push(line);
     }
-    lines.sort_by(|a, b| (&a.source, a.id.second(), a.started).cmp(&(&b.source, b.id.second(), b.started)));
-    Ok(lines)
+
+    fn committed(record: &BackupRecord, now: Timestamp) -> Self {
+        let m = &record.manifest;
+        let state = record.state();
+        Self {
+            state,
+            good: record.good(),
+            parent: m.parent.clone(),
+            started: Some(m.started),
+            age_seconds: Some(now.duration_since(m.started).as_secs()),
+            tables: m.datasets.len() as u64,
+            rows: m.rows(),
+            bytes: m.stored_bytes(),
+            verified: Repository::verified(&record.checks, VerifyLevel::Content).map(|c| (c.at, c.verdict)),
+            findings: Repository::open_findings(&record.checks).len(),
+            proven: proven(record),
+            note: record.damaged.clone().or_else(|| (state == "suspect").then(|| losses_text(&m.losses))),
+            ..Self::unknown(&m.source, &m.id)
+        }
+    }
 }
 
 /// Sums up every source, also configured ones without a backup.
@@ -132,12 +148,11 @@ pub async fn status(ctx: &Context, repository: &Repository, configured: &[Source
     names.extend(configured.iter().cloned());
     names.sort();
     names.dedup();
-    let mut all = Vec::new();
+    let (now, mut all) = (ctx.clock.now(), Vec::new());
     for source in names {
-        let lines: Vec<BackupLine> = list(ctx, repository, Some(&source)).await?;
-        let committed: Vec<&BackupLine> =
-            lines.iter().filter(|l| ["complete", "suspect", "partial"].contains(&l.state)).collect();
         let history = repository.history(&source).await?;
+        let mut committed: Vec<BackupLine> = history.records.iter().map(|r| BackupLine::committed(r, now)).collect();
+        in_order(&mut committed);
         let objects: HashMap<&str, u64> =
             history.records.iter().flat_map(|r| &r.manifest.objects).map(|o| (o.key.as_str(), o.bytes)).collect();
         let copies: BTreeMap<String, usize> = match history.records.last() {
@@ -146,8 +161,8 @@ pub async fn status(ctx: &Context, repository: &Repository, configured: &[Source
         };
         all.push(SourceStatus {
             backups: committed.len(),
-            newest: committed.last().map(|l| (*l).clone()),
-            newest_good: committed.iter().rev().find(|l| l.good).map(|l| (*l).clone()),
+            newest: committed.last().cloned(),
+            newest_good: committed.iter().rev().find(|l| l.good).cloned(),
             bytes: objects.values().sum(),
             fewest_copies: copies.iter().min_by_key(|(_, n)| **n).map(|(t, n)| (t.clone(), *n)),
             copies,

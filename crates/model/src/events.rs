@@ -218,3 +218,17 @@ pub struct CheckEvent {
     /// Who ran it.
     pub operator: Operator,
 }
+
+impl CheckEvent {
+    /// Tells whether an object could not be looked at: then it stands in `not_run` as `key: why`.
+    #[must_use]
+    pub fn could_not_read(&self, key: &str) -> bool {
+        self.not_run.iter().any(|line| line.strip_prefix(key).is_some_and(|rest| rest.starts_with(':')))
+    }
+
+    /// Tells whether this check has looked at an object of its backup by itself.
+    #[must_use]
+    pub fn has_read(&self, key: &str) -> bool {
+        !self.could_not_read(key) && !self.skipped.iter().any(|s| s.object == key)
+    }
+}

@@ -13,13 +13,20 @@ use tokio_util::sync::CancellationToken;
 use crate::conninfo::ConnInfo;
 use crate::copy::SIGNATURE;
 use crate::error::{PgError, query_error};
-use crate::reader::current_thread;
 use crate::session::Session;
 use crate::sql;
 use crate::target::{PROGRESS_INSERT, WORKER_LOCK};
 
 /// Bytes in one CopyData message.
 const FRAME: usize = 512 << 10;
+
+/// Makes a runtime for one connection on the calling thread.
+fn current_thread() -> Result<Runtime, PgError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| PgError::Lost { what: "starting a worker".into(), source: e.into() })
+}
 
 /// One connection that loads.
 #[derive(Debug)]

@@ -7,12 +7,14 @@
 //! depends on the table stays; foreign keys hold, and no `ON DELETE` action touches a row of another table. *Crash behaviour*:
 //! before the commit the live tables are as they were; the next run continues with the side tables. What cannot go in is dropped.
 
+use std::collections::HashMap;
+
 use dozo_model::{Column, ErrorClass, Explain, Fingerprint, QualifiedName, SequenceValue, quote_ident, quote_literal};
 
 use crate::error::PgError;
-use crate::inspect::{self, TypeCatalog};
+use crate::inspect::{self, TableInfo, TypeCatalog};
 use crate::session::Session;
-use crate::sql::{Rows, fingerprint_of};
+use crate::sql::{Rows, fingerprint_of, predicate};
 use crate::target::RestoreTarget;
 
 /// What becomes of rows that are there.
@@ -81,48 +83,34 @@ pub struct LiveTable {
 }
 
 impl RestoreTarget {
-    /// Looks at a live table that is to take rows with these columns; `None` when there is no such table.
+    /// Looks at live tables that are to take rows with these columns; `None` for one that is not there. The catalogs are read
+    /// once for all of them.
     ///
     /// # Errors
     /// What the server says.
-    pub async fn live_table(&self, name: &QualifiedName, columns: &[Column]) -> Result<Option<LiveTable>, PgError> {
+    pub async fn live_tables(&self, wanted: &[(QualifiedName, &[Column])]) -> Result<Vec<Option<LiveTable>>, PgError> {
         let session = self.session();
         let tables = inspect::tables(session).await?;
-        let Some(table) = tables.iter().find(|t| &t.name == name && matches!(t.kind, 'r' | 'p')) else { return Ok(None) };
-        let types = TypeCatalog::load(session, self.facts.money_scale).await?;
-        let found = inspect::columns(session, &types, &[table]).await?.remove(&table.oid).unwrap_or_default().columns;
-        let mut differences = Vec::new();
-        for column in columns.iter().filter(|c| !c.generated) {
-            match found.iter().find(|c| c.name == column.name) {
-                None => differences.push(format!("{} {} is missing", column.name, column.type_name)),
-                Some(live) if live.generated => differences.push(format!("{} is generated", column.name)),
-                Some(live) if (&live.wire, &live.labels) != (&column.wire, &column.labels) => {
-                    differences.push(format!("{} is {} instead of {}", column.name, live.type_name, column.type_name));
-                }
-                Some(_) => {}
-            }
+        let named: HashMap<&QualifiedName, &TableInfo> =
+            tables.iter().filter(|t| matches!(t.kind, 'r' | 'p')).map(|t| (&t.name, t)).collect();
+        let there: Vec<&TableInfo> = wanted.iter().filter_map(|(name, _)| named.get(name).copied()).collect();
+        if there.is_empty() {
+            return Ok(vec![None; wanted.len()]);
         }
-        let extra = found.iter().filter(|c| !c.generated && !columns.iter().any(|o| o.name == c.name));
-        differences.extend(extra.map(|c| format!("{} {} is not in the backup", c.name, c.type_name)));
-        let sql = "SELECT rulename::text FROM pg_rewrite WHERE ev_class = $1 AND rulename <> '_RETURN'";
-        let rules = session.query("looking for rules", sql, &[&table.oid]).await?;
-        differences.extend(rules.iter().map(|r| format!("its rule {} would act on the rows", r.get::<_, String>(0))));
-        let key = inspect::primary_keys(session).await?.remove(&table.oid).unwrap_or_default();
-        let below = |t: &&inspect::TableInfo| t.oid == table.oid || t.root.as_ref().is_some_and(|(oid, _)| *oid == table.oid);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate, never negative")]
-        let rows_estimate = tables.iter().filter(below).filter(|t| t.has_rows()).map(|t| t.rows_estimate.max(0.0) as u64).sum();
-        let of_kind = |kind: char| {
-            let leaves = tables.iter().filter(below).filter(|t| t.oid != table.oid && t.kind == kind);
-            leaves.map(|t| t.name.clone()).collect()
+        let types = TypeCatalog::load(session, self.facts.money_scale).await?;
+        let columns = inspect::columns(session, &types, &there).await?;
+        let keys = inspect::primary_keys(session).await?;
+        let oids: Vec<u32> = there.iter().map(|t| t.oid).collect();
+        let sql = "SELECT ev_class, rulename::text FROM pg_rewrite WHERE ev_class = ANY($1) AND rulename <> '_RETURN'";
+        let rules: Vec<(u32, String)> =
+            session.query("looking for rules", sql, &[&oids]).await?.iter().map(|r| (r.get(0), r.get(1))).collect();
+        let live = |(name, stored): &(QualifiedName, &[Column])| {
+            let table = named.get(name)?;
+            let found = columns.get(&table.oid).map_or(&[][..], |c| &c.columns);
+            let rules = rules.iter().filter(|(oid, _)| *oid == table.oid).map(|(_, rule)| rule.as_str());
+            Some(live_table(table, &tables, found, keys.get(&table.oid), rules, stored))
         };
-        Ok(Some(LiveTable {
-            key,
-            differences,
-            rows_estimate,
-            partitioned: table.kind == 'p',
-            leaves: of_kind('r'),
-            foreign_leaves: of_kind('f'),
-        }))
+        Ok(wanted.iter().map(live).collect())
     }
 
     /// Makes the table of progress and empty side tables, in one transaction. A predicate is tried on each of them.
@@ -135,14 +123,13 @@ impl RestoreTarget {
             // Left by somebody who dropped the table of progress only.
             statements.push(format!("DROP TABLE IF EXISTS {}", table.side.sql()));
             // An unlogged copy of the columns, without defaults and constraints.
-            let columns: Vec<String> = table.columns.iter().map(|c| quote_ident(&c.name)).collect();
             statements.push(format!(
                 "CREATE UNLOGGED TABLE {} AS SELECT {} FROM {} WITH NO DATA",
                 table.side.sql(),
-                columns.join(", "),
+                names(&table.columns).join(", "),
                 table.live.sql()
             ));
-            statements.extend(filter.map(|filter| format!("SELECT FROM {} WHERE ({filter}\n)", table.side.sql())));
+            statements.extend(filter.map(|f| format!("SELECT FROM {} WHERE {}", table.side.sql(), predicate(f))));
         }
         self.begin_progress(label, &statements).await
     }
@@ -209,6 +196,46 @@ impl RestoreTarget {
             self.session().batch("dropping a side table", &format!("DROP TABLE IF EXISTS {}", table.side.sql())).await?;
         }
         self.drop_progress().await
+    }
+}
+
+/// Compares one live table with the columns that are stored for it.
+fn live_table<'a>(
+    table: &TableInfo,
+    tables: &[TableInfo],
+    found: &[Column],
+    key: Option<&Vec<String>>,
+    rules: impl Iterator<Item = &'a str>,
+    stored: &[Column],
+) -> LiveTable {
+    let mut differences = Vec::new();
+    for column in stored.iter().filter(|c| !c.generated) {
+        match found.iter().find(|c| c.name == column.name) {
+            None => differences.push(format!("{} {} is missing", column.name, column.type_name)),
+            Some(live) if live.generated => differences.push(format!("{} is generated", column.name)),
+            Some(live) if (&live.wire, &live.labels) != (&column.wire, &column.labels) => {
+                differences.push(format!("{} is {} instead of {}", column.name, live.type_name, column.type_name));
+            }
+            Some(_) => {}
+        }
+    }
+    let extra = found.iter().filter(|c| !c.generated && !stored.iter().any(|o| o.name == c.name));
+    differences.extend(extra.map(|c| format!("{} {} is not in the backup", c.name, c.type_name)));
+    differences.extend(rules.map(|rule| format!("its rule {rule} would act on the rows")));
+    let below = |t: &&TableInfo| t.oid == table.oid || t.root.as_ref().is_some_and(|(oid, _)| *oid == table.oid);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate, never negative")]
+    let rows_estimate = tables.iter().filter(below).filter(|t| t.has_rows()).map(|t| t.rows_estimate.max(0.0) as u64).sum();
+    let of_kind = |kind: char| {
+        let leaves = tables.iter().filter(below).filter(|t| t.oid != table.oid && t.kind == kind);
+        leaves.map(|t| t.name.clone()).collect()
+    };
+    LiveTable {
+        key: key.cloned().unwrap_or_default(),
+        differences,
+        rows_estimate,
+        partitioned: table.kind == 'p',
+        leaves: of_kind('r'),
+        foreign_leaves: of_kind('f'),
     }
 }
 
@@ -321,8 +348,7 @@ fn names(columns: &[Column]) -> Vec<String> {
 
 /// The stored rows that are wanted, as a subquery `s`.
 fn side(table: &MergeTable, filter: Option<&str>) -> String {
-    // A line break ends a comment that the predicate may end with.
-    let filter = filter.map(|f| format!(" WHERE ({f}\n)")).unwrap_or_default();
+    let filter = filter.map(|f| format!(" WHERE {}", predicate(f))).unwrap_or_default();
     format!("(SELECT * FROM {}{filter}) s", table.side.sql())
 }
 
@@ -333,7 +359,7 @@ fn same_key(table: &MergeTable) -> String {
 /// Which live rows go, as a condition on `l`: those in scope that have no stored row of their key, whatever the predicate says
 /// about that one.
 fn gone(table: &MergeTable, filter: Option<&str>) -> String {
-    let mut conditions: Vec<String> = filter.map(|f| format!("({f}\n)")).into_iter().collect();
+    let mut conditions: Vec<String> = filter.map(predicate).into_iter().collect();
     if !table.key.is_empty() {
         conditions.push(format!("NOT EXISTS (SELECT FROM {} WHERE {})", side(table, None), same_key(table)));
     }
@@ -347,7 +373,6 @@ fn delete_sql(table: &MergeTable, filter: Option<&str>) -> String {
 /// Updates rows whose bytes differ: images of rows are compared, so that 1.0 is not 1.00. In scope is a key whose live or
 /// whose stored row satisfies the predicate.
 fn update_sql(table: &MergeTable, filter: Option<&str>, always: &[String]) -> Option<String> {
-    let columns = || table.columns.iter().map(|c| quote_ident(&c.name));
     let set: Vec<String> = table
         .columns
         .iter()
@@ -357,9 +382,9 @@ fn update_sql(table: &MergeTable, filter: Option<&str>, always: &[String]) -> Op
     if set.is_empty() {
         return None;
     }
-    let of = |alias: &str| columns().map(|c| format!("{alias}.{c}")).collect::<Vec<_>>().join(", ");
+    let of = |alias: &str| names(&table.columns).iter().map(|c| format!("{alias}.{c}")).collect::<Vec<_>>().join(", ");
     let scope = filter.map(|f| {
-        let place = |of: &str| format!("(SELECT tableoid, ctid FROM {of} WHERE ({f}\n))");
+        let place = |of: &str| format!("(SELECT tableoid, ctid FROM {of} WHERE {})", predicate(f));
         format!(" AND ((s.tableoid, s.ctid) IN {} OR (l.tableoid, l.ctid) IN {})", place(&table.side.sql()), place(&table.own()))
     });
     Some(format!(

@@ -5,7 +5,6 @@
 use std::collections::{HashMap, HashSet};
 
 use dozo_model::{BlockRange, Column, Fingerprint, QualifiedName, RowVersions};
-use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use crate::codec::WireError;
@@ -200,14 +199,6 @@ impl SnapshotWorker {
 
 fn unexpected(what: String) -> PgError {
     PgError::Query { what, reason: "an answer of another form".into(), sqlstate: String::new() }
-}
-
-/// Makes a runtime for one connection on the calling thread.
-pub(crate) fn current_thread() -> Result<Runtime, PgError> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| PgError::Lost { what: "starting a worker".into(), source: e.into() })
 }
 
 struct CopyReader<'a> {

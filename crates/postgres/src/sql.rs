@@ -119,12 +119,16 @@ impl Rows<'_> {
             Self::Tree => table.sql(),
             Self::Own => format!("ONLY {}", table.sql()),
             Self::Blocks(blocks) => format!("ONLY {}{}", table.sql(), block_filter(blocks)),
-            // A line break ends a comment that the predicate may end with.
             Self::Where { only, filter } => {
-                format!("{}{} WHERE ({filter}\n)", if only { "ONLY " } else { "" }, table.sql())
+                format!("{}{} WHERE {}", if only { "ONLY " } else { "" }, table.sql(), predicate(filter))
             }
         }
     }
+}
+
+/// Writes a person's predicate so that it stays one: a line break ends a comment that it may end with.
+pub(crate) fn predicate(filter: &str) -> String {
+    format!("({filter}\n)")
 }
 
 /// Writes the expression for a row's bytes.

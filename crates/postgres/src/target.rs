@@ -14,6 +14,7 @@ use crate::error::PgError;
 use crate::inspect::{self, TableColumns, TypeCatalog};
 use crate::script::Entry;
 use crate::session::{ServerFacts, Session};
+use crate::sql::predicate;
 
 /// Advisory lock of the one restore that may run: `dozo` in ASCII, 1.
 const RESTORE_LOCK: i64 = 0x646f_7a6f_0000_0001;
@@ -154,7 +155,7 @@ impl RestoreTarget {
             self.create_in_transaction(label, entries, tolerated).await?;
             let (tables, filter) = probe.unwrap_or_default();
             for table in tables {
-                let sql = format!("SELECT FROM {} WHERE ({filter}\n)", table.sql());
+                let sql = format!("SELECT FROM {} WHERE {}", table.sql(), predicate(filter));
                 session.batch(&format!("trying the predicate on {table}"), &sql).await?;
             }
             Ok(())
@@ -246,7 +247,7 @@ impl RestoreTarget {
         let work = async {
             let mut gone = 0;
             for table in tables {
-                let sql = format!("DELETE FROM ONLY {} WHERE ({filter}\n) IS NOT TRUE", table.sql());
+                let sql = format!("DELETE FROM ONLY {} WHERE {} IS NOT TRUE", table.sql(), predicate(filter));
                 gone += session.execute(&format!("{what} of {table}"), &sql).await?;
             }
             session.query(what, PROGRESS_INSERT, &[&item]).await?;

@@ -7,7 +7,7 @@
 mod postgres;
 mod s3;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use postgres::{Cluster, ClusterOptions, Database, shared};
 pub use s3::{S3Server, shared_s3};
@@ -51,7 +51,9 @@ pub fn majors() -> Vec<u32> {
 /// Returns the project's root folder.
 #[must_use]
 pub fn root() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).canonicalize().expect("the project's folder exists")
+    // Asked at run time: checkouts that share a target folder share this compiled crate, too.
+    let crate_folder = std::env::var_os("CARGO_MANIFEST_DIR").expect("tests are run by cargo");
+    Path::new(&crate_folder).join("../..").canonicalize().expect("the project's folder exists")
 }
 
 /// Returns a free port on 127.0.0.1.

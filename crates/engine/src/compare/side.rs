@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
+use crate::intact::Digests;
 use crate::verify::{batch_rows, open};
 use crate::workers::Workers;
 use crate::{EngineError, Result};
@@ -57,7 +58,7 @@ pub(super) struct Side {
     pub(super) unreadable: Vec<String>,
     live: Option<(ConnInfo, Coordinator)>,
     /// Size and digest of each stored object.
-    objects: HashMap<String, (u64, dozo_model::Sha256Digest)>,
+    objects: Digests,
 }
 
 impl Side {
@@ -110,7 +111,13 @@ impl Side {
             let why = if t.row_security { "row-level security hides rows" } else { "permission denied" };
             format!("{} in {} ({why})", t.name, info.target())
         }));
-        Ok(Self { label: info.target(), tables, unreadable, live: Some((info.clone(), coordinator)), objects: HashMap::new() })
+        Ok(Self {
+            label: info.target(),
+            tables,
+            unreadable,
+            live: Some((info.clone(), coordinator)),
+            objects: Digests::default(),
+        })
     }
 
     fn stored(manifest: &Manifest) -> Self {
@@ -129,8 +136,7 @@ impl Side {
             view.leaves.push(Arc::new(Leaf { name: dataset.name.clone(), rows: LeafRows::Stored(Box::new(dataset.clone())) }));
         }
         let lost = manifest.left_out.iter().filter(|l| l.error).map(|l| format!("{} in {label} ({})", l.name, l.reason));
-        let objects = manifest.objects.iter().map(|o| (o.key.clone(), (o.bytes, o.sha256))).collect();
-        Self { unreadable: lost.collect(), label, tables, live: None, objects }
+        Self { unreadable: lost.collect(), label, tables, live: None, objects: Digests::of(manifest) }
     }
 
     /// Makes sure that what was seen through the snapshot can be believed.
@@ -173,7 +179,7 @@ pub(super) struct Pool<'a> {
     ctx: &'a Context,
     repository: Option<Repository>,
     live: [Option<(ConnInfo, String)>; 2],
-    objects: Arc<[HashMap<String, (u64, dozo_model::Sha256Digest)>; 2]>,
+    objects: Arc<[Digests; 2]>,
     workers: usize,
 }
 
@@ -242,7 +248,7 @@ fn ask_live(worker: &mut SnapshotWorker, table: &LockedTable, item: &Item) -> Re
 fn ask_stored(
     repository: &Repository,
     handle: &Handle,
-    objects: &HashMap<String, (u64, dozo_model::Sha256Digest)>,
+    objects: &Digests,
     dataset: &Dataset,
     item: &Item,
     cancel: &CancellationToken,
@@ -261,10 +267,7 @@ fn ask_stored(
     let mut digester = RowDigester::default();
     for part in &dataset.parts {
         let fetched = handle.block_on(repository.store().fetch(&part.object))?;
-        if objects.get(&part.object) != Some(&(fetched.bytes, fetched.sha256)) {
-            let reason = "its size or sha256 is not that of the manifest".into();
-            return Err(EngineError::Damaged { object: part.object.clone(), reason });
-        }
+        objects.check(&part.object, fetched.bytes, fetched.sha256)?;
         let encode = |source| EngineError::Encode { object: part.object.clone(), source };
         let reader = open(fetched.data, dataset).map_err(encode)?;
         for batch in reader.rows(part.row_groups, batch_rows(dataset)).map_err(encode)? {

@@ -7,13 +7,11 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use dozo_catalog::Repository;
 use dozo_model::{ErrorClass, Explain, Fingerprint, Manifest, QualifiedName, SequenceValue, Stage};
-use dozo_postgres::{ConnInfo, LiveTable, MergeMode, MergeTable, RestoreTarget, TargetState};
+use dozo_postgres::{LiveTable, MergeMode, MergeTable, RestoreTarget};
 
 use super::plan::{PlannedDataset, RestorePlan};
-use super::{Completed, Existing, LoadSource, RestoreOptions, RestoreReport, RestoredTable, load_rows};
-use crate::context::Context;
+use super::{Completed, Existing, Job, LoadSource, RestoreOptions, RestoreReport, RestoredTable, load_rows};
 use crate::{EngineError, Result};
 
 /// Tables that get rows: the live table, what is stored for it, and what stands there.
@@ -37,12 +35,9 @@ pub(super) async fn groups(target: &RestoreTarget, plan: &RestorePlan) -> Result
         let live = plan.top_of(&planned.dataset).unwrap_or_else(|| planned.target.clone());
         by_live.entry(live).or_default().push(planned.clone());
     }
-    let mut groups = Vec::new();
-    for (live, datasets) in by_live {
-        let found = target.live_table(&live, &datasets[0].dataset.columns).await?;
-        groups.push(Group { live, datasets, found });
-    }
-    Ok(groups)
+    let wanted: Vec<_> = by_live.iter().map(|(live, d)| (live.clone(), d[0].dataset.columns.as_slice())).collect();
+    let found = target.live_tables(&wanted).await?;
+    Ok(by_live.into_iter().zip(found).map(|((live, datasets), found)| Group { live, datasets, found }).collect())
 }
 
 /// Tells whether rows go into existing tables. All of them must be there, or none.
@@ -68,51 +63,16 @@ pub(super) fn into_existing(groups: &[Group], options: &RestoreOptions) -> Resul
 
 /// Runs it. Side tables that do not hold what an interrupted run noted (they are not logged: a crash of the server empties
 /// them) are made anew, once.
-pub(super) async fn run(
-    ctx: &Context,
-    repository: &Repository,
-    manifest: &Manifest,
-    info: &ConnInfo,
-    options: &RestoreOptions,
-    target: &RestoreTarget,
-    plan: &RestorePlan,
-    groups: &[Group],
-) -> Result<RestoreReport> {
-    match attempt(ctx, repository, manifest, info, options, target, plan, groups).await {
-        Err((EngineError::SideDiffers { .. }, true)) => {
-            attempt(ctx, repository, manifest, info, options, target, plan, groups).await.map_err(|(e, _)| e)
-        }
-        done => done.map_err(|(e, _)| e),
+pub(super) async fn run(job: Job<'_>, plan: &RestorePlan, groups: &[Group]) -> Result<RestoreReport> {
+    let mut continued = false;
+    match exchange(job, plan, groups, &mut continued).await {
+        Err(EngineError::SideDiffers { .. }) if continued => exchange(job, plan, groups, &mut false).await,
+        done => done,
     }
 }
 
-/// Says with an error whether an interrupted run was continued.
-async fn attempt(
-    ctx: &Context,
-    repository: &Repository,
-    manifest: &Manifest,
-    info: &ConnInfo,
-    options: &RestoreOptions,
-    target: &RestoreTarget,
-    plan: &RestorePlan,
-    groups: &[Group],
-) -> std::result::Result<RestoreReport, (EngineError, bool)> {
-    let mut continued = false;
-    let done = exchange(ctx, repository, manifest, info, options, target, plan, groups, &mut continued).await;
-    done.map_err(|e| (e, continued))
-}
-
-async fn exchange(
-    ctx: &Context,
-    repository: &Repository,
-    manifest: &Manifest,
-    info: &ConnInfo,
-    options: &RestoreOptions,
-    target: &RestoreTarget,
-    plan: &RestorePlan,
-    groups: &[Group],
-    continued: &mut bool,
-) -> Result<RestoreReport> {
+async fn exchange(job: Job<'_>, plan: &RestorePlan, groups: &[Group], continued: &mut bool) -> Result<RestoreReport> {
+    let Job { ctx, manifest, info, options, target, .. } = job;
     let began = Instant::now();
     let mode = if options.existing == Existing::Replace { MergeMode::Replace } else { MergeMode::Append };
     let filter = options.filter.as_deref();
@@ -140,15 +100,8 @@ async fn exchange(
         });
     }
     let label = format!("{} into existing tables, {}{}", plan.label, options.existing.word(), filter.unwrap_or_default());
-    let done = match target.state(&label, Some(&[])).await? {
-        TargetState::Interrupted(items) => {
-            *continued = true;
-            items
-        }
-        TargetState::Fresh => std::collections::HashSet::new(),
-        TargetState::OtherRestore(label) => return Err(EngineError::OtherRestore { target: info.target(), label }),
-        TargetState::Occupied(tables) => return Err(EngineError::TargetOccupied { target: info.target(), tables }),
-    };
+    let done;
+    (done, *continued) = job.resumed(target.state(&label, Some(&[])).await?)?;
     if !*continued {
         target.create_sides(&label, &tables, filter).await?;
     }
@@ -159,7 +112,7 @@ async fn exchange(
         let sides: Vec<QualifiedName> = loads.iter().map(|d| d.target.clone()).collect();
         let columns = target.columns(&sides).await?;
         let source = LoadSource { datasets: &loads, objects: &plan.objects };
-        load_rows(ctx, repository, info, options, source, &columns, &done, &mut complete).await?;
+        load_rows(job, source, &columns, &done, &mut complete).await?;
         seconds.insert("data".to_owned(), stage.elapsed().as_secs_f64());
         let stage = Instant::now();
         ctx.progress.stage(Stage::Verify, tables.iter().map(|t| t.stored.rows).sum(), 0);

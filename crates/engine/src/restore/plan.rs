@@ -7,6 +7,7 @@ use dozo_model::{Dataset, Fingerprint, Manifest, MaterializedView, QualifiedName
 use dozo_postgres::{Entry, PgTools, Renames, SchemaScript, Section, rewrite_entry};
 
 use super::{RestoreOptions, RestoredTable};
+use crate::intact::Digests;
 use crate::select::Patterns;
 use crate::{EngineError, Result};
 
@@ -66,7 +67,7 @@ pub(crate) struct RestorePlan {
     /// Tables that cannot be made: the restore is partial.
     pub(crate) unmade: usize,
     /// Size and digest of each object.
-    pub(crate) objects: HashMap<String, (u64, Sha256Digest)>,
+    pub(crate) objects: Digests,
     /// Roots of trees that were chosen as a whole, and their names in the target.
     tops: HashMap<QualifiedName, QualifiedName>,
     renamed: bool,
@@ -81,16 +82,10 @@ impl RestorePlan {
         tools: &PgTools,
         options: &RestoreOptions,
     ) -> Result<Self> {
-        let objects: HashMap<String, (u64, Sha256Digest)> =
-            manifest.objects.iter().map(|o| (o.key.clone(), (o.bytes, o.sha256))).collect();
+        let objects = Digests::of(manifest);
         let key = &manifest.files.schema_dump;
         let dump = repository.store().get(key).await?;
-        if objects.get(key) != Some(&(dump.len() as u64, Sha256Digest::of(&dump))) {
-            return Err(EngineError::Damaged {
-                object: key.clone(),
-                reason: "its size or sha256 is not that of the manifest".into(),
-            });
-        }
+        objects.check(key, dump.len() as u64, Sha256Digest::of(&dump))?;
         let mut flags = Vec::new();
         for (on, flag) in [
             (options.no_owner || options.role.is_some(), "--no-owner"),

@@ -2,12 +2,11 @@
 
 use dozo_catalog::Repository;
 use dozo_model::{Manifest, QualifiedName};
-use dozo_postgres::{ConnInfo, PgTools, RestoreTarget};
+use dozo_postgres::ConnInfo;
 use serde::Serialize;
 
-use super::plan::RestorePlan;
-use super::{Existing, RestoreOptions, check_options, into};
-use crate::{EngineError, Result};
+use super::{Existing, RestoreOptions, check_options, into, opened};
+use crate::Result;
 
 /// Bytes that a heap takes for each COPY byte of a row, with its indexes: measured on the sample database.
 const HEAP_FACTOR: f64 = 1.6;
@@ -61,11 +60,7 @@ pub async fn preview(
     options: &RestoreOptions,
 ) -> Result<RestorePreview> {
     check_options(options)?;
-    let Some(target) = RestoreTarget::open(info, options.role.as_deref()).await? else {
-        return Err(EngineError::RestoreRunning { target: info.target() });
-    };
-    let tools = PgTools::find(&options.pg_tools, manifest.server.version_num.max(manifest.dump_version * 10_000)).await?;
-    let plan = RestorePlan::new(repository, manifest, &tools, options).await?;
+    let (target, plan) = opened(repository, manifest, info, options).await?;
     let groups = into::groups(&target, &plan).await?;
     let mut obstacles = Vec::new();
     let merging = into::into_existing(&groups, options).unwrap_or_else(|e| {
@@ -112,7 +107,7 @@ pub async fn preview(
         target: info.target(),
         rows: tables.iter().map(|t| t.rows).sum(),
         tables,
-        bytes_to_fetch: plan.objects.iter().filter(|(key, _)| used.contains(key.as_str())).map(|(_, (bytes, _))| bytes).sum(),
+        bytes_to_fetch: used.into_iter().filter_map(|key| plan.objects.bytes(key)).sum(),
         bytes_on_target: on_target,
         seconds,
         obstacles,
