@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow_array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
-use dozo_model::{Column, NumericMod, PgType, Sha256Digest};
+use dozo_model::{Column, NumericMod, PgType, Profile, Sha256Digest};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -138,7 +138,7 @@ impl<S: PartSink> Pending<S> {
             .set_key_value_metadata(Some(metadata));
         for (i, column) in self.columns.iter().enumerate() {
             let path = || ColumnPath::from(column.parquet_name.clone());
-            if let Some(encoding) = plain_encoding(&column.wire) {
+            if let Some(encoding) = plain_encoding(column) {
                 properties = properties.set_column_encoding(path(), encoding);
             }
             let habit = habit(&self.batches, i);
@@ -249,11 +249,19 @@ fn write_error(error: ParquetError) -> EncodeError {
 }
 
 /// The encoding where a dictionary does not pay, from the start or later; `None` = PLAIN.
-fn plain_encoding(wire: &PgType) -> Option<Encoding> {
-    match wire {
-        PgType::Int2 | PgType::Int4 | PgType::Int8 | PgType::Oid | PgType::Date | PgType::Timestamp | PgType::Timestamptz => {
-            Some(Encoding::DELTA_BINARY_PACKED)
-        }
+fn plain_encoding(column: &Column) -> Option<Encoding> {
+    match &column.wire {
+        PgType::Uuid if column.profile == Profile::Native => None,
+        PgType::Time if column.profile == Profile::Native => Some(Encoding::DELTA_BINARY_PACKED),
+        PgType::Int2
+        | PgType::Int4
+        | PgType::Int8
+        | PgType::Oid
+        | PgType::Xid
+        | PgType::Cid
+        | PgType::Date
+        | PgType::Timestamp
+        | PgType::Timestamptz => Some(Encoding::DELTA_BINARY_PACKED),
         PgType::Numeric(Some(m)) => match NumericMod::decimal(*m) {
             Some((p, _)) if p <= 18 => Some(Encoding::DELTA_BINARY_PACKED),
             Some(_) => None,
@@ -271,8 +279,29 @@ fn plain_encoding(wire: &PgType) -> Option<Encoding> {
         | PgType::Uuid
         | PgType::Json
         | PgType::Jsonb
+        | PgType::Inet
+        | PgType::Cidr
+        | PgType::Macaddr
+        | PgType::Macaddr8
+        | PgType::Bit
+        | PgType::Varbit
+        | PgType::Citext
+        | PgType::Geometry { .. }
+        | PgType::AsText
+        | PgType::Raw(_)
         | PgType::Enum => Some(Encoding::DELTA_LENGTH_BYTE_ARRAY),
-        PgType::Bool | PgType::Float4 | PgType::Float8 | PgType::Money { .. } | PgType::Interval | PgType::Array(_) => None,
+        PgType::Bool
+        | PgType::Float4
+        | PgType::Float8
+        | PgType::Money { .. }
+        // Of several leaf columns.
+        | PgType::Interval
+        | PgType::Array(_)
+        | PgType::DomainArray(_)
+        | PgType::Composite(_)
+        | PgType::Hstore
+        | PgType::Vector
+        | PgType::Sparsevec => None,
     }
 }
 

@@ -248,7 +248,7 @@ impl Run<'_> {
             let reason = "subscription: its connection text holds a password".into();
             left_out.push(LeftOut { name: QualifiedName::new("pg_subscription", name), reason, error: false, needed_by: vec![] });
         }
-        let plan = Plan::new(&coordinator, Budget::new(source.memory.0, source.workers)).await?;
+        let plan = Plan::new(&coordinator, source, Budget::new(source.memory.0, source.workers)).await?;
         if plan.tables.is_empty() && coordinator.tables.iter().any(dozo_postgres::TableInfo::has_rows) {
             let why = left_out.first().map(|l| format!("{}: {}", l.name, l.reason)).unwrap_or_default();
             return Err(EngineError::NothingToBackUp { source_name: source.name.to_string(), why });

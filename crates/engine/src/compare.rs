@@ -208,7 +208,7 @@ async fn run(
 fn pair<'a>(name: &QualifiedName, a: &'a TableView, b: &'a TableView) -> Pair<'a> {
     let mut found = TableComparison { table: name.to_string(), verdict: "equal", ..TableComparison::default() };
     let (mut left, mut right) = (Vec::new(), Vec::new());
-    let data = |view: &'a TableView| view.columns.iter().filter(|c| !c.generated);
+    let data = |view: &'a TableView| view.columns.iter().filter(|c| c.loaded());
     for column in data(a) {
         match data(b).find(|c| c.name == column.name) {
             None => found.columns.push(format!("{} {} is only in the first", column.name, column.type_name)),

@@ -44,6 +44,12 @@ pub enum EngineError {
         /// Where.
         place: String,
     },
+    /// Texts of a database that does not know its encoding, where these are to be refused.
+    #[error("the database has no encoding (SQL_ASCII), and these columns hold texts: {}", columns.join(", "))]
+    UnknownEncoding {
+        /// All of them.
+        columns: Vec<String>,
+    },
     /// A name is not valid.
     #[error(transparent)]
     Name(#[from] IdError),
@@ -203,6 +209,7 @@ impl Explain for EngineError {
             | Self::LowSpace { .. }
             | Self::Hook { .. }
             | Self::NotSuspect { .. }
+            | Self::UnknownEncoding { .. }
             | Self::NothingToBackUp { .. } => ErrorClass::Failed,
             Self::Blocking { .. } => ErrorClass::Transient,
             Self::RestoreRunning { .. } => ErrorClass::Conflict,
@@ -241,6 +248,7 @@ impl Explain for EngineError {
             Self::Name(_) => "DOZO-E6019",
             Self::TableDiffers { .. } => "DOZO-E6020",
             Self::SideDiffers { .. } => "DOZO-E6021",
+            Self::UnknownEncoding { .. } => "DOZO-E6022",
             Self::Cancelled => "DOZO-E6010",
             Self::Internal(_) => "DOZO-E6099",
         }
@@ -279,6 +287,9 @@ impl Explain for EngineError {
             Self::LowSpace { .. } => "make room (dozo gc plan shows what belongs to no backup), or lower min-free".into(),
             Self::Hook { .. } => "run the command by hand".into(),
             Self::NotSuspect { .. } => "dozo list".into(),
+            Self::UnknownEncoding { .. } => {
+                "unknown-encoding = \"binary\" keeps them as bytes; or leave the tables out with exclude = [\"schema.table\"]".into()
+            }
             Self::TableDiffers { .. } => "restore beside it with --beside, and move the rows by SQL".into(),
             Self::Name(_) => "give the database a source of its own, with a short name".into(),
             Self::Cancelled => return None,

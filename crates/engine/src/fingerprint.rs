@@ -1,8 +1,8 @@
 //! `fingerprint`: what Postgres itself says about live tables.
 
-use dozo_model::{Fingerprint, QualifiedName};
+use dozo_model::{Column, Fingerprint, Profile, QualifiedName};
 use dozo_postgres::{
-    ConnInfo, FINGERPRINT_SETTINGS, Session, TableColumns, TableInfo, TypeCatalog, columns, fingerprint_sql, tables,
+    ConnInfo, Session, TableInfo, TypeCatalog, TypeOptions, columns, fingerprint_settings, fingerprint_sql, tables,
 };
 use serde::Serialize;
 
@@ -29,7 +29,7 @@ pub struct FingerprintReport {
     pub tables: Vec<FingerprintLine>,
 }
 
-async fn chosen(session: &Session, patterns: &[String]) -> Result<Vec<(TableInfo, TableColumns)>> {
+async fn chosen(session: &Session, patterns: &[String]) -> Result<Vec<(TableInfo, Vec<Column>)>> {
     let patterns = Patterns::new(patterns)?;
     let facts = session.facts().await?;
     let all = tables(session).await?;
@@ -40,8 +40,8 @@ async fn chosen(session: &Session, patterns: &[String]) -> Result<Vec<(TableInfo
         .filter(|t| matches!(t.kind, 'r' | 'p') && t.extension.is_none())
         .filter(|t| if patterns.is_empty() { t.root.is_none() } else { patterns.matching(&t.name, None).is_some() })
         .collect();
-    let types = TypeCatalog::load(session, facts.money_scale).await?;
-    let mut found = columns(session, &types, &wanted).await?;
+    let types = TypeCatalog::load(session, TypeOptions::new(&facts, Profile::default())).await?;
+    let mut found = columns(session, &types, &wanted, |_, _| true).await?;
     Ok(wanted.into_iter().map(|t| (t.clone(), found.remove(&t.oid).unwrap_or_default())).collect())
 }
 
@@ -57,7 +57,7 @@ pub async fn fingerprint(ctx: &Context, info: &ConnInfo, patterns: &[String]) ->
         for (table, columns) in chosen(&session, patterns).await? {
             // A table with inheritance children of the old kind is itself only; a partitioned one is its leaves.
             let only = table.kind == 'r';
-            let fingerprint = dozo_postgres::fingerprint(&session, &table.name, &columns.columns, only).await?;
+            let fingerprint = dozo_postgres::fingerprint(&session, &table.name, &columns, only).await?;
             lines.push(FingerprintLine { table: table.name, fingerprint });
         }
         session.batch("ending the snapshot", "ROLLBACK").await?;
@@ -76,12 +76,13 @@ pub async fn fingerprint(ctx: &Context, info: &ConnInfo, patterns: &[String]) ->
 /// What the server says.
 pub async fn fingerprint_statements(info: &ConnInfo, patterns: &[String]) -> Result<String> {
     let session = Session::connect(info).await?;
-    let mut out = format!("{FINGERPRINT_SETTINGS}\n");
+    let encoding = session.facts().await?.encoding;
+    let mut out = format!("{}\n", fingerprint_settings(&encoding));
     for (table, columns) in chosen(&session, patterns).await? {
         out.push_str(&format!(
             "\n-- {}\n{};\n",
             table.name.to_string().replace('\n', " "),
-            fingerprint_sql(&table.name, &columns.columns, table.kind == 'r')
+            fingerprint_sql(&table.name, &columns, table.kind == 'r')
         ));
     }
     Ok(out)

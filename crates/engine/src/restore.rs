@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use dozo_catalog::Repository;
-use dozo_model::{Fingerprint, Manifest, QualifiedName, Stage};
+use dozo_model::{Column, Fingerprint, Manifest, QualifiedName, Stage};
 use dozo_postgres::{
-    ConnInfo, LoadTarget, LoadWorker, PgError, PgTools, RestoreTarget, RowEncoder, Section, TableColumns, TargetState,
+    ConnInfo, LoadWorker, PgError, PgTools, RestoreTarget, RowEncoder, Section, TargetState,
     ToolChoice, shape_digest,
 };
 use serde::Serialize;
@@ -287,9 +287,12 @@ async fn run(job: Job<'_>, plan: RestorePlan) -> Result<RestoreReport> {
         let stage = Instant::now();
         let restored: Vec<QualifiedName> = plan.datasets.iter().map(|d| d.target.clone()).collect();
         let columns = target.columns(&restored).await?;
+        let load = |columns| LoadSource { datasets: &plan.datasets, columns, objects: &plan.objects };
+        // Rows that name objects which are not there yet, such as an index by its regclass.
+        let mut early = Vec::new();
         if options.content != Content::Schema {
-            let source = LoadSource { datasets: &plan.datasets, objects: &plan.objects };
-            load_rows(job, source, &columns, &done, &mut complete).await?;
+            let items = open_items(&plan.datasets, &columns, &done, &mut complete)?;
+            early = load_rows(job, load(&columns), items, &mut complete, Missing::Postpone).await?;
             target.set_sequences(&plan.sequences).await?;
             target.set_identities(&plan.identities).await?;
         }
@@ -303,7 +306,10 @@ async fn run(job: Job<'_>, plan: RestorePlan) -> Result<RestoreReport> {
 
         let stage = Instant::now();
         ctx.progress.stage(Stage::PostData, 0, 0);
-        for group in plan.post_data() {
+        for (n, group) in plan.post_data().into_iter().enumerate() {
+            if n == RestorePlan::FOREIGN_KEYS && !early.is_empty() {
+                load_rows(job, load(&columns), std::mem::take(&mut early), &mut complete, Missing::Fail).await?;
+            }
             run_entries(ctx, info, options, group, &done).await?;
         }
         for view in &plan.views {
@@ -364,35 +370,48 @@ struct Completed {
     tables: usize,
 }
 
-/// What is loaded, and the digest of each object.
+/// What is loaded, the columns that take it, and the digest of each object.
 #[derive(Clone, Copy)]
 struct LoadSource<'a> {
     datasets: &'a [plan::PlannedDataset],
+    columns: &'a [Option<Vec<Column>>],
     objects: &'a Digests,
 }
 
+/// A part of a table that is not loaded yet.
+#[derive(Clone)]
 struct LoadItem {
     dataset: usize,
     part: usize,
     item: String,
 }
 
-async fn load_rows(
-    job: Job<'_>,
-    source: LoadSource<'_>,
-    columns: &[Option<TableColumns>],
+/// What becomes of rows that name an object which is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    /// They are loaded later.
+    Postpone,
+    /// They cannot be loaded.
+    Fail,
+}
+
+/// Tells whether a value names an object that does not exist: undefined table, function, object, schema.
+fn names_missing_object(error: &PgError) -> bool {
+    matches!(error, PgError::Query { sqlstate, .. } if ["42P01", "42883", "42704", "3F000"].contains(&sqlstate.as_str()))
+}
+
+/// Lists the parts that are still to be loaded.
+fn open_items(
+    datasets: &[plan::PlannedDataset],
+    columns: &[Option<Vec<Column>>],
     done: &HashSet<String>,
     complete: &mut Completed,
-) -> Result<()> {
-    let Job { ctx, repository, info, options, .. } = job;
-    for (dataset, columns) in source.datasets.iter().zip(columns) {
-        if columns.is_none() {
-            return Err(EngineError::NoTable(dataset.target.clone()));
-        }
-    }
-    let mut left: Vec<usize> = Vec::new();
+) -> Result<Vec<LoadItem>> {
     let mut items = Vec::new();
-    for (i, planned) in source.datasets.iter().enumerate() {
+    for (i, (planned, columns)) in datasets.iter().zip(columns).enumerate() {
+        if columns.is_none() {
+            return Err(EngineError::NoTable(planned.target.clone()));
+        }
         let before = items.len();
         for (n, part) in planned.dataset.parts.iter().enumerate() {
             let item = format!("rows of {} in {} part {n}", planned.dataset.name, planned.target);
@@ -400,17 +419,30 @@ async fn load_rows(
                 items.push(LoadItem { dataset: i, part: n, item });
             }
         }
-        left.push(items.len() - before);
+        complete.tables += usize::from(items.len() == before);
     }
-    complete.tables = left.iter().filter(|n| **n == 0).count();
-    let rows: u64 = items.iter().map(|i| source.datasets[i.dataset].dataset.parts[i.part].fingerprint.rows).sum();
+    Ok(items)
+}
+
+/// Loads parts in parallel. Returns those that are to be loaded later.
+async fn load_rows(
+    job: Job<'_>,
+    source: LoadSource<'_>,
+    mut items: Vec<LoadItem>,
+    complete: &mut Completed,
+    missing: Missing,
+) -> Result<Vec<LoadItem>> {
+    let Job { ctx, repository, info, options, .. } = job;
+    let mut left: Vec<usize> = vec![0; source.datasets.len()];
+    items.iter().for_each(|i| left[i.dataset] += 1);
+    let rows_of = |i: &LoadItem| source.datasets[i.dataset].dataset.parts[i.part].fingerprint.rows;
     let bytes: u64 = source.datasets.iter().map(|d| d.dataset.bytes_read).sum();
-    ctx.progress.stage(Stage::Data, rows, bytes);
-    items.sort_by_key(|i| std::cmp::Reverse(source.datasets[i.dataset].dataset.parts[i.part].fingerprint.rows));
+    ctx.progress.stage(Stage::Data, items.iter().map(rows_of).sum(), bytes);
+    items.sort_by_key(|i| std::cmp::Reverse(rows_of(i)));
 
     let (info, role) = (info.clone(), options.role.clone());
     let start = move |stop: &CancellationToken| Ok(LoadWorker::start(&info, role.as_deref(), stop.clone())?);
-    let (datasets, columns) = (source.datasets.to_vec(), columns.to_vec());
+    let (datasets, columns) = (source.datasets.to_vec(), source.columns.to_vec());
     let (store, handle, progress) = (repository.store().clone(), Handle::current(), Arc::clone(&ctx.progress));
     let objects = source.objects.clone();
     let work = move |worker: &mut LoadWorker, item: LoadItem| {
@@ -421,13 +453,11 @@ async fn load_rows(
         let encode = |source| EngineError::Encode { object: part.object.clone(), source };
         let reader = open(fetched.data, &planned.dataset).map_err(encode)?;
         let batches = reader.rows(part.row_groups, batch_rows(&planned.dataset)).map_err(encode)?;
-        let oids = columns[item.dataset].as_ref().map(|c| &c.enum_oids);
-        let mut encoder = RowEncoder::for_load(&planned.dataset.columns, |column| LoadTarget::Load {
-            element_oid: oids.and_then(|o| o.get(&column.name)).copied().unwrap_or(0),
-        });
+        let live = columns[item.dataset].as_deref().unwrap_or_default();
+        let mut encoder = RowEncoder::for_load(&planned.dataset.columns);
         let name = planned.target.to_string();
-        let rows =
-            worker.load(&planned.target, &planned.dataset.columns, &item.item, |put: &mut dyn FnMut(&[u8]) -> Result<()>| {
+        let loaded =
+            worker.load(&planned.target, &planned.dataset.columns, live, &item.item, |put: &mut dyn FnMut(&[u8]) -> Result<()>| {
                 for batch in batches {
                     let batch = batch.map_err(encode)?;
                     let mut bytes = 0;
@@ -438,23 +468,25 @@ async fn load_rows(
                     progress.advance(&name, batch.num_rows() as u64, bytes);
                 }
                 Ok::<(), EngineError>(())
-            })?;
-        if rows != part.fingerprint.rows {
-            return Err(EngineError::Internal(format!("{rows} of {} rows of {name} were loaded", part.fingerprint.rows)));
+            });
+        match loaded {
+            Ok(rows) if rows == part.fingerprint.rows => Ok((item, true)),
+            Ok(rows) => Err(EngineError::Internal(format!("{rows} of {} rows of {name} were loaded", part.fingerprint.rows))),
+            Err(EngineError::Postgres(e)) if missing == Missing::Postpone && names_missing_object(&e) => Ok((item, false)),
+            Err(e) => Err(e),
         }
-        Ok(item.dataset)
     };
-    Workers::start(options.workers, items, &ctx.cancel, start, work)
-        .collect(|dataset| {
-            left[*dataset] -= 1;
-            if left[*dataset] == 0 {
+    let done = Workers::start(options.workers, items, &ctx.cancel, start, work)
+        .collect(|(item, loaded)| {
+            left[item.dataset] -= usize::from(*loaded);
+            if left[item.dataset] == 0 {
                 complete.tables += 1;
-                let planned = &source.datasets[*dataset];
+                let planned = &source.datasets[item.dataset];
                 ctx.progress.done(&planned.target.to_string(), planned.dataset.fingerprint.rows, 0.0);
             }
         })
         .await?;
-    Ok(())
+    Ok(done.into_iter().filter(|(_, loaded)| !loaded).map(|(item, _)| item).collect())
 }
 
 /// Runs entries that do not need each other, in parallel.
@@ -482,7 +514,7 @@ async fn compare(
     info: &ConnInfo,
     options: &RestoreOptions,
     plan: &RestorePlan,
-    columns: Vec<Option<TableColumns>>,
+    columns: Vec<Option<Vec<Column>>>,
 ) -> Result<Vec<RestoredTable>> {
     ctx.progress.stage(Stage::Verify, plan.datasets.iter().map(|d| d.dataset.fingerprint.rows).sum(), 0);
     let (info, role) = (info.clone(), options.role.clone());
@@ -491,7 +523,7 @@ async fn compare(
     let progress = Arc::clone(&ctx.progress);
     let work = move |worker: &mut LoadWorker, n: usize| {
         let planned = &datasets[n];
-        let mut found = columns[n].clone().unwrap_or_default().columns;
+        let mut found = columns[n].clone().unwrap_or_default();
         // A partition restored by itself has its own order of columns; the manifest has its root's.
         let place = |name: &str| planned.dataset.columns.iter().position(|c| c.name == name);
         found.sort_by_key(|c| place(&c.name));

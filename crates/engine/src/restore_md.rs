@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use dozo_model::{Dataset, Manifest, human_bytes, human_count, quote_literal};
-use dozo_postgres::{FINGERPRINT_SETTINGS, copy_text_into, exact_only_through_dozo, fingerprint_sql, text_from_parquet};
+use dozo_model::{Dataset, Manifest, PgType, human_bytes, human_count, quote_literal};
+use dozo_postgres::{client_encoding, copy_text_into, exact_only_through_dozo, fingerprint_settings, fingerprint_sql, text_from_parquet};
 
 /// Returns the text. `skip` are entries of the schema that need a table that is not in the backup.
 pub(crate) fn write(manifest: &Manifest, url: &str, skip: &BTreeSet<u32>) -> String {
@@ -57,7 +57,8 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
     let dump = file(&m.files.schema_dump);
     let _ = writeln!(
         out,
-        "## 2. Schema, before the rows\n\n```sh\nset -eu\nexport PGCLIENTENCODING=UTF8\ncd \"$WORK\"\nln -sfn \"$REPO\" repo"
+        "## 2. Schema, before the rows\n\n```sh\nset -eu\nexport PGCLIENTENCODING={client}\ncd \"$WORK\"\nln -sfn \"$REPO\" repo",
+        client = client_encoding(&m.server.encoding)
     );
     section(&mut out, &dump, "pre-data", skip);
     let _ = writeln!(
@@ -88,11 +89,10 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
     if !lossy.is_empty() {
         let _ = writeln!(out, "\nOnly `dozo restore` keeps the payload bits of a NaN in: {}.", plain(&lossy.join(", ")));
     }
-    let money = m.datasets.iter().any(|d| d.columns.iter().any(|c| c.type_name.starts_with("money")));
-    if money {
+    if foreign_money(m.datasets.iter()) {
         let _ = writeln!(
             out,
-            "\n`money` is written with a decimal point: load it with `lc_monetary = '{}'` or `C`.",
+            "\n`money` does not have two decimals here: load it with `lc_monetary = '{}'`.",
             m.server.lc_monetary
         );
     }
@@ -146,7 +146,7 @@ fn rows_of(out: &mut String, dataset: &Dataset) {
         return;
     }
     let _ = writeln!(out, "\n### {} ({} rows)\n\n```sh", plain(&dataset.name.to_string()), human_count(dataset.fingerprint.rows));
-    if dataset.columns.iter().all(|c| c.generated) {
+    if dataset.columns.iter().all(|c| !c.loaded()) {
         heredoc(
             out,
             PSQL,
@@ -161,10 +161,22 @@ fn rows_of(out: &mut String, dataset: &Dataset) {
         let sql = text_from_parquet(&dataset.columns, &format!("repo/{}", part.object), "dozo-rows.txt", rows);
         heredoc(out, "duckdb", &format!(".bail on\n{sql}"));
         let _ = writeln!(out, "{{");
-        heredoc(out, "cat", &format!("SET TimeZone = 'UTC';\n{}", copy_text_into(&dataset.name, &dataset.columns)));
+        let money = if foreign_money(std::iter::once(dataset)) { "" } else { " SET lc_monetary = 'C';" };
+        let copy = copy_text_into(&dataset.name, &dataset.columns);
+        heredoc(out, "cat", &format!("SET TimeZone = 'UTC'; SET xmloption = 'content';{money}\n{copy}"));
         let _ = writeln!(out, "cat dozo-rows.txt\nprintf '\\\\.\\n'\n}} | {PSQL}");
     }
     let _ = writeln!(out, "```");
+}
+
+/// Tells whether there are amounts that only the source's own locale reads.
+fn foreign_money<'a>(mut datasets: impl Iterator<Item = &'a Dataset>) -> bool {
+    let foreign = |wire: &PgType| match wire {
+        PgType::Money { scale } => *scale != 2,
+        PgType::Array(inner) => matches!(**inner, PgType::Money { scale } if scale != 2),
+        _ => false,
+    };
+    datasets.any(|d| d.columns.iter().any(|c| foreign(&c.wire)))
 }
 
 /// Makes text of the database harmless where it is printed for people: one line, no markup.
@@ -188,7 +200,7 @@ fn sequences(out: &mut String, m: &Manifest) {
 }
 
 fn proof(out: &mut String, m: &Manifest) {
-    let mut sql = FINGERPRINT_SETTINGS.to_owned();
+    let mut sql = fingerprint_settings(&m.server.encoding);
     for dataset in &m.datasets {
         let statement = fingerprint_sql(&dataset.name, &dataset.columns, true);
         let expected = quote_literal(&dataset.fingerprint.to_string());

@@ -55,6 +55,25 @@ impl Patterns {
     }
 }
 
+/// Patterns of columns: `schema.table.column`, or `table.column` in any schema.
+#[derive(Debug, Clone)]
+pub(crate) struct ColumnPatterns(Vec<GlobMatcher>);
+
+impl ColumnPatterns {
+    pub(crate) fn new(patterns: &[String]) -> Result<Self> {
+        let compile = |text: &String| {
+            let full = if text.matches('.').count() < 2 { format!("*.{text}") } else { text.clone() };
+            compiled(&full, text)
+        };
+        Ok(Self(patterns.iter().map(compile).collect::<Result<_>>()?))
+    }
+
+    pub(crate) fn matches(&self, table: &QualifiedName, root: Option<&QualifiedName>, column: &str) -> bool {
+        let mut names = [Some(table), root].into_iter().flatten().map(|n| format!("{n}.{column}"));
+        names.any(|name| self.0.iter().any(|glob| glob.is_match(&name)))
+    }
+}
+
 /// Compiles the pattern of a name that has no parts.
 pub(crate) fn glob(pattern: &str) -> Result<GlobMatcher> {
     compiled(pattern, pattern)

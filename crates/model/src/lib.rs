@@ -31,6 +31,6 @@ pub use manifest::{
     MaterializedView, ObjectRef, Part, PartitionedTable, SequenceValue, ServerIdentity, Settings, SnapshotInfo,
 };
 pub use names::{QualifiedName, quote_ident, quote_literal};
-pub use pgtype::{NumericMod, PgType};
+pub use pgtype::{CompositeField, NumericMod, PgType, Profile};
 pub use progress::{NoProgress, Progress, Stage};
 pub use units::{ByteSize, Percent, Span, UnitError, human_bytes, human_count, human_duration};

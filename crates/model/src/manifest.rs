@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BackupId, ChangeToken, Fingerprint, Loss, Operator, PgType, QualifiedName, Sha256Digest, SourceMatch, SourceName, Timestamp,
+    BackupId, ChangeToken, Fingerprint, Loss, Operator, PgType, Profile, QualifiedName, Sha256Digest, SourceMatch, SourceName, Timestamp,
     Tool,
 };
 
@@ -328,9 +328,23 @@ pub struct Column {
     pub not_null: bool,
     /// Generated: exported for readers, not part of the fingerprint, not loaded.
     pub generated: bool,
+    /// No server reads back the text of such a value: exported for readers, not part of the fingerprint, not loaded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub text_only: bool,
+    /// For whom it is written.
+    #[serde(default, skip_serializing_if = "Profile::is_default")]
+    pub profile: Profile,
     /// Labels of an enum in their order (also of the elements of an array).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
+}
+
+impl Column {
+    /// Tells whether a restore loads it; then it is part of the fingerprint.
+    #[must_use]
+    pub fn loaded(&self) -> bool {
+        !self.generated && !self.text_only
+    }
 }
 
 /// Rows of a dataset in one object.

@@ -62,10 +62,85 @@ pub enum PgType {
     Jsonb,
     /// `oid`
     Oid,
+    /// `xid`
+    Xid,
+    /// `cid`
+    Cid,
+    /// `inet`
+    Inet,
+    /// `cidr`
+    Cidr,
+    /// `macaddr`
+    Macaddr,
+    /// `macaddr8`
+    Macaddr8,
+    /// `bit`
+    Bit,
+    /// `bit varying`
+    Varbit,
     /// An enum, by its label.
     Enum,
+    /// `citext`
+    Citext,
+    /// `hstore`
+    Hstore,
+    /// `vector` and `halfvec` of pgvector.
+    Vector,
+    /// `sparsevec` of pgvector.
+    Sparsevec,
+    /// `geometry` or `geography` of PostGIS; values with this SRID are readable.
+    Geometry {
+        /// Spatial reference, 0 = none.
+        srid: i32,
+    },
+    /// A composite type, field by field.
+    Composite(Vec<CompositeField>),
     /// An array of one of these; one dimension from 1 is a LIST, all others go to `_dozo_exact`.
     Array(Box<PgType>),
+    /// An array of a domain over one of these: its binary form names the domain by a number that differs between databases.
+    DomainArray(Box<PgType>),
+    /// Any other type, by its text.
+    AsText,
+    /// A text of a database that does not know its encoding: bytes.
+    Raw(Box<PgType>),
+}
+
+/// A field of a composite type.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CompositeField {
+    /// Name.
+    pub name: String,
+    /// Type.
+    #[serde(rename = "type")]
+    pub wire: PgType,
+}
+
+/// For whom files are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// For Athena, Trino, Spark and DuckDB alike.
+    #[default]
+    Lake,
+    /// With the logical types UUID and TIME, which not all of them read.
+    Native,
+}
+
+impl Profile {
+    /// Tells whether it is the one that goes without saying.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Returns its name in the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lake => "lake",
+            Self::Native => "native",
+        }
+    }
 }
 
 /// Precision and scale of a constrained `numeric`.
@@ -112,41 +187,69 @@ impl PgType {
         match self {
             Self::Bool | Self::Char => Some(1),
             Self::Int2 => Some(2),
-            Self::Int4 | Self::Float4 | Self::Date | Self::Oid => Some(4),
-            Self::Int8 | Self::Float8 | Self::Money { .. } | Self::Time | Self::Timestamp | Self::Timestamptz => Some(8),
+            Self::Int4 | Self::Float4 | Self::Date | Self::Oid | Self::Xid | Self::Cid => Some(4),
+            Self::Macaddr => Some(6),
+            Self::Int8
+            | Self::Float8
+            | Self::Money { .. }
+            | Self::Time
+            | Self::Timestamp
+            | Self::Timestamptz
+            | Self::Macaddr8 => Some(8),
             Self::Timetz => Some(12),
             Self::Interval | Self::Uuid => Some(16),
             _ => None,
         }
     }
 
-    /// Tells whether the column travels as `::text`, in COPY and in the fingerprint: its own binary form embeds OIDs
-    /// that differ between databases.
+    /// Tells whether the column travels as text, in COPY and in the fingerprint: its own binary form embeds numbers of types
+    /// that differ between databases, or is not known.
     #[must_use]
     pub fn travels_as_text(&self) -> bool {
-        matches!(self, Self::Array(inner) if **inner == Self::Enum)
+        match self {
+            Self::AsText
+            | Self::Hstore
+            | Self::Vector
+            | Self::Sparsevec
+            | Self::Geometry { .. }
+            | Self::Composite(_)
+            | Self::DomainArray(_) => true,
+            Self::Array(inner) => matches!(**inner, Self::Enum | Self::Citext) || inner.travels_as_text(),
+            Self::Raw(inner) => inner.travels_as_text(),
+            _ => false,
+        }
     }
 
     /// Returns the name of the Parquet type that holds it.
     #[must_use]
-    pub fn parquet(&self) -> String {
+    pub fn parquet(&self, profile: Profile) -> String {
         match self {
             Self::Bool => "BOOLEAN".into(),
             Self::Int2 => "INT32 (INT16)".into(),
             Self::Int4 => "INT32".into(),
-            Self::Int8 | Self::Oid => "INT64".into(),
+            Self::Int8 | Self::Oid | Self::Xid | Self::Cid => "INT64".into(),
             Self::Float4 => "FLOAT".into(),
             Self::Float8 => "DOUBLE".into(),
             Self::Numeric(m) => {
                 m.and_then(NumericMod::decimal).map_or_else(|| "STRING".into(), |(p, s)| format!("DECIMAL({p},{s})"))
             }
             Self::Money { scale } => format!("DECIMAL(19,{scale})"),
-            Self::Bytea => "BINARY".into(),
+            Self::Bytea | Self::Raw(_) => "BINARY".into(),
+            Self::Geometry { .. } => "BINARY (WKB)".into(),
             Self::Date => "DATE".into(),
             Self::Timestamp => "TIMESTAMP(MICROS)".into(),
             Self::Timestamptz => "TIMESTAMP(MICROS, UTC)".into(),
             Self::Interval => "STRUCT<months,days,micros>".into(),
-            Self::Array(inner) => format!("LIST<{}>", inner.parquet()),
+            Self::Time if profile == Profile::Native => "TIME(MICROS)".into(),
+            Self::Uuid if profile == Profile::Native => "UUID".into(),
+            Self::Array(inner) | Self::DomainArray(inner) => format!("LIST<{}>", inner.parquet(profile)),
+            Self::Vector => "LIST<FLOAT>".into(),
+            Self::Sparsevec => "STRUCT<dimensions,indices,values>".into(),
+            Self::Hstore => "MAP<STRING,STRING>".into(),
+            Self::Composite(fields) => {
+                let fields: Vec<String> = fields.iter().map(|f| format!("{} {}", f.name, f.wire.parquet(profile))).collect();
+                format!("STRUCT<{}>", fields.join(", "))
+            }
             Self::Text
             | Self::Varchar
             | Self::Bpchar
@@ -157,6 +260,14 @@ impl PgType {
             | Self::Uuid
             | Self::Json
             | Self::Jsonb
+            | Self::Inet
+            | Self::Cidr
+            | Self::Macaddr
+            | Self::Macaddr8
+            | Self::Bit
+            | Self::Varbit
+            | Self::Citext
+            | Self::AsText
             | Self::Enum => "STRING".into(),
         }
     }
@@ -169,6 +280,13 @@ impl fmt::Display for PgType {
             Self::Numeric(None) => f.write_str("numeric"),
             Self::Money { scale } => write!(f, "money({scale})"),
             Self::Array(inner) => write!(f, "{inner}[]"),
+            Self::DomainArray(inner) => write!(f, "domain {inner}[]"),
+            Self::Raw(inner) => write!(f, "raw {inner}"),
+            Self::Geometry { srid } => write!(f, "geometry({srid})"),
+            Self::Composite(fields) => {
+                let fields: Vec<String> = fields.iter().map(|c| format!("{:?} {}", c.name, c.wire)).collect();
+                write!(f, "composite({})", fields.join(", "))
+            }
             other => write!(f, "{}", format!("{other:?}").to_lowercase()),
         }
     }

@@ -7,14 +7,20 @@ use std::ops::Range;
 
 use dozo_model::{Column, PgType, QualifiedName, quote_ident};
 
-use crate::codec::{EXACT_COLUMN, arrow_schema};
+use crate::codec::{EXACT_COLUMN, arrow_schema, names_without_case};
 
 fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// Writes the DuckDB expression for a value's Postgres text.
-fn text_of(wire: &PgType, value: &str) -> String {
+/// Writes a text between quotes, with backslashes before what would end it.
+fn quoted(text: &str) -> String {
+    format!("'\"' || replace(replace({text}, '\\', '\\\\'), '\"', '\\\"') || '\"'")
+}
+
+/// Writes the DuckDB expression for a value's Postgres text. `depth` keeps the names of nested lists' elements apart.
+fn text_of(wire: &PgType, value: &str, depth: usize) -> String {
+    let x = format!("x{depth}");
     match wire {
         PgType::Bool => format!("CASE {value} WHEN true THEN 't' WHEN false THEN 'f' END"),
         PgType::Bytea => format!("'\\x' || lower(hex({value}))"),
@@ -23,13 +29,29 @@ fn text_of(wire: &PgType, value: &str) -> String {
         PgType::Interval => {
             format!("({value}).months || ' mons ' || ({value}).days || ' days ' || ({value}).micros || ' microseconds'")
         }
-        PgType::Array(element) => {
-            let inner = text_of(element, "x");
+        PgType::Array(element) | PgType::DomainArray(element) => {
+            let inner = quoted(&text_of(element, &x, depth + 1));
+            format!("'{{' || array_to_string([CASE WHEN {x} IS NULL THEN 'NULL' ELSE {inner} END for {x} in {value}], ',') || '}}'")
+        }
+        PgType::Composite(fields) => {
+            let fields = names_without_case(fields).into_iter().zip(fields).map(|(name, field)| {
+                let member = format!("({value}).{}", quote_ident(&name));
+                format!("CASE WHEN {member} IS NULL THEN '' ELSE {} END", quoted(&text_of(&field.wire, &member, depth)))
+            });
+            format!("'(' || {} || ')'", fields.collect::<Vec<_>>().join(" || ',' || "))
+        }
+        PgType::Hstore => {
+            let (key, member) = (quoted(&format!("{x}.key")), quoted(&format!("{x}.value")));
             format!(
-                "'{{' || array_to_string([CASE WHEN x IS NULL THEN 'NULL' ELSE '\"' || \
-                 replace(replace({inner}, '\\', '\\\\'), '\"', '\\\"') || '\"' END for x in {value}], ',') || '}}'"
+                "array_to_string([{key} || '=>' || CASE WHEN {x}.value IS NULL THEN 'NULL' ELSE {member} END for {x} in map_entries({value})], ', ')"
             )
         }
+        PgType::Vector => format!("'[' || array_to_string([{x}::VARCHAR for {x} in {value}], ',') || ']'"),
+        PgType::Sparsevec => format!(
+            "'{{' || array_to_string([({value}).indices[{x}] || ':' || ({value}).values[{x}] for {x} in range(1, len(({value}).indices) + 1)], ',') || '}}/' || ({value}).dimensions"
+        ),
+        PgType::Geometry { srid: 0 } => format!("hex({value})"),
+        PgType::Geometry { srid } => format!("'SRID={srid};' || hex({value})"),
         _ => format!("{value}::VARCHAR"),
     }
 }
@@ -42,11 +64,15 @@ pub fn text_from_parquet(columns: &[Column], file: &str, out: &str, rows: Option
     let exact = quote_ident(schema.fields().last().map_or(EXACT_COLUMN, |f| f.name()));
     let expressions: Vec<String> = columns
         .iter()
-        .filter(|c| !c.generated)
+        .filter(|c| c.loaded())
         .map(|c| {
             let name = quote_ident(&c.parquet_name);
             let pointer = literal(&format!("/{}", c.parquet_name.replace('~', "~0").replace('/', "~1")));
-            let text = text_of(&c.wire, &name);
+            if let PgType::Raw(_) = c.wire {
+                // Bytes that are no text: each as the escape that COPY reads.
+                return format!("coalesce(regexp_replace(hex({name}), '(..)', '\\x\\1', 'g'), '\\N')");
+            }
+            let text = text_of(&c.wire, &name, 0);
             let value = format!(
                 "CASE WHEN {name} IS NOT NULL THEN {text} WHEN {exact} IS NOT NULL THEN json_extract_string({exact}::JSON, {pointer}) END"
             );
@@ -70,7 +96,7 @@ pub fn text_from_parquet(columns: &[Column], file: &str, out: &str, rows: Option
 /// Writes the statement that loads these lines; the lines follow it, then `\\.`.
 #[must_use]
 pub fn copy_text_into(table: &QualifiedName, columns: &[Column]) -> String {
-    let names: Vec<String> = columns.iter().filter(|c| !c.generated).map(|c| quote_ident(&c.name)).collect();
+    let names: Vec<String> = columns.iter().filter(|c| c.loaded()).map(|c| quote_ident(&c.name)).collect();
     format!("COPY {} ({}) FROM STDIN;", table.sql(), names.join(", "))
 }
 

@@ -4,7 +4,7 @@ use dozo_model::{ErrorClass, Explain, Fingerprint, IdError, QualifiedName};
 
 use crate::codec::WireError;
 
-/// A table's columns of types that dozo does not carry.
+/// A column of a type whose text no server reads back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnsupportedColumn {
     /// Table.
@@ -161,8 +161,8 @@ pub enum PgError {
         /// The foreign key.
         key: String,
     },
-    /// Columns of types that dozo does not carry.
-    #[error("{} of a type that dozo does not carry: {}", plural(columns.len()), listed(columns))]
+    /// Columns of types whose values only the server itself makes.
+    #[error("{} of a type whose text no server reads back: {}", plural(columns.len()), listed(columns))]
     Unsupported {
         /// All of them.
         columns: Vec<UnsupportedColumn>,
@@ -272,7 +272,9 @@ impl Explain for PgError {
             Self::LockTimeout { .. } => "see who holds it (pg_locks), or raise lock-timeout".into(),
             Self::Unstable { .. } => "run it again when no migration runs".into(),
             Self::Replaced { .. } => "run the backup again".into(),
-            Self::Unsupported { .. } => "leave the tables out with exclude = [\"schema.table\"]".into(),
+            Self::Unsupported { .. } => "text-only = [\"schema.table.column\"] exports a column as text, which no restore loads; or leave the tables out with \
+                                         exclude = [\"schema.table\"]"
+                .into(),
             Self::Wire { .. } => "leave the table out with exclude = [\"schema.table\"], and please report this".into(),
             Self::Tool { .. } => "install the client package of the server's version, or set pg-tools".into(),
             Self::MergeDiffers { .. } => "restore beside it with --beside, and compare".into(),

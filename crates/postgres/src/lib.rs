@@ -28,11 +28,12 @@ mod target;
 mod tls;
 mod token;
 mod tools;
+mod types;
 mod watch;
 mod wire;
 
 pub use chunks::{ChunkLimits, Piece, Planned, Unit, plan_units};
-pub use codec::{EXACT_COLUMN, LoadTarget, RowDecoder, RowEncoder, WireError, arrow_schema, tuple_texts};
+pub use codec::{EXACT_COLUMN, RowDecoder, RowEncoder, WireError, arrow_schema, tuple_texts};
 pub use compare::{KeyedRow, bucket_of};
 pub use conninfo::{ConnInfo, SslMode, UrlRef};
 pub use copy::RowBlock;
@@ -40,8 +41,7 @@ pub use doctor::{LockBudget, lock_budget, missing_grants, suggest_tables};
 pub use duckdb_sql::{copy_text_into, exact_only_through_dozo, text_from_parquet};
 pub use error::{PgError, UnsupportedColumn};
 pub use inspect::{
-    DatabaseInfo, SequenceInfo, TableColumns, TableInfo, TypeCatalog, columns, databases, dependents, materialized_views,
-    not_carried, partition_keys, primary_keys, roles, sequence_values, sequences, subscriptions, tables, visible_user_mappings,
+    DatabaseInfo, SequenceInfo, TableInfo, databases, dependents, materialized_views, not_carried, partition_keys, primary_keys, roles, sequence_values, sequences, subscriptions, tables, visible_user_mappings,
 };
 pub use loader::LoadWorker;
 pub use merge::{LiveTable, MergeMode, MergeTable, Merged};
@@ -51,8 +51,9 @@ pub use script::{Entry, SchemaScript, Section};
 pub use session::{ServerFacts, Session};
 pub use shape::{key_range, shape_digest};
 pub use snapshot::Coordinator;
-pub use sql::{FINGERPRINT_SETTINGS, fingerprint, fingerprint_sql};
+pub use sql::{NO_ENCODING, client_encoding, fingerprint, fingerprint_settings, fingerprint_sql};
 pub use target::{RestoreTarget, TargetState};
 pub use token::{TokenShape, token_shapes};
 pub use tools::{PgTools, ToolChoice};
+pub use types::{TypeCatalog, TypeOptions, columns};
 pub use watch::{Replica, Waiting, replicas, waiting_behind};

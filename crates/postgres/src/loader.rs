@@ -56,6 +56,8 @@ impl LoadWorker {
     }
 
     /// Loads rows: `feed` is called with a function that takes one tuple at a time. Commits with the progress row `item`.
+    /// Where columns travel as text, rows go through a stage, out of which the server reads them into the types of `live`, the
+    /// table's own columns.
     ///
     /// # Errors
     /// What `feed` or the server says; then nothing of it is there.
@@ -63,15 +65,22 @@ impl LoadWorker {
         &mut self,
         table: &QualifiedName,
         columns: &[Column],
+        live: &[Column],
         item: &str,
         feed: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E>,
     ) -> Result<u64, E> {
         let what = format!("loading {table}");
         let (runtime, session, cancel, buffer) = (&self.runtime, &self.session, &self.cancel, &mut self.buffer);
+        let staged = columns.iter().any(|c| c.loaded() && c.wire.travels_as_text());
+        let from_stage = if staged { Some(sql::insert_from_stage(table, columns, live)?) } else { None };
         let started: Result<_, PgError> = runtime.block_on(async {
             session.batch(&what, "BEGIN").await?;
+            let into = if staged { sql::STAGE.to_owned() } else { table.sql() };
+            if staged {
+                session.batch(&what, &sql::create_stage(table, columns)).await?;
+            }
             let sink: CopyInSink<Bytes> =
-                session.client().copy_in(&sql::copy_in(table, columns)).await.map_err(|e| query_error(&what, e))?;
+                session.client().copy_in(&sql::copy_in(&into, columns)).await.map_err(|e| query_error(&what, e))?;
             Ok(Box::pin(sink))
         });
         let mut sink = started?;
@@ -83,15 +92,19 @@ impl LoadWorker {
             if buffer.len() < FRAME {
                 return Ok(());
             }
-            let frame = Bytes::copy_from_slice(buffer);
+            // A message of the protocol ends below 1 GB; a row may come close to it.
+            for frame in buffer.chunks(2 * FRAME) {
+                let frame = Bytes::copy_from_slice(frame);
+                runtime.block_on(async {
+                    tokio::select! {
+                        biased;
+                        () = cancel.cancelled() => Err(PgError::Cancelled),
+                        sent = sink.send(frame) => sent.map_err(|e| query_error(&what, e)),
+                    }
+                })?;
+            }
             buffer.clear();
-            runtime.block_on(async {
-                tokio::select! {
-                    biased;
-                    () = cancel.cancelled() => Err(PgError::Cancelled.into()),
-                    sent = sink.send(frame) => sent.map_err(|e| query_error(&what, e).into()),
-                }
-            })
+            Ok(())
         });
         if let Err(error) = fed {
             // Dropping the sink ends the COPY with a failure; the transaction is rolled back.
@@ -103,7 +116,11 @@ impl LoadWorker {
         let last = Bytes::copy_from_slice(buffer);
         let done: Result<u64, PgError> = runtime.block_on(async {
             sink.send(last).await.map_err(|e| query_error(&what, e))?;
-            let rows = sink.as_mut().finish().await.map_err(|e| query_error(&what, e))?;
+            let mut rows = sink.as_mut().finish().await.map_err(|e| query_error(&what, e))?;
+            if let Some(sql) = &from_stage {
+                let copied = std::mem::replace(&mut rows, session.execute(&what, sql).await?);
+                debug_assert_eq!(copied, rows, "every row of the stage is inserted");
+            }
             session.client().execute(PROGRESS_INSERT, &[&item]).await.map_err(|e| query_error(&what, e))?;
             session.batch(&what, "COMMIT").await?;
             Ok(rows)
@@ -123,7 +140,7 @@ impl LoadWorker {
         self.runtime.block_on(async {
             loop {
                 let work = async {
-                    session.batch(what, "BEGIN").await?;
+                    session.batch(what, "BEGIN; SET LOCAL lc_monetary = DEFAULT").await?;
                     session.batch(what, sql).await?;
                     session.client().execute(PROGRESS_INSERT, &[&item]).await.map_err(|e| query_error(what, e))?;
                     session.batch(what, "COMMIT").await

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use dozo_model::{Column, ErrorClass, Explain, Fingerprint, QualifiedName, SequenceValue, quote_ident, quote_literal};
 
 use crate::error::PgError;
-use crate::inspect::{self, TableInfo, TypeCatalog};
+use crate::inspect::{self, TableInfo};
 use crate::session::Session;
 use crate::sql::{Rows, fingerprint_of, predicate};
 use crate::target::RestoreTarget;
@@ -97,8 +97,7 @@ impl RestoreTarget {
         if there.is_empty() {
             return Ok(vec![None; wanted.len()]);
         }
-        let types = TypeCatalog::load(session, self.facts.money_scale).await?;
-        let columns = inspect::columns(session, &types, &there).await?;
+        let columns = self.columns_of(&there).await?;
         let keys = inspect::primary_keys(session).await?;
         let oids: Vec<u32> = there.iter().map(|t| t.oid).collect();
         let sql = "SELECT ev_class, rulename::text FROM pg_rewrite WHERE ev_class = ANY($1) AND rulename <> '_RETURN'";
@@ -106,7 +105,7 @@ impl RestoreTarget {
             session.query("looking for rules", sql, &[&oids]).await?.iter().map(|r| (r.get(0), r.get(1))).collect();
         let live = |(name, stored): &(QualifiedName, &[Column])| {
             let table = named.get(name)?;
-            let found = columns.get(&table.oid).map_or(&[][..], |c| &c.columns);
+            let found = columns.get(&table.oid).map_or(&[][..], Vec::as_slice);
             let rules = rules.iter().filter(|(oid, _)| *oid == table.oid).map(|(_, rule)| rule.as_str());
             Some(live_table(table, &tables, found, keys.get(&table.oid), rules, stored))
         };
@@ -209,7 +208,7 @@ fn live_table<'a>(
     stored: &[Column],
 ) -> LiveTable {
     let mut differences = Vec::new();
-    for column in stored.iter().filter(|c| !c.generated) {
+    for column in stored.iter().filter(|c| c.loaded()) {
         match found.iter().find(|c| c.name == column.name) {
             None => differences.push(format!("{} {} is missing", column.name, column.type_name)),
             Some(live) if live.generated => differences.push(format!("{} is generated", column.name)),
@@ -219,7 +218,7 @@ fn live_table<'a>(
             Some(_) => {}
         }
     }
-    let extra = found.iter().filter(|c| !c.generated && !stored.iter().any(|o| o.name == c.name));
+    let extra = found.iter().filter(|c| c.loaded() && !stored.iter().any(|o| o.name == c.name));
     differences.extend(extra.map(|c| format!("{} {} is not in the backup", c.name, c.type_name)));
     differences.extend(rules.map(|rule| format!("its rule {rule} would act on the rows")));
     let below = |t: &&TableInfo| t.oid == table.oid || t.root.as_ref().is_some_and(|(oid, _)| *oid == table.oid);

@@ -12,7 +12,7 @@ use crate::compare::{self, KeyedRow};
 use crate::conninfo::ConnInfo;
 use crate::copy::{HEADER_BYTES, RowBlock, SIGNATURE};
 use crate::error::PgError;
-use crate::session::PINNED;
+use crate::session::pinned;
 use crate::wire::{TextRow, Wire};
 use crate::{sql, token};
 
@@ -55,7 +55,7 @@ impl SnapshotWorker {
             dozo_model::quote_literal(snapshot_id)
         );
         // So that a backend in a long statement notices a killed dozo; servers on other systems than Linux refuse it.
-        let mut wire = Wire::connect(info, "dozo worker", &[PINNED, &begin], &cancel).map_err(|e| match e {
+        let mut wire = Wire::connect(info, "dozo worker", &[&pinned(), &begin], &cancel).map_err(|e| match e {
             PgError::Query { reason, .. } => PgError::CoordinatorLost { reason },
             e => e,
         })?;

@@ -11,16 +11,22 @@ use tokio_postgres::{Client, Config, Row, SimpleQueryMessage};
 
 use crate::conninfo::{ConnInfo, SslMode};
 use crate::error::{PgError, query_error};
+use crate::sql::PINNED_FORMS;
 use crate::tls;
 
-/// Pinned on every connection. `set_config` over `pg_settings` skips what a version does not have.
-pub(crate) const PINNED: &str = "
-SET search_path = '';
-SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres';
-SET extra_float_digits = 1; SET bytea_output = 'hex'; SET row_security = off; SET synchronize_seqscans = off;
+/// Pinned on every connection, behind [`PINNED_FORMS`]. `set_config` over `pg_settings` skips what a version does not have; a
+/// database without an encoding gives and takes bytes as they are.
+const PINNED_CONDUCT: &str = "
+SET synchronize_seqscans = off;
 SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off; SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0;
 SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN ('transaction_timeout', 'idle_session_timeout');
+SELECT set_config('client_encoding', 'SQL_ASCII', false) FROM pg_catalog.pg_settings WHERE name = 'server_encoding' AND setting = 'SQL_ASCII';
 ";
+
+/// Returns everything that is pinned.
+pub(crate) fn pinned() -> String {
+    format!("{PINNED_FORMS}{PINNED_CONDUCT}")
+}
 
 /// What a session finds out about its server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,7 +116,7 @@ impl Session {
         let (client, connection) = config.connect(connector).await.map_err(|e| connect_error(info, e))?;
         tokio::spawn(connection);
         let session = Self { client, info: info.clone() };
-        session.batch("setting up the session", PINNED).await?;
+        session.batch("setting up the session", &pinned()).await?;
         // So that a backend in a long statement notices a killed dozo; servers on other systems than Linux refuse it.
         let _ = session.batch("setting up the session", "SET client_connection_check_interval = '1s'").await;
         Ok(session)
@@ -150,7 +156,7 @@ impl Session {
     /// Asks the server who it is.
     ///
     /// # Errors
-    /// When it is older than 14, has the encoding SQL_ASCII, or does not answer.
+    /// When it is older than 14, or does not answer.
     pub async fn facts(&self) -> Result<ServerFacts, PgError> {
         let what = "asking the server who it is";
         let row = self
@@ -159,8 +165,7 @@ impl Session {
                 "SELECT current_setting('server_version_num')::int4, current_setting('server_version'),
                         to_char(pg_postmaster_start_time(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), pg_is_in_recovery(),
                         current_database()::text, current_user::text, pg_encoding_to_char(d.encoding)::text,
-                        coalesce(d.datcollate, '')::text, coalesce(d.datctype, '')::text, current_setting('lc_monetary'),
-                        coalesce(scale('1'::money::numeric), 2),
+                        coalesce(d.datcollate, '')::text, coalesce(d.datctype, '')::text, (SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'lc_monetary'),
                         (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user),
                         to_char(clock_timestamp(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'),
                         CASE to_jsonb(d) ->> 'datlocprovider' WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' WHEN 'c' THEN 'libc' END,
@@ -169,6 +174,7 @@ impl Session {
                 &[],
             )
             .await?;
+        let money_scale = self.money_scale(what).await?;
         let time = |i: usize| -> Result<Timestamp, PgError> {
             let text: String = row.get(i);
             text.parse().map_err(|e: jiff::Error| PgError::Query {
@@ -186,26 +192,31 @@ impl Session {
             postmaster_start: time(2)?,
             standby: row.get(3),
             database: row.get(4),
-            database_oid: row.get(15),
+            database_oid: row.get(14),
             user: row.get(5),
             encoding: row.get(6),
             collate: row.get(7),
             ctype: row.get(8),
-            locale_provider: row.get(13),
-            locale: row.get(14),
+            locale_provider: row.get(12),
+            locale: row.get(13),
             lc_monetary: row.get(9),
-            money_scale: u8::try_from(row.get::<_, i32>(10)).unwrap_or(2),
-            superuser: row.get::<_, Option<bool>>(11).unwrap_or(false),
-            now: time(12)?,
+            money_scale,
+            superuser: row.get::<_, Option<bool>>(10).unwrap_or(false),
+            now: time(11)?,
         };
         let refuse = |reason: String| PgError::Server { target: self.info.target(), reason };
         if facts.version_num < 140_000 {
             return Err(refuse(format!("version {} is older than 14", facts.version)));
         }
-        if facts.encoding == "SQL_ASCII" {
-            return Err(refuse("encoding SQL_ASCII is not supported: its text has no known meaning".into()));
-        }
         Ok(facts)
+    }
+
+    /// Returns the decimals of `money` as the database has it: sessions of dozo pin another locale.
+    async fn money_scale(&self, what: &str) -> Result<u8, PgError> {
+        self.batch(what, "SET lc_monetary = DEFAULT").await?;
+        let scale: i32 = self.query_one(what, "SELECT coalesce(scale('1'::money::numeric), 2)", &[]).await?.get(0);
+        self.batch(what, "SET lc_monetary = 'C'").await?;
+        Ok(u8::try_from(scale).unwrap_or(2))
     }
 
     /// Returns the time zone that the server gives to sessions that set none.

@@ -8,7 +8,7 @@ use crate::codec::{EPOCH_MICROS, date_text, timestamp_text};
 /// nothing that differs between databases, such as OIDs, numbers of columns, or constraints.
 #[must_use]
 pub fn shape_digest(columns: &[Column]) -> Sha256Digest {
-    let facts: Vec<_> = columns.iter().map(|c| (&c.name, c.wire.to_string(), &c.labels, c.generated)).collect();
+    let facts: Vec<_> = columns.iter().map(|c| (&c.name, c.wire.to_string(), &c.labels, !c.loaded())).collect();
     Sha256Digest::of(serde_json::to_string(&facts).unwrap_or_default().as_bytes())
 }
 

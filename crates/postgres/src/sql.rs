@@ -7,10 +7,22 @@ use dozo_model::{BlockRange, Column, Fingerprint, PgType, QualifiedName, quote_i
 use crate::error::PgError;
 use crate::session::Session;
 
+/// Writes the text of a value by its type's output function. Not `::text`: somebody may have defined a cast to text that says
+/// something else.
+pub(crate) fn as_text(name: &str) -> String {
+    format!("{name}::varchar")
+}
+
+/// Writes the value that a type's input function reads from a text. `bpchar` stands between, because types such as regclass
+/// have a cast from text that reads less than the input function.
+pub(crate) fn from_text(name: &str, type_name: &str) -> String {
+    format!("{name}::bpchar::{type_name}")
+}
+
 fn select_list(columns: &[Column]) -> String {
     let expression = |c: &Column| {
         let name = quote_ident(&c.name);
-        if c.wire.travels_as_text() { format!("{name}::text") } else { name }
+        if c.wire.travels_as_text() { as_text(&name) } else { name }
     };
     columns.iter().map(expression).collect::<Vec<_>>().join(", ")
 }
@@ -33,11 +45,53 @@ pub(crate) fn copy_out(table: &QualifiedName, columns: &[Column], blocks: BlockR
     format!("COPY (SELECT {} FROM ONLY {}{filter}) TO STDOUT (FORMAT binary)", select_list(columns), table.sql())
 }
 
-/// Writes the COPY that loads rows.
-pub(crate) fn copy_in(table: &QualifiedName, columns: &[Column]) -> String {
-    let names: Vec<String> = columns.iter().filter(|c| !c.generated).map(|c| quote_ident(&c.name)).collect();
+/// Writes the COPY that loads rows into a table, or into the stage that stands in for it.
+pub(crate) fn copy_in(table: &str, columns: &[Column]) -> String {
+    let names: Vec<String> = loaded_names(columns);
     let list = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
-    format!("COPY {}{list} FROM STDIN (FORMAT binary)", table.sql())
+    format!("COPY {table}{list} FROM STDIN (FORMAT binary)")
+}
+
+fn loaded_names(columns: &[Column]) -> Vec<String> {
+    columns.iter().filter(|c| c.loaded()).map(|c| quote_ident(&c.name)).collect()
+}
+
+/// A table for the time of a transaction: columns that travel as text are texts in it.
+pub(crate) const STAGE: &str = "pg_temp.dozo_stage";
+
+/// Writes the statement that makes the stage of a table.
+pub(crate) fn create_stage(table: &QualifiedName, columns: &[Column]) -> String {
+    let column = |c: &Column| {
+        let name = quote_ident(&c.name);
+        if c.wire.travels_as_text() { format!("NULL::text AS {name}") } else { name }
+    };
+    let columns: Vec<String> = columns.iter().filter(|c| c.loaded()).map(column).collect();
+    format!("CREATE TEMPORARY TABLE dozo_stage ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA", columns.join(", "), table.sql())
+}
+
+/// Writes the statement that moves rows from the stage into the table; `live` are the table's own columns, whose types count.
+pub(crate) fn insert_from_stage(table: &QualifiedName, columns: &[Column], live: &[Column]) -> Result<String, PgError> {
+    let mut values = Vec::new();
+    for column in columns.iter().filter(|c| c.loaded()) {
+        let name = quote_ident(&column.name);
+        if !column.wire.travels_as_text() {
+            values.push(name);
+            continue;
+        }
+        let Some(found) = live.iter().find(|c| c.name == column.name) else {
+            return Err(PgError::Wire {
+                table: table.to_string(),
+                source: crate::codec::WireError(format!("column `{}` is not in the target", column.name)),
+            });
+        };
+        values.push(from_text(&name, &found.type_name));
+    }
+    Ok(format!(
+        "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {STAGE}",
+        table.sql(),
+        loaded_names(columns).join(", "),
+        values.join(", ")
+    ))
 }
 
 /// Returns the *send* function of a type; its result is what COPY BINARY carries.
@@ -51,8 +105,6 @@ fn send_function(wire: &PgType) -> &'static str {
         PgType::Float8 => "float8send",
         PgType::Numeric(_) => "numeric_send",
         PgType::Money { .. } => "cash_send",
-        PgType::Text => "textsend",
-        PgType::Varchar => "varcharsend",
         PgType::Bpchar => "bpcharsend",
         PgType::Name => "namesend",
         PgType::Char => "charsend",
@@ -67,18 +119,38 @@ fn send_function(wire: &PgType) -> &'static str {
         PgType::Json => "json_send",
         PgType::Jsonb => "jsonb_send",
         PgType::Oid => "oidsend",
+        PgType::Xid => "xidsend",
+        PgType::Cid => "cidsend",
+        PgType::Inet => "inet_send",
+        PgType::Cidr => "cidr_send",
+        PgType::Macaddr => "macaddr_send",
+        PgType::Macaddr8 => "macaddr8_send",
+        PgType::Bit => "bit_send",
+        PgType::Varbit => "varbit_send",
         PgType::Enum => "enum_send",
         PgType::Array(_) => "array_send",
+        PgType::Raw(inner) => send_function(inner),
+        // The function of citext is wherever the extension is; both types are the same bytes.
+        PgType::Text | PgType::Citext => "textsend",
+        PgType::Varchar
+        | PgType::Hstore
+        | PgType::Vector
+        | PgType::Sparsevec
+        | PgType::Geometry { .. }
+        | PgType::Composite(_)
+        | PgType::DomainArray(_)
+        | PgType::AsText => "varcharsend",
     }
 }
 
 /// Writes the expression for one column's bytes: length and value, `ffffffff` for NULL.
 fn column_bytes(column: &Column) -> String {
     let name = quote_ident(&column.name);
-    let sent = if column.wire.travels_as_text() {
-        format!("textsend({name}::text)")
-    } else {
-        format!("{}({name})", send_function(&column.wire))
+    let sent = match &column.wire {
+        wire if wire.travels_as_text() => format!("varcharsend({})", as_text(&name)),
+        // An implicit cast that costs nothing, but is not found with an empty search path.
+        PgType::Citext => format!("textsend({name}::text)"),
+        wire => format!("{}({name})", send_function(wire)),
     };
     let sent = match column.wire {
         // The server keeps a NULL bitmap that is not needed any more; two equal arrays then differ in this flag.
@@ -133,7 +205,7 @@ pub(crate) fn predicate(filter: &str) -> String {
 
 /// Writes the expression for a row's bytes.
 pub(crate) fn row_bytes(columns: &[Column]) -> String {
-    let parts: Vec<String> = columns.iter().filter(|c| !c.generated).map(column_bytes).collect();
+    let parts: Vec<String> = columns.iter().filter(|c| c.loaded()).map(column_bytes).collect();
     if parts.is_empty() { "''::bytea".to_owned() } else { parts.join("\n      || ") }
 }
 
@@ -158,9 +230,25 @@ pub(crate) fn fingerprint_of_rows(table: &QualifiedName, columns: &[Column], row
     )
 }
 
-/// The settings that a hand-run fingerprint needs.
-pub const FINGERPRINT_SETTINGS: &str =
-    "SET client_encoding = 'UTF8'; SET search_path = ''; SET TimeZone = 'UTC'; SET row_security = off;";
+/// Writes the settings that a hand-run fingerprint needs. `encoding` is that of the database.
+#[must_use]
+pub fn fingerprint_settings(encoding: &str) -> String {
+    format!("SET client_encoding = '{}'; {PINNED_FORMS}", client_encoding(encoding))
+}
+
+/// Returns the encoding in which a database of some encoding is talked to.
+#[must_use]
+pub fn client_encoding(encoding: &str) -> &'static str {
+    if encoding == NO_ENCODING { NO_ENCODING } else { "UTF8" }
+}
+
+/// A database of this encoding does not know what its bytes mean.
+pub const NO_ENCODING: &str = "SQL_ASCII";
+
+/// Settings that decide what a text looks like, and which rows are seen.
+pub(crate) const PINNED_FORMS: &str = "SET search_path = ''; SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; \
+    SET IntervalStyle = 'postgres'; SET extra_float_digits = 1; SET bytea_output = 'hex'; SET lc_monetary = 'C'; \
+    SET xmloption = 'content'; SET row_security = off;";
 
 /// Computes the fingerprint of a table in the server.
 ///

@@ -4,17 +4,18 @@
 //! complete. It is dropped at the end. *Invariant*: a row is written in the same transaction as what it stands for, so the
 //! next run continues, and touches nothing that it did not create.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-use dozo_model::{QualifiedName, SequenceValue, ServerIdentity, quote_ident, quote_literal};
+use dozo_model::{Column, Profile, QualifiedName, SequenceValue, ServerIdentity, quote_ident, quote_literal};
 
 use crate::conninfo::ConnInfo;
 use crate::error::PgError;
-use crate::inspect::{self, TableColumns, TypeCatalog};
+use crate::inspect::{self, TableInfo};
 use crate::script::Entry;
 use crate::session::{ServerFacts, Session};
 use crate::sql::predicate;
+use crate::types::{self, TypeCatalog, TypeOptions};
 
 /// Advisory lock of the one restore that may run: `dozo` in ASCII, 1.
 const RESTORE_LOCK: i64 = 0x646f_7a6f_0000_0001;
@@ -200,7 +201,8 @@ impl RestoreTarget {
     ) -> Result<(), PgError> {
         let session = &self.session;
         self.progress_table(label).await?;
-        session.batch("setting up", "SET LOCAL check_function_bodies = off; SET LOCAL xmloption = content").await?;
+        // Defaults of money are written as the database writes them.
+        session.batch("setting up", "SET LOCAL check_function_bodies = off; SET LOCAL lc_monetary = DEFAULT").await?;
         for (entry, sql) in entries {
             let what = format!("creating {}", entry.label());
             session.batch(&what, "SAVEPOINT entry").await?;
@@ -300,13 +302,18 @@ impl RestoreTarget {
     ///
     /// # Errors
     /// What the server says.
-    pub async fn columns(&self, names: &[QualifiedName]) -> Result<Vec<Option<TableColumns>>, PgError> {
-        let types = TypeCatalog::load(&self.session, self.facts.money_scale).await?;
+    pub async fn columns(&self, names: &[QualifiedName]) -> Result<Vec<Option<Vec<Column>>>, PgError> {
         let tables = inspect::tables(&self.session).await?;
         let wanted: HashSet<&QualifiedName> = names.iter().collect();
         let chosen: Vec<_> = tables.iter().filter(|t| wanted.contains(&t.name)).collect();
-        let found = inspect::columns(&self.session, &types, &chosen).await?;
+        let found = self.columns_of(&chosen).await?;
         Ok(names.iter().map(|n| chosen.iter().find(|t| &t.name == n).and_then(|t| found.get(&t.oid).cloned())).collect())
+    }
+
+    /// Reads the columns of tables. What the backup did not take of them is not asked for here.
+    pub(crate) async fn columns_of(&self, tables: &[&TableInfo]) -> Result<HashMap<u32, Vec<Column>>, PgError> {
+        let types = TypeCatalog::load(&self.session, TypeOptions::new(&self.facts, Profile::default())).await?;
+        types::columns(&self.session, &types, tables, |_, _| true).await
     }
 
     /// Refreshes a materialized view and returns its rows.

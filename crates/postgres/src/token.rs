@@ -18,8 +18,6 @@ use crate::wire::TextRow;
 
 /// Raised whenever an encoder is mended: what older ones wrote is copied again.
 const WRITER_EPOCH: u32 = 1;
-/// Mapping from Postgres to Parquet types.
-const PROFILE: &str = "lake";
 /// Values of these types print other things when something else changes.
 const RESTLESS: [&str; 2] = ["aclitem", "_aclitem"];
 
@@ -72,7 +70,7 @@ pub async fn token_shapes(
             return Err("it has columns whose text depends on other objects");
         }
         let meanings: Vec<(&u32, &str)> = reached.iter().map(|(oid, t)| (oid, t.text.as_str())).collect();
-        let all = (text, meanings, &facts.lc_monetary, &facts.encoding, ALGORITHM, PROFILE, WRITER_EPOCH, columns(table.oid));
+        let all = (text, meanings, &facts.lc_monetary, &facts.encoding, ALGORITHM, WRITER_EPOCH, columns(table.oid));
         let json = serde_json::to_string(&all).map_err(|_| "its columns cannot be described")?;
         Ok(Sha256Digest::of(json.as_bytes()))
     };

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use dozo_engine::{DatabaseChoice, Hook, Hooks, OnBlock, RepositorySettings, SourceSettings, StoreOptions, ToolChoice, UrlRef};
-use dozo_model::{ByteSize, Percent, SourceName, Span};
+use dozo_model::{ByteSize, Percent, Profile, SourceName, Span};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -279,7 +279,8 @@ impl<'t> Reader<'t> {
         let shrink_max = self.parsed::<Percent>(&mut table, "shrink-max").unwrap_or(SHRINK_MAX).0;
         let shrink_ignore = self.texts(&mut table, "shrink-ignore");
         let max_block = self.parsed::<Span>(&mut table, "max-block").map_or(MAX_BLOCK, |s| s.0);
-        let on_block = self.on_block(&mut table, &path, line);
+        let on_block = [("warn", OnBlock::Warn), ("release", OnBlock::Release), ("abort", OnBlock::Abort)];
+        let on_block = self.one_of(&mut table, "on-block", on_block);
         let lag = self.parsed::<Span>(&mut table, "max-replication-lag").map_or(MAX_REPLICATION_LAG, |s| s.0);
         let rate = self.parsed::<ByteSize>(&mut table, "rate");
         if rate == Some(ByteSize(0)) {
@@ -287,6 +288,9 @@ impl<'t> Reader<'t> {
         }
         let databases = self.databases(&mut table, &path, line);
         let hooks = self.hooks(&mut table);
+        let profile = self.one_of(&mut table, "profile", [("lake", Profile::Lake), ("native", Profile::Native)]);
+        let text_only = self.texts(&mut table, "text-only");
+        let unknown = self.one_of(&mut table, "unknown-encoding", [("binary", false), ("refuse", true)]);
         self.no_more(&table);
         Some(SourceSettings {
             name: parsed?,
@@ -309,19 +313,24 @@ impl<'t> Reader<'t> {
             max_replication_lag: (!lag.is_zero()).then_some(lag),
             rate,
             hooks,
+            profile,
+            text_only,
+            refuse_unknown_encoding: unknown,
         })
     }
 
-    fn on_block(&mut self, table: &mut Table<'t>, path: &str, line: usize) -> OnBlock {
-        match self.text(table, "on-block").as_deref() {
-            None | Some("warn") => OnBlock::Warn,
-            Some("release") => OnBlock::Release,
-            Some("abort") => OnBlock::Abort,
-            Some(other) => {
-                self.problem(line, &format!("{path}.on-block"), format!("`{other}` is not warn, release or abort"));
-                OnBlock::Warn
-            }
+    /// Reads one of some words; the first is the default.
+    fn one_of<T: Copy, const N: usize>(&mut self, table: &mut Table<'t>, key: &str, words: [(&str, T); N]) -> T {
+        let line = table.entries.iter().find(|(k, ..)| k == key).map_or(1, |e| e.1);
+        let Some(text) = self.text(table, key) else { return words[0].1 };
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+            return *value;
         }
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let (last, others) = known.split_last().unwrap_or((&"", &[]));
+        let reason = format!("`{text}` is not {} or {last}", others.join(", "));
+        self.problem(line, &Self::dotted(table, key), reason);
+        words[0].1
     }
 
     fn databases(&mut self, table: &mut Table<'t>, path: &str, line: usize) -> Option<DatabaseChoice> {

@@ -1,24 +1,24 @@
 //! What is backed up: which tables, in which units, and the datasets that come out of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use dozo_model::{
-    BlockRange, Column, Dataset, DatasetKind, Fingerprint, KeyRange, LeftOut, ObjectRef, Part, PartitionedTable, QualifiedName,
-    RowVersions, SourceMatch, quote_ident,
+    BlockRange, Column, Dataset, DatasetKind, Fingerprint, KeyRange, LeftOut, ObjectRef, Part, PartitionedTable, PgType,
+    QualifiedName,    RowVersions, SourceMatch, quote_ident,
 };
 use dozo_postgres::{
-    ChunkLimits, Coordinator, LockedTable, Planned, SequenceInfo, TableInfo, TokenShape, TypeCatalog, Unit, columns, key_range,
+    ChunkLimits, Coordinator, LockedTable, NO_ENCODING, Planned, SequenceInfo, TableInfo, TokenShape, TypeCatalog, TypeOptions, Unit, columns, key_range,
     partition_keys, plan_units, primary_keys, shape_digest, token_shapes,
 };
 
 use super::report::TableWork;
 use super::reuse;
 use super::unit::UnitReport;
-use crate::Result;
+use crate::{EngineError, Result};
 use crate::budget::Budget;
 use crate::context::SourceSettings;
-use crate::select::Patterns;
+use crate::select::{ColumnPatterns, Patterns};
 
 /// Decides about each table.
 pub(crate) struct Selection {
@@ -170,16 +170,19 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Reads columns and sizes under the snapshot and cuts the tables into units.
-    pub(crate) async fn new(coordinator: &Coordinator, budget: Budget) -> Result<Self> {
+    pub(crate) async fn new(coordinator: &Coordinator, source: &SourceSettings, budget: Budget) -> Result<Self> {
         let session = coordinator.session();
-        let types = TypeCatalog::load(session, coordinator.facts.money_scale).await?;
+        let types = TypeCatalog::load(session, TypeOptions::new(&coordinator.facts, source.profile)).await?;
         let locked: Vec<&TableInfo> = coordinator.tables.iter().filter(|t| coordinator.locked.contains(&t.oid)).collect();
         let with_rows: Vec<&TableInfo> = locked.iter().copied().filter(|t| t.has_rows()).collect();
-        let mut all_columns = columns(session, &types, &with_rows).await?;
+        let text_only = ColumnPatterns::new(&source.text_only)?;
+        let asked = |t: &TableInfo, column: &str| text_only.matches(&t.name, t.root.as_ref().map(|(_, n)| n), column);
+        let mut all_columns = columns(session, &types, &with_rows, asked).await?;
+        refuse_unknown_encoding(coordinator, source, &with_rows, &all_columns)?;
         let blocks = coordinator.blocks().await?;
         let keys = partition_keys(session).await?;
         let mut primary = primary_keys(session).await?;
-        let columns_of = |oid: u32| all_columns.get(&oid).map(|c| c.columns.clone()).unwrap_or_default();
+        let columns_of = |oid: u32| all_columns.get(&oid).cloned().unwrap_or_default();
         let mut shapes = token_shapes(session, &coordinator.facts, &with_rows, columns_of).await?;
         let tables: Vec<PlannedTable> = with_rows
             .iter()
@@ -188,7 +191,7 @@ impl Plan {
                 root: t.root.as_ref().map(|(_, name)| name.clone()),
                 parent: t.parent.clone(),
                 bound: t.bound.clone(),
-                columns: all_columns.remove(&t.oid).unwrap_or_default().columns,
+                columns: all_columns.remove(&t.oid).unwrap_or_default(),
                 key_column: t.root.as_ref().and_then(|(oid, _)| keys.get(oid).cloned()),
                 key: primary.remove(&t.oid).unwrap_or_default(),
                 shape: shapes.remove(&t.oid).unwrap_or(Err("its columns cannot be described")),
@@ -274,6 +277,27 @@ impl Plan {
         });
         (datasets.collect(), objects)
     }
+}
+
+/// Where somebody asked for it, texts of which nobody knows the encoding are refused, all columns named at once.
+fn refuse_unknown_encoding(
+    coordinator: &Coordinator,
+    source: &SourceSettings,
+    tables: &[&TableInfo],
+    columns: &HashMap<u32, Vec<Column>>,
+) -> Result<()> {
+    if !source.refuse_unknown_encoding || coordinator.facts.encoding != NO_ENCODING {
+        return Ok(());
+    }
+    fn raw(wire: &PgType) -> bool {
+        matches!(wire, PgType::Raw(_)) || matches!(wire, PgType::Array(inner) if raw(inner))
+    }
+    let named = tables.iter().flat_map(|t| {
+        let texts = columns.get(&t.oid).into_iter().flatten().filter(|c| raw(&c.wire));
+        texts.map(|c| format!("{}.{}", t.name, c.name))
+    });
+    let columns: Vec<String> = named.collect();
+    if columns.is_empty() { Ok(()) } else { Err(EngineError::UnknownEncoding { columns }) }
 }
 
 /// Bytes of a heap block as the catalogs count; servers built with another size have other chunks, nothing else.

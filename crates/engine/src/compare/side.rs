@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use dozo_catalog::Repository;
 use dozo_digest::ManyMd5;
-use dozo_model::{BlockRange, Column, Dataset, Fingerprint, Manifest, QualifiedName, RowDigester};
+use dozo_model::{BlockRange, Column, Dataset, Fingerprint, Manifest, Profile, QualifiedName, RowDigester};
 use dozo_postgres::{
-    ConnInfo, Coordinator, KeyedRow, LockedTable, PgError, RowEncoder, Session, SnapshotWorker, TableInfo, TypeCatalog,
+    ConnInfo, Coordinator, KeyedRow, LockedTable, PgError, RowEncoder, Session, SnapshotWorker, TableInfo, TypeCatalog, TypeOptions,
     WireError, bucket_of, columns, primary_keys, tuple_texts,
 };
 use tokio::runtime::Handle;
@@ -76,14 +76,14 @@ impl Side {
         let readable = |t: &TableInfo| own(t) && t.select_granted && !t.row_security;
         let coordinator = Coordinator::begin(info, &looker, lock_timeout, readable).await?;
         let session = coordinator.session();
-        let types = TypeCatalog::load(session, coordinator.facts.money_scale).await?;
+        let types = TypeCatalog::load(session, TypeOptions::new(&coordinator.facts, Profile::default())).await?;
         let taken: Vec<&TableInfo> = coordinator.tables.iter().filter(|t| readable(t)).collect();
-        let mut found = columns(session, &types, &taken).await?;
+        let mut found = columns(session, &types, &taken, |_, _| true).await?;
         let mut keys = primary_keys(session).await?;
         let mut tables: BTreeMap<QualifiedName, TableView> = BTreeMap::new();
         for table in taken.iter().filter(|t| t.root.is_none()) {
             let view = TableView {
-                columns: found.remove(&table.oid).unwrap_or_default().columns,
+                columns: found.remove(&table.oid).unwrap_or_default(),
                 key: keys.remove(&table.oid).unwrap_or_default(),
                 leaves: vec![],
                 partitioned: table.kind == 'p',
@@ -254,7 +254,7 @@ fn ask_stored(
     cancel: &CancellationToken,
 ) -> Result<Answer> {
     let names = |columns: &[Column]| columns.iter().map(|c| c.name.clone()).collect::<Vec<_>>();
-    let own: Vec<String> = dataset.columns.iter().filter(|c| !c.generated).map(|c| c.name.clone()).collect();
+    let own: Vec<String> = dataset.columns.iter().filter(|c| c.loaded()).map(|c| c.name.clone()).collect();
     if matches!(item.ask, Ask::Fingerprint) && own == names(&item.columns) {
         return Ok(Answer::Fingerprint(dataset.fingerprint));
     }

@@ -11,7 +11,9 @@ use dozo_model::{ErrorClass, Explain, Fingerprint, Manifest, QualifiedName, Sequ
 use dozo_postgres::{LiveTable, MergeMode, MergeTable, RestoreTarget};
 
 use super::plan::{PlannedDataset, RestorePlan};
-use super::{Completed, Existing, Job, LoadSource, RestoreOptions, RestoreReport, RestoredTable, load_rows};
+use super::{
+    Completed, Existing, Job, LoadSource, Missing, RestoreOptions, RestoreReport, RestoredTable, load_rows, open_items,
+};
 use crate::{EngineError, Result};
 
 /// Tables that get rows: the live table, what is stored for it, and what stands there.
@@ -86,7 +88,7 @@ async fn exchange(job: Job<'_>, plan: &RestorePlan, groups: &[Group], continued:
         refuse_unheld(manifest, plan, group, found, mode)?;
         let side = QualifiedName::new("dozo", format!("restore_side_{n}"));
         loads.extend(group.datasets.iter().map(|d| PlannedDataset { dataset: d.dataset.clone(), target: side.clone() }));
-        let columns = group.datasets[0].dataset.columns.iter().filter(|c| !c.generated).cloned().collect();
+        let columns = group.datasets[0].dataset.columns.iter().filter(|c| c.loaded()).cloned().collect();
         let keep = options.keep_replaced.then(|| beside_name(&group.live, &format!("before_{}", suffix(manifest))));
         tables.push(MergeTable {
             live: group.live.clone(),
@@ -111,8 +113,9 @@ async fn exchange(job: Job<'_>, plan: &RestorePlan, groups: &[Group], continued:
     let rest = async {
         let sides: Vec<QualifiedName> = loads.iter().map(|d| d.target.clone()).collect();
         let columns = target.columns(&sides).await?;
-        let source = LoadSource { datasets: &loads, objects: &plan.objects };
-        load_rows(job, source, &columns, &done, &mut complete).await?;
+        let items = open_items(&loads, &columns, &done, &mut complete)?;
+        let source = LoadSource { datasets: &loads, columns: &columns, objects: &plan.objects };
+        let _ = load_rows(job, source, items, &mut complete, Missing::Fail).await?;
         seconds.insert("data".to_owned(), stage.elapsed().as_secs_f64());
         let stage = Instant::now();
         ctx.progress.stage(Stage::Verify, tables.iter().map(|t| t.stored.rows).sum(), 0);

@@ -206,6 +206,9 @@ impl RestorePlan {
         self.entries.iter().filter(move |e| e.entry.section == section)
     }
 
+    /// The group of entries that need every row to be there.
+    pub(crate) const FOREIGN_KEYS: usize = 2;
+
     /// Returns the entries after the rows in groups; within a group they may run in parallel.
     pub(crate) fn post_data(&self) -> Vec<Vec<PlannedEntry>> {
         let mut groups: Vec<Vec<PlannedEntry>> = vec![Vec::new(); 4];

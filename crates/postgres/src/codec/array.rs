@@ -1,4 +1,4 @@
-//! Arrays as LIST: `array_send`, and the text form for elements whose OID differs between databases.
+//! Arrays as LIST: `array_send`, and `array_out` for elements whose OID differs between databases.
 //!
 //! One dimension that starts at 1 is readable, also with NULL elements and empty; everything else (several
 //! dimensions, other lower bounds, an element that its own type cannot hold) escapes as an array literal.
@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use arrow_array::{Array as _, ArrayRef, ListArray};
 use arrow_buffer::{NullBufferBuilder, OffsetBuffer};
-use arrow_schema::{DataType, Field, FieldRef};
+use arrow_schema::{DataType, FieldRef};
 
-use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast};
+use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast, text_of, utf8, wire_of_text};
 
 /// `MAXDIM` of `array.h`.
 const MAX_DIMENSIONS: usize = 6;
 
 fn list_field(element: &dyn Family) -> FieldRef {
-    Arc::new(Field::new("element", element.arrow(), true))
+    Arc::new(element.field("element"))
 }
 
 /// An array value taken apart: lengths and lower bounds per dimension, elements row by row.
@@ -272,32 +272,40 @@ impl<R: FnMut(&[u8], &mut dyn ColumnBuilder) -> Result<Option<usize>> + Send> Co
 struct ListValues {
     array: ListArray,
     inner: Box<dyn Values>,
-    oid: Option<u32>,
+    form: Form,
+}
+
+/// How an array goes back onto the wire.
+enum Form {
+    /// In binary, with this OID.
+    Binary(u32),
+    /// As text, of elements of this family.
+    Text(Arc<dyn Family>),
 }
 
 impl ListValues {
-    fn open(array: &ArrayRef, element: &dyn Family, oid: Option<u32>) -> Result<Box<dyn Values>> {
+    fn open(array: &ArrayRef, element: &dyn Family, form: Form) -> Result<Box<dyn Values>> {
         let array: ListArray = downcast(array)?;
         let inner = element.values(array.values())?;
-        Ok(Box::new(Self { array, inner, oid }))
+        Ok(Box::new(Self { array, inner, form }))
     }
 
-    fn elements(&self, row: usize) -> Result<Elements<Vec<u8>>> {
+    fn elements<T>(&self, row: usize, read: impl Fn(usize) -> Result<Option<T>>) -> Result<Elements<T>> {
         let bad_offset = |_| WireError("a list with a negative offset".into());
         let start = usize::try_from(self.array.value_offsets()[row]).map_err(bad_offset)?;
         let end = usize::try_from(self.array.value_offsets()[row + 1]).map_err(bad_offset)?;
-        let mut values = Vec::with_capacity(end - start);
-        for i in start..end {
-            values.push(if self.inner.is_null(i) {
-                None
-            } else {
-                let mut bytes = Vec::new();
-                self.inner.write(i, &mut bytes)?;
-                Some(bytes)
-            });
-        }
+        let values = (start..end).map(read).collect::<Result<Vec<_>>>()?;
         let length = i32::try_from(values.len()).map_err(|_| WireError("a list that is too long".into()))?;
         Ok(Elements { bounds: if values.is_empty() { vec![] } else { vec![(length, 1)] }, values })
+    }
+
+    fn binary(&self, i: usize) -> Result<Option<Vec<u8>>> {
+        if self.inner.is_null(i) {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        self.inner.write(i, &mut bytes)?;
+        Ok(Some(bytes))
     }
 }
 
@@ -307,21 +315,15 @@ impl Values for ListValues {
     }
 
     fn write(&self, row: usize, out: &mut Vec<u8>) -> Result<()> {
-        let elements = self.elements(row)?;
-        match self.oid {
-            Some(oid) => write_binary(&elements, oid, out),
-            None => {
-                out.extend_from_slice(write_literal(&as_text(elements)?).as_bytes());
+        match &self.form {
+            Form::Binary(oid) => write_binary(&self.elements(row, |i| self.binary(i))?, *oid, out),
+            Form::Text(family) => {
+                let elements = self.elements(row, |i| text_of(family.as_ref(), self.inner.as_ref(), i))?;
+                out.extend_from_slice(write_literal(&elements).as_bytes());
                 Ok(())
             }
         }
     }
-}
-
-fn as_text(elements: Elements<Vec<u8>>) -> Result<Elements<String>> {
-    let text = |b| String::from_utf8(b).map_err(|_| WireError("an element that is not UTF-8".into()));
-    let values = elements.values.into_iter().map(|v| v.map(text).transpose()).collect::<Result<_>>()?;
-    Ok(Elements { bounds: elements.bounds, values })
 }
 
 /// An array whose binary form is the same in every database.
@@ -373,7 +375,7 @@ impl Family for Array {
     }
 
     fn values(&self, array: &ArrayRef) -> Result<Box<dyn Values>> {
-        ListValues::open(array, self.element.as_ref(), Some(self.oid))
+        ListValues::open(array, self.element.as_ref(), Form::Binary(self.oid))
     }
 
     fn to_text(&self, wire: &[u8]) -> Result<String> {
@@ -393,16 +395,25 @@ impl Family for Array {
     }
 }
 
-/// An array of enums: it travels as `array_out` text, and is loaded in binary with the target's OID.
+/// An array of elements whose OID differs between databases: it travels as `array_out` text. An element is readable when its
+/// family writes the very same text again.
 pub(crate) struct TextArray {
     pub(crate) element: Arc<dyn Family>,
 }
 
-impl TextArray {
-    fn literal(wire: &[u8]) -> Result<(&str, Elements<String>)> {
-        let text = std::str::from_utf8(wire).map_err(|_| WireError("an array that is not UTF-8".into()))?;
-        Ok((text, read_literal(text)?))
+/// Returns the wire form of each element, or `None` if the array or one of them is not readable.
+fn read_text(element: &dyn Family, wire: &[u8]) -> Result<Option<Vec<Option<Vec<u8>>>>> {
+    let text = utf8(wire)?;
+    let Some(elements) = parse_literal(text).filter(|e| e.readable() && write_literal(e) == text) else { return Ok(None) };
+    let mut values = Vec::with_capacity(elements.values.len());
+    for text in &elements.values {
+        match text.as_deref().map(|t| wire_of_text(element, t)) {
+            None => values.push(None),
+            Some(Some(wire)) => values.push(Some(wire)),
+            Some(None) => return Ok(None),
+        }
     }
+    Ok(Some(values))
 }
 
 impl Family for TextArray {
@@ -411,35 +422,32 @@ impl Family for TextArray {
     }
 
     fn fits(&self, wire: &[u8]) -> Result<bool> {
-        let (text, elements) = Self::literal(wire)?;
-        Ok(elements.readable() && write_literal(&elements) == text)
+        Ok(read_text(self.element.as_ref(), wire)?.is_some())
     }
 
     fn builder(&self) -> Box<dyn ColumnBuilder> {
+        let element = Arc::clone(&self.element);
         Box::new(ListBuilder {
             field: list_field(self.element.as_ref()),
             inner: self.element.builder(),
             lengths: Vec::new(),
             nulls: NullBufferBuilder::new(0),
-            read: |wire: &[u8], inner: &mut dyn ColumnBuilder| {
-                let (text, elements) = Self::literal(wire)?;
-                if !elements.readable() || write_literal(&elements) != text {
-                    return Ok(None);
+            read: move |wire: &[u8], inner: &mut dyn ColumnBuilder| {
+                let Some(values) = read_text(element.as_ref(), wire)? else { return Ok(None) };
+                for value in &values {
+                    inner.push(value.as_deref())?;
                 }
-                for value in &elements.values {
-                    inner.push(value.as_deref().map(str::as_bytes))?;
-                }
-                Ok(Some(elements.values.len()))
+                Ok(Some(values.len()))
             },
         })
     }
 
     fn values(&self, array: &ArrayRef) -> Result<Box<dyn Values>> {
-        ListValues::open(array, self.element.as_ref(), None)
+        ListValues::open(array, self.element.as_ref(), Form::Text(Arc::clone(&self.element)))
     }
 
     fn to_text(&self, wire: &[u8]) -> Result<String> {
-        Ok(Self::literal(wire)?.0.to_owned())
+        utf8(wire).map(str::to_owned)
     }
 
     fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<()> {

@@ -1,28 +1,30 @@
-//! bytea and uuid: `byteasend`, `uuid_send`.
+//! bytea, uuid, and texts of a database without an encoding: `byteasend`, `uuid_send`, `textsend`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow_array::builder::BinaryBuilder;
-use arrow_array::{ArrayRef, BinaryArray};
-use arrow_schema::DataType;
+use arrow_array::builder::{BinaryBuilder, FixedSizeBinaryBuilder};
+use arrow_array::{ArrayRef, BinaryArray, FixedSizeBinaryArray};
+use arrow_schema::{DataType, Field};
 
 use super::text::{strings_builder, strings_values};
-use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast, exactly};
+use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast, exactly, utf8};
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-fn push_hex(bytes: &[u8], out: &mut String) {
+pub(crate) fn push_hex(bytes: &[u8], out: &mut String) {
     for b in bytes {
         out.push(char::from(HEX[usize::from(b >> 4)]));
         out.push(char::from(HEX[usize::from(b & 15)]));
     }
 }
 
-fn nibble(c: u8) -> Result<u8> {
+pub(crate) fn nibble(c: u8) -> Result<u8> {
     match c {
         b'0'..=b'9' => Ok(c - b'0'),
         b'a'..=b'f' => Ok(c - b'a' + 10),
-        _ => Err(WireError(format!("`{}` is not a lower-case hex digit", char::from(c)))),
+        b'A'..=b'F' => Ok(c - b'A' + 10),
+        _ => Err(WireError(format!("`{}` is not a hex digit", char::from(c)))),
     }
 }
 
@@ -150,5 +152,94 @@ impl Family for Uuid {
 
     fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<()> {
         Self::parse(text, out)
+    }
+}
+
+/// `uuid` with the logical type UUID.
+pub(crate) struct NativeUuid;
+
+impl Family for NativeUuid {
+    fn arrow(&self) -> DataType {
+        DataType::FixedSizeBinary(16)
+    }
+
+    fn field(&self, name: &str) -> Field {
+        let metadata = HashMap::from([("ARROW:extension:name".to_owned(), "arrow.uuid".to_owned())]);
+        Field::new(name, self.arrow(), true).with_metadata(metadata)
+    }
+
+    fn fits(&self, wire: &[u8]) -> Result<bool> {
+        exactly::<16>(wire).map(|_| true)
+    }
+
+    fn builder(&self) -> Box<dyn ColumnBuilder> {
+        Box::new(FixedSizeBinaryBuilder::new(16))
+    }
+
+    fn values(&self, array: &ArrayRef) -> Result<Box<dyn Values>> {
+        Ok(Box::new(downcast::<FixedSizeBinaryArray>(array)?))
+    }
+
+    fn to_text(&self, wire: &[u8]) -> Result<String> {
+        Uuid::text(wire)
+    }
+
+    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<()> {
+        Uuid::parse(text, out)
+    }
+}
+
+impl ColumnBuilder for FixedSizeBinaryBuilder {
+    fn push(&mut self, wire: Option<&[u8]>) -> Result<bool> {
+        match wire {
+            Some(wire) => self.append_value(wire).map_err(|e| WireError(e.to_string()))?,
+            None => self.append_null(),
+        }
+        Ok(true)
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef> {
+        Ok(Arc::new(Self::finish(self)))
+    }
+}
+
+impl Values for FixedSizeBinaryArray {
+    fn is_null(&self, row: usize) -> bool {
+        arrow_array::Array::is_null(self, row)
+    }
+
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> Result<()> {
+        out.extend_from_slice(self.value(row));
+        Ok(())
+    }
+}
+
+/// A text whose bytes need not be UTF-8, as BINARY.
+pub(crate) struct Raw;
+
+impl Family for Raw {
+    fn arrow(&self) -> DataType {
+        DataType::Binary
+    }
+
+    fn fits(&self, _: &[u8]) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn builder(&self) -> Box<dyn ColumnBuilder> {
+        Bytea.builder()
+    }
+
+    fn values(&self, array: &ArrayRef) -> Result<Box<dyn Values>> {
+        Bytea.values(array)
+    }
+
+    fn to_text(&self, wire: &[u8]) -> Result<String> {
+        utf8(wire).map(str::to_owned)
+    }
+
+    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<()> {
+        out.extend_from_slice(text.as_bytes());
+        Ok(())
     }
 }

@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use arrow_array::builder::{Date32Builder, TimestampMicrosecondBuilder};
-use arrow_array::{ArrayRef, Date32Array, TimestampMicrosecondArray};
+use arrow_array::builder::{Date32Builder, Time64MicrosecondBuilder, TimestampMicrosecondBuilder};
+use arrow_array::{ArrayRef, Date32Array, Time64MicrosecondArray, TimestampMicrosecondArray};
 use arrow_schema::{DataType, TimeUnit};
 
-use super::calendar::{EPOCH_DAYS, EPOCH_MICROS, date_text, parse_date, parse_time, parse_timestamp, time_text, timestamp_text};
+use super::calendar::{DAY_MICROS, EPOCH_DAYS, EPOCH_MICROS, date_text, parse_date, parse_time, parse_timestamp, time_text, timestamp_text};
 use super::text::{strings_builder, strings_values};
 use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast, exactly};
 
@@ -198,6 +198,69 @@ impl Family for Time {
 
     fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<()> {
         out.extend_from_slice(&parse_time(text)?.to_be_bytes());
+        Ok(())
+    }
+}
+
+/// `time` with the logical type TIME; `24:00:00`, which that type does not have, escapes.
+pub(crate) struct NativeTime;
+
+impl NativeTime {
+    fn readable(wire: &[u8]) -> Result<Option<i64>> {
+        let micros = i64::from_be_bytes(exactly(wire)?);
+        Ok((0..DAY_MICROS).contains(&micros).then_some(micros))
+    }
+}
+
+impl Family for NativeTime {
+    fn arrow(&self) -> DataType {
+        DataType::Time64(TimeUnit::Microsecond)
+    }
+
+    fn fits(&self, wire: &[u8]) -> Result<bool> {
+        Self::readable(wire).map(|v| v.is_some())
+    }
+
+    fn builder(&self) -> Box<dyn ColumnBuilder> {
+        Box::new(Time64MicrosecondBuilder::new())
+    }
+
+    fn values(&self, array: &ArrayRef) -> Result<Box<dyn Values>> {
+        Ok(Box::new(downcast::<Time64MicrosecondArray>(array)?))
+    }
+
+    fn to_text(&self, wire: &[u8]) -> Result<String> {
+        Time.to_text(wire)
+    }
+
+    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<()> {
+        Time.parse_text(text, out)
+    }
+}
+
+impl ColumnBuilder for Time64MicrosecondBuilder {
+    fn push(&mut self, wire: Option<&[u8]>) -> Result<bool> {
+        let Some(wire) = wire else {
+            self.append_null();
+            return Ok(true);
+        };
+        let value = NativeTime::readable(wire)?;
+        self.append_option(value);
+        Ok(value.is_some())
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef> {
+        Ok(Arc::new(Self::finish(self)))
+    }
+}
+
+impl Values for Time64MicrosecondArray {
+    fn is_null(&self, row: usize) -> bool {
+        arrow_array::Array::is_null(self, row)
+    }
+
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> Result<()> {
+        out.extend_from_slice(&self.value(row).to_be_bytes());
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Rows: a block of COPY tuples to a record batch, and a record batch to COPY tuples.
 //!
-//! The readable columns come first, in the root table's order, generated ones last; then `_dozo_exact`, a JSON object
+//! The readable columns come first, in the root table's order, those that are not loaded last; then `_dozo_exact`, a JSON object
 //! from column to Postgres text for the values that the readable columns cannot hold, NULL for ordinary rows. A table
 //! without columns gets `_dozo_row`, so that its row count survives.
 
@@ -12,7 +12,6 @@ use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use dozo_model::{Column, Fingerprint, PgType, RowDigester};
 
-use super::array::Array as ArrayFamily;
 use super::{ColumnBuilder, Family, Result, Values, WireError, clear_idle_null_flag, downcast, family};
 use crate::copy::RowBlock;
 
@@ -35,8 +34,10 @@ pub fn arrow_schema(columns: &[Column]) -> SchemaRef {
     let mut fields: Vec<Field> = columns
         .iter()
         .map(|c| {
-            let id = HashMap::from([("PARQUET:field_id".to_owned(), c.attnum.to_string())]);
-            Field::new(&c.parquet_name, family(&c.wire).arrow(), true).with_metadata(id)
+            let field = family(&c.wire, c.profile).field(&c.parquet_name);
+            let mut metadata: HashMap<String, String> = field.metadata().iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+            metadata.insert("PARQUET:field_id".into(), c.attnum.to_string());
+            field.with_metadata(metadata)
         })
         .collect();
     if fields.is_empty() {
@@ -67,9 +68,9 @@ impl RowDecoder {
     /// Makes a decoder for a table's columns.
     #[must_use]
     pub fn new(columns: &[Column]) -> Self {
-        let digested = columns.iter().filter(|c| !c.generated).count();
+        let digested = columns.iter().filter(|c| c.loaded()).count();
         let decoded = columns.iter().map(|c| {
-            let family = family(&c.wire);
+            let family = family(&c.wire, c.profile);
             DecodedColumn {
                 name: c.name.clone(),
                 parquet_name: c.parquet_name.clone(),
@@ -152,28 +153,14 @@ fn located(column: &str, error: &WireError) -> WireError {
     WireError(format!("column `{column}`: {error}"))
 }
 
-/// What a column's bytes are meant for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LoadTarget {
-    /// The row digest: bytes as they travelled.
-    Digest,
-    /// COPY into a column; an array of a user's enum carries this element OID.
-    Load {
-        /// OID of the enum in the target database; 0 for all other columns.
-        element_oid: u32,
-    },
-}
-
 struct EncodedColumn {
     name: String,
     parquet_name: String,
     index: usize,
     family: Box<dyn Family>,
-    /// For an array of enums that is loaded: the binary form instead of text.
-    load_family: Option<Box<dyn Family>>,
 }
 
-/// Turns record batches back into COPY tuples. Generated columns are left out.
+/// Turns record batches back into COPY tuples. Columns that are not loaded are left out.
 pub struct RowEncoder {
     columns: Vec<EncodedColumn>,
     exact_index: usize,
@@ -188,7 +175,7 @@ impl RowEncoder {
     /// Makes an encoder that computes the fingerprint of what a file holds.
     #[must_use]
     pub fn for_digest(columns: &[Column]) -> Self {
-        Self::new(columns, false, |_| LoadTarget::Digest)
+        Self::new(columns, false)
     }
 
     /// Makes an encoder for the digest of some columns, in another order than the file's.
@@ -206,23 +193,18 @@ impl RowEncoder {
         Ok(encoder)
     }
 
-    /// Makes an encoder for COPY BINARY; `target` tells the OID of each column.
-    pub fn for_load(columns: &[Column], target: impl Fn(&Column) -> LoadTarget) -> Self {
-        Self::new(columns, true, target)
+    /// Makes an encoder for COPY BINARY.
+    #[must_use]
+    pub fn for_load(columns: &[Column]) -> Self {
+        Self::new(columns, true)
     }
 
-    fn new(columns: &[Column], counted: bool, target: impl Fn(&Column) -> LoadTarget) -> Self {
-        let encoded = columns.iter().enumerate().filter(|(_, c)| !c.generated).map(|(index, c)| EncodedColumn {
+    fn new(columns: &[Column], counted: bool) -> Self {
+        let encoded = columns.iter().enumerate().filter(|(_, c)| c.loaded()).map(|(index, c)| EncodedColumn {
             name: c.name.clone(),
             parquet_name: c.parquet_name.clone(),
             index,
-            family: family(&c.wire),
-            load_family: match (target(c), &c.wire) {
-                (LoadTarget::Load { element_oid }, PgType::Array(element)) if c.wire.travels_as_text() => {
-                    Some(Box::new(ArrayFamily { element: family(element).into(), oid: element_oid }))
-                }
-                _ => None,
-            },
+            family: family(&c.wire, c.profile),
         });
         Self {
             columns: encoded.collect(),
@@ -245,8 +227,7 @@ impl RowEncoder {
     ) -> std::result::Result<(), E> {
         let mut readers: Vec<Box<dyn Values>> = Vec::with_capacity(self.columns.len());
         for column in &self.columns {
-            let family = column.load_family.as_ref().unwrap_or(&column.family);
-            readers.push(family.values(batch.column(column.index)).map_err(|e| located(&column.name, &e))?);
+            readers.push(column.family.values(batch.column(column.index)).map_err(|e| located(&column.name, &e))?);
         }
         let exact: StringArray = downcast(batch.column(self.exact_index)).map_err(|e| located(EXACT_COLUMN, &e))?;
         let count = i16::try_from(self.columns.len()).map_err(|_| WireError("more than 32,767 columns".into()))?;
@@ -265,8 +246,7 @@ impl RowEncoder {
                 if !reader.is_null(row) {
                     reader.write(row, &mut self.value).map_err(|e| located(&column.name, &e))?;
                 } else if let Some(text) = escaped.get(&column.parquet_name) {
-                    let family = column.load_family.as_ref().unwrap_or(&column.family);
-                    family.parse_text(text, &mut self.value).map_err(|e| located(&column.name, &e))?;
+                    column.family.parse_text(text, &mut self.value).map_err(|e| located(&column.name, &e))?;
                 } else {
                     self.row.extend_from_slice(&(-1i32).to_be_bytes());
                     continue;
@@ -317,7 +297,7 @@ pub fn tuple_texts(columns: &[Column], tuple: &[u8]) -> Result<Vec<Option<String
         };
         let value = rest.get(..length).ok_or_else(short)?;
         rest = &rest[length..];
-        texts.push(Some(family(&column.wire).to_text(value).map_err(|e| located(&column.name, &e))?));
+        texts.push(Some(family(&column.wire, column.profile).to_text(value).map_err(|e| located(&column.name, &e))?));
     }
     Ok(texts)
 }

@@ -1,4 +1,4 @@
-//! text, varchar, bpchar (blanks kept), name, "char", json (to the letter), jsonb, enums.
+//! text, varchar, bpchar (blanks kept), name, "char", json (to the letter), jsonb, citext, enums, and whatever travels as text.
 //!
 //! `textsend`, `bpcharsend`, `namesend`, `charsend`, `json_send`, `jsonb_send` (a version byte in front), `enum_send`.
 
@@ -9,11 +9,7 @@ use arrow_array::{ArrayRef, StringArray};
 use arrow_buffer::{NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::DataType;
 
-use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast, exactly};
-
-fn utf8(wire: &[u8]) -> Result<&str> {
-    std::str::from_utf8(wire).map_err(|e| WireError(format!("text that is not UTF-8: {e}")))
-}
+use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast, exactly, utf8};
 
 /// Text as it is.
 pub(crate) struct Text;
