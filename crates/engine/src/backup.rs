@@ -25,7 +25,7 @@ use dozo_model::{
     ServerIdentity, Settings, Sha256Digest, SourceMatch, Stage, Timestamp, human_duration,
 };
 use dozo_postgres::{
-    ConnInfo, Coordinator, PgError, PgTools, Session, SnapshotWorker, materialized_views, not_carried, roles, sequence_values,
+    ConnInfo, Coordinator, LargeObjectCensus, PgError, PgTools, Session, SnapshotWorker, large_objects, large_objects_name, materialized_views, roles, sequence_values,
     sequences, subscriptions,
 };
 use tokio::runtime::Handle;
@@ -241,14 +241,12 @@ impl Run<'_> {
         let mut left_out = self.selection.left_out(&coordinator.tables);
         let excluded = self.selection.hidden_from_dump(&coordinator.tables);
         note_dependents(&coordinator, &excluded, &mut left_out).await?;
-        for (name, reason) in not_carried(coordinator.session()).await? {
-            left_out.push(LeftOut { name, reason, error: true, needed_by: vec![] });
-        }
+        let large = self.large_objects(&coordinator, &mut left_out).await?;
         for name in subscriptions(coordinator.session()).await? {
             let reason = "subscription: its connection text holds a password".into();
             left_out.push(LeftOut { name: QualifiedName::new("pg_subscription", name), reason, error: false, needed_by: vec![] });
         }
-        let plan = Plan::new(&coordinator, source, Budget::new(source.memory.0, source.workers)).await?;
+        let plan = Plan::new(&coordinator, source, &large, Budget::new(source.memory.0, source.workers)).await?;
         if plan.tables.is_empty() && coordinator.tables.iter().any(dozo_postgres::TableInfo::has_rows) {
             let why = left_out.first().map(|l| format!("{}: {}", l.name, l.reason)).unwrap_or_default();
             return Err(EngineError::NothingToBackUp { source_name: source.name.to_string(), why });
@@ -351,6 +349,7 @@ impl Run<'_> {
             partitioned: plan.partitioned.clone(),
             sequences: sequence_values,
             materialized_views: views,
+            large_objects: large.groups,
             roles: role_names,
             left_out,
             losses,
@@ -420,6 +419,25 @@ impl Run<'_> {
             losses: manifest.losses,
             warnings: self.warnings.all(),
         })
+    }
+
+    /// Looks for large objects; those that are not taken are named.
+    async fn large_objects(&self, coordinator: &Coordinator, left_out: &mut Vec<LeftOut>) -> Result<LargeObjectCensus> {
+        let mut census = large_objects(coordinator.session()).await?;
+        let mut leave = |reason: String, error: bool| {
+            left_out.push(LeftOut { name: large_objects_name(), reason, error, needed_by: vec![] });
+        };
+        match self.selection.without_large_objects() {
+            Some(reason) if !census.groups.is_empty() || census.unreadable > 0 => {
+                leave(reason, false);
+                census.groups.clear();
+            }
+            None if census.unreadable > 0 => {
+                leave(format!("permission denied for {} large objects", census.unreadable), true);
+            }
+            _ => {}
+        }
+        Ok(census)
     }
 
     async fn finished(&self, coordinator: &Coordinator) -> Result<Timestamp> {

@@ -3,7 +3,7 @@
 use dozo_catalog::Repository;
 use dozo_model::{Explain, human_bytes, random_suffix};
 use dozo_postgres::{
-    PgError, PgTools, Session, lock_budget, missing_grants, not_carried, sequences, tables, visible_user_mappings,
+    PgError, PgTools, Session, large_objects, lock_budget, missing_grants, sequences, tables, visible_user_mappings,
 };
 use serde::Serialize;
 
@@ -229,18 +229,18 @@ async fn look_at_source(ctx: &Context, source: &SourceSettings, doctor: &mut Doc
         let next = format!("ALTER ROLE {} BYPASSRLS;", dozo_model::quote_ident(&facts.user));
         doctor.add("row security", CheckStatus::Fail, format!("it hides rows of {}", row_security.join(", ")), Some(next));
     }
-    match not_carried(&session).await {
-        Ok(missing) if missing.is_empty() => {}
-        Ok(missing) => {
-            let text: Vec<String> = missing.iter().map(|(name, why)| format!("{name}: {why}")).collect();
-            doctor.add(
-                "contents",
-                CheckStatus::Warn,
-                text.join("; "),
-                Some("keep a pg_dump of these beside; such a backup counts as partial".into()),
-            );
-        }
-        Err(e) => doctor.fail("contents", &e),
+    match large_objects(&session).await {
+        Ok(census) if census.unreadable == 0 => {}
+        Ok(census) => doctor.add(
+            "large objects",
+            CheckStatus::Warn,
+            format!("{} of them may not be read: a backup without them is partial", census.unreadable),
+            Some(format!(
+                "GRANT SELECT ON LARGE OBJECT … TO {}; or exclude = [\"pg_catalog.pg_largeobject\"]",
+                dozo_model::quote_ident(&facts.user)
+            )),
+        ),
+        Err(e) => doctor.fail("large objects", &e),
     }
     let mappings = visible_user_mappings(&session).await?;
     if mappings > 0 {

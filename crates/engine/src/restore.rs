@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use dozo_catalog::Repository;
-use dozo_model::{Column, Fingerprint, Manifest, QualifiedName, Stage};
+use dozo_model::{DatasetKind, Fingerprint, Manifest, QualifiedName, Stage};
 use dozo_postgres::{
-    ConnInfo, LoadWorker, PgError, PgTools, RestoreTarget, RowEncoder, Section, TargetState,
+    ConnInfo, LoadTable, LoadWorker, PgError, PgTools, RestoreTarget, RowEncoder, Section, TargetState, TargetTable,
     ToolChoice, shape_digest,
 };
 use serde::Serialize;
@@ -286,13 +286,15 @@ async fn run(job: Job<'_>, plan: RestorePlan) -> Result<RestoreReport> {
     let rest = async {
         let stage = Instant::now();
         let restored: Vec<QualifiedName> = plan.datasets.iter().map(|d| d.target.clone()).collect();
-        let columns = target.columns(&restored).await?;
-        let load = |columns| LoadSource { datasets: &plan.datasets, columns, objects: &plan.objects };
+        let tables = target.tables(&restored).await?;
+        let source = LoadSource { datasets: &plan.datasets, tables: &tables, objects: &plan.objects };
         // Rows that name objects which are not there yet, such as an index by its regclass.
         let mut early = Vec::new();
         if options.content != Content::Schema {
-            let items = open_items(&plan.datasets, &columns, &done, &mut complete)?;
-            early = load_rows(job, load(&columns), items, &mut complete, Missing::Postpone).await?;
+            let items = open_items(&plan.datasets, &tables, &done, &mut complete)?;
+            let owners = !options.no_owner && options.role.is_none();
+            early = load_rows(job, source, items, &mut complete, Missing::Postpone).await?;
+            target.describe_large_objects(&plan.large_objects, owners, !options.no_privileges).await?;
             target.set_sequences(&plan.sequences).await?;
             target.set_identities(&plan.identities).await?;
         }
@@ -300,7 +302,7 @@ async fn run(job: Job<'_>, plan: RestorePlan) -> Result<RestoreReport> {
         // Rows by a predicate: all of them are loaded and compared, then the others go.
         let (mut compared, mut left_out) = (None, 0);
         if let Some(filter) = options.filter.as_deref().filter(|_| !done.contains(FILTERED)) {
-            compared = Some(compare(ctx, info, options, &plan, columns.clone()).await?);
+            compared = Some(compare(ctx, info, options, &plan, tables.clone()).await?);
             left_out = target.keep_only(&restored, filter, FILTERED).await?;
         }
 
@@ -308,7 +310,7 @@ async fn run(job: Job<'_>, plan: RestorePlan) -> Result<RestoreReport> {
         ctx.progress.stage(Stage::PostData, 0, 0);
         for (n, group) in plan.post_data().into_iter().enumerate() {
             if n == RestorePlan::FOREIGN_KEYS && !early.is_empty() {
-                load_rows(job, load(&columns), std::mem::take(&mut early), &mut complete, Missing::Fail).await?;
+                load_rows(job, source, std::mem::take(&mut early), &mut complete, Missing::Fail).await?;
             }
             run_entries(ctx, info, options, group, &done).await?;
         }
@@ -322,20 +324,21 @@ async fn run(job: Job<'_>, plan: RestorePlan) -> Result<RestoreReport> {
                 ));
             }
         }
-        target.analyze(&restored).await?;
+        let of_users = plan.datasets.iter().filter(|d| d.dataset.kind != DatasetKind::LargeObjects);
+        target.analyze(&of_users.map(|d| d.target.clone()).collect::<Vec<_>>()).await?;
         timed(Stage::PostData, stage);
 
         let stage = Instant::now();
-        let tables = if let Some(tables) = compared {
-            tables
+        let reports = if let Some(reports) = compared {
+            reports
         } else if options.verify && options.content != Content::Schema && options.filter.is_none() {
-            compare(ctx, info, options, &plan, columns).await?
+            compare(ctx, info, options, &plan, tables).await?
         } else {
             plan.datasets.iter().map(|d| d.report(None, "not run")).collect::<Vec<_>>()
         };
         timed(Stage::Verify, stage);
         target.finish().await?;
-        Ok::<_, EngineError>((tables, left_out))
+        Ok::<_, EngineError>((reports, left_out))
     };
     let (tables, left_out) = match rest.await {
         Ok(done) => done,
@@ -370,11 +373,11 @@ struct Completed {
     tables: usize,
 }
 
-/// What is loaded, the columns that take it, and the digest of each object.
+/// What is loaded, the tables that take it, and the digest of each object.
 #[derive(Clone, Copy)]
 struct LoadSource<'a> {
     datasets: &'a [plan::PlannedDataset],
-    columns: &'a [Option<Vec<Column>>],
+    tables: &'a [Option<TargetTable>],
     objects: &'a Digests,
 }
 
@@ -403,13 +406,13 @@ fn names_missing_object(error: &PgError) -> bool {
 /// Lists the parts that are still to be loaded.
 fn open_items(
     datasets: &[plan::PlannedDataset],
-    columns: &[Option<Vec<Column>>],
+    tables: &[Option<TargetTable>],
     done: &HashSet<String>,
     complete: &mut Completed,
 ) -> Result<Vec<LoadItem>> {
     let mut items = Vec::new();
-    for (i, (planned, columns)) in datasets.iter().zip(columns).enumerate() {
-        if columns.is_none() {
+    for (i, (planned, table)) in datasets.iter().zip(tables).enumerate() {
+        if table.is_none() {
             return Err(EngineError::NoTable(planned.target.clone()));
         }
         let before = items.len();
@@ -442,7 +445,7 @@ async fn load_rows(
 
     let (info, role) = (info.clone(), options.role.clone());
     let start = move |stop: &CancellationToken| Ok(LoadWorker::start(&info, role.as_deref(), stop.clone())?);
-    let (datasets, columns) = (source.datasets.to_vec(), source.columns.to_vec());
+    let (datasets, tables) = (source.datasets.to_vec(), source.tables.to_vec());
     let (store, handle, progress) = (repository.store().clone(), Handle::current(), Arc::clone(&ctx.progress));
     let objects = source.objects.clone();
     let work = move |worker: &mut LoadWorker, item: LoadItem| {
@@ -453,11 +456,12 @@ async fn load_rows(
         let encode = |source| EngineError::Encode { object: part.object.clone(), source };
         let reader = open(fetched.data, &planned.dataset).map_err(encode)?;
         let batches = reader.rows(part.row_groups, batch_rows(&planned.dataset)).map_err(encode)?;
-        let live = columns[item.dataset].as_deref().unwrap_or_default();
+        let live = tables[item.dataset].clone().unwrap_or_default();
+        let into = LoadTable { name: &planned.target, columns: &planned.dataset.columns, live: &live };
         let mut encoder = RowEncoder::for_load(&planned.dataset.columns);
         let name = planned.target.to_string();
         let loaded =
-            worker.load(&planned.target, &planned.dataset.columns, live, &item.item, |put: &mut dyn FnMut(&[u8]) -> Result<()>| {
+            worker.load(&into, &item.item, |put: &mut dyn FnMut(&[u8]) -> Result<()>| {
                 for batch in batches {
                     let batch = batch.map_err(encode)?;
                     let mut bytes = 0;
@@ -514,7 +518,7 @@ async fn compare(
     info: &ConnInfo,
     options: &RestoreOptions,
     plan: &RestorePlan,
-    columns: Vec<Option<Vec<Column>>>,
+    tables: Vec<Option<TargetTable>>,
 ) -> Result<Vec<RestoredTable>> {
     ctx.progress.stage(Stage::Verify, plan.datasets.iter().map(|d| d.dataset.fingerprint.rows).sum(), 0);
     let (info, role) = (info.clone(), options.role.clone());
@@ -523,7 +527,8 @@ async fn compare(
     let progress = Arc::clone(&ctx.progress);
     let work = move |worker: &mut LoadWorker, n: usize| {
         let planned = &datasets[n];
-        let mut found = columns[n].clone().unwrap_or_default();
+        let live = tables[n].clone().unwrap_or_default();
+        let mut found = live.columns.clone();
         // A partition restored by itself has its own order of columns; the manifest has its root's.
         let place = |name: &str| planned.dataset.columns.iter().position(|c| c.name == name);
         found.sort_by_key(|c| place(&c.name));
@@ -531,7 +536,8 @@ async fn compare(
         if shape_digest(&found) != planned.dataset.shape {
             return Ok((n, planned.report(None, "differs")));
         }
-        let report = match worker.fingerprint(&planned.target, &planned.dataset.columns) {
+        let table = LoadTable { name: &planned.target, columns: &planned.dataset.columns, live: &live };
+        let report = match worker.fingerprint(&table) {
             Ok(found) if found == planned.dataset.fingerprint => planned.report(Some(found), "equal"),
             Ok(found) => planned.report(Some(found), "differs"),
             // A row that is too large for the statement: the verdict is *not run*, never green.

@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use dozo_model::{Dataset, Manifest, PgType, human_bytes, human_count, quote_literal};
-use dozo_postgres::{client_encoding, copy_text_into, exact_only_through_dozo, fingerprint_settings, fingerprint_sql, text_from_parquet};
+use dozo_model::{Dataset, DatasetKind, Manifest, PgType, human_bytes, human_count, quote_literal};
+use dozo_postgres::{client_encoding, copy_text_into, dataset_fingerprint_sql, exact_only_through_dozo, fingerprint_settings, large_object_statements, text_from_parquet};
 
 /// Returns the text. `skip` are entries of the schema that need a table that is not in the backup.
 pub(crate) fn write(manifest: &Manifest, url: &str, skip: &BTreeSet<u32>) -> String {
@@ -70,6 +70,13 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
         rows_of(&mut out, dataset);
     }
     sequences(&mut out, m);
+    let large = large_object_statements(&m.large_objects, true, true);
+    if !large.is_empty() {
+        let _ = writeln!(out, "\nLarge objects belong to whoever ran this. Where the roles exist, give them back:\n");
+        large.iter().flat_map(|s| s.lines()).for_each(|line| {
+            let _ = writeln!(out, "    {line}");
+        });
+    }
     let _ = writeln!(out, "\n## 5. Indexes, keys, triggers\n\n```sh");
     section(&mut out, &dump, "post-data", skip);
     for view in m.materialized_views.iter().filter(|v| v.populated) {
@@ -162,8 +169,15 @@ fn rows_of(out: &mut String, dataset: &Dataset) {
         heredoc(out, "duckdb", &format!(".bail on\n{sql}"));
         let _ = writeln!(out, "{{");
         let money = if foreign_money(std::iter::once(dataset)) { "" } else { " SET lc_monetary = 'C';" };
-        let copy = copy_text_into(&dataset.name, &dataset.columns);
-        heredoc(out, "cat", &format!("SET TimeZone = 'UTC'; SET xmloption = 'content';{money}\n{copy}"));
+        let settings = format!("SET TimeZone = 'UTC'; SET xmloption = 'content';{money}");
+        if dataset.kind == DatasetKind::LargeObjects {
+            heredoc(out, "cat", &format!("{settings}\nCREATE TEMPORARY TABLE dozo_large (loid oid, at bigint, data bytea);\nCOPY dozo_large FROM STDIN;"));
+            let _ = writeln!(out, "cat dozo-rows.txt\nprintf '\\\\.\\n'");
+            heredoc(out, "cat", "SELECT lo_create(loid) FROM (SELECT DISTINCT loid FROM dozo_large) d \\g /dev/null\nSELECT lo_put(loid, at, data) FROM dozo_large \\g /dev/null");
+            let _ = writeln!(out, "}} | {PSQL}");
+            continue;
+        }
+        heredoc(out, "cat", &format!("{settings}\n{}", copy_text_into(&dataset.name, &dataset.columns)));
         let _ = writeln!(out, "cat dozo-rows.txt\nprintf '\\\\.\\n'\n}} | {PSQL}");
     }
     let _ = writeln!(out, "```");
@@ -202,7 +216,7 @@ fn sequences(out: &mut String, m: &Manifest) {
 fn proof(out: &mut String, m: &Manifest) {
     let mut sql = fingerprint_settings(&m.server.encoding);
     for dataset in &m.datasets {
-        let statement = fingerprint_sql(&dataset.name, &dataset.columns, true);
+        let statement = dataset_fingerprint_sql(dataset);
         let expected = quote_literal(&dataset.fingerprint.to_string());
         let name = quote_literal(&plain(&dataset.name.to_string()));
         let _ = write!(sql, "\nSELECT f.fingerprint, {expected}, {name} FROM ({statement}) f;");

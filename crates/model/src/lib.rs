@@ -27,7 +27,7 @@ pub use events::{
 pub use fingerprint::{ALGORITHM, Fingerprint, FingerprintError, RowDigester};
 pub use ids::{BackupId, IdError, SourceName, random_suffix};
 pub use manifest::{
-    BlockRange, Column, Dataset, DatasetKind, FORMAT_VERSION, Files, KeyRange, LeftOut, Manifest, ManifestError,
+    BlockRange, Column, Dataset, DatasetKind, FORMAT_VERSION, Files, KeyRange, LargeObjects, LeftOut, Manifest, ManifestError,
     MaterializedView, ObjectRef, Part, PartitionedTable, SequenceValue, ServerIdentity, Settings, SnapshotInfo,
 };
 pub use names::{QualifiedName, quote_ident, quote_literal};

@@ -83,6 +83,9 @@ pub struct Manifest {
     pub sequences: Vec<SequenceValue>,
     /// Materialized views in dependency order.
     pub materialized_views: Vec<MaterializedView>,
+    /// Owners, grants and comments of large objects.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub large_objects: Vec<LargeObjects>,
     /// Roles that own or are granted something in it.
     pub roles: Vec<String>,
     /// What was asked for but is not in it, or was excluded.
@@ -231,7 +234,7 @@ pub struct Settings {
     pub time_zone: String,
 }
 
-/// Ordinary table or leaf partition.
+/// What has rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DatasetKind {
@@ -239,6 +242,10 @@ pub enum DatasetKind {
     Table,
     /// A leaf of a partition tree.
     Partition,
+    /// Rows that users put into a table of an extension.
+    Configuration,
+    /// The bytes of large objects.
+    LargeObjects,
 }
 
 /// One table or leaf partition in a backup.
@@ -257,6 +264,9 @@ pub struct Dataset {
     pub parent: Option<QualifiedName>,
     /// Partition bound, as `pg_get_expr` prints it.
     pub bound: Option<String>,
+    /// Which rows of an extension's table belong to users, as the extension says it; empty = all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
     /// Columns in the root table's order, generated ones last.
     pub columns: Vec<Column>,
     /// Rows and their digests.
@@ -399,6 +409,20 @@ pub struct MaterializedView {
     pub populated: bool,
     /// Its rows at the snapshot.
     pub rows: Option<u64>,
+}
+
+/// Large objects with the same owner, grants and comment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LargeObjects {
+    /// Owner.
+    pub owner: String,
+    /// Quoted role (or `PUBLIC`), privilege, and a star where it may be granted on; none = nothing was ever granted.
+    pub grants: Option<Vec<String>>,
+    /// Comment.
+    pub comment: Option<String>,
+    /// Their OIDs.
+    pub oids: Vec<u32>,
 }
 
 /// Something that is not in the backup.

@@ -44,6 +44,8 @@ pub struct TableInfo {
     pub owner: String,
     /// Extension that it belongs to.
     pub extension: Option<String>,
+    /// Which of its rows belong to users, if it is a table of an extension that has such: a condition, or nothing for all.
+    pub configuration: Option<String>,
 }
 
 impl TableInfo {
@@ -70,7 +72,9 @@ pub async fn tables(session: &Session) -> Result<Vec<TableInfo>, PgError> {
                     c.relrowsecurity AND row_security_active(c.oid), pg_get_userbyid(c.relowner)::text,
                     (SELECT e.extname::text FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
                      WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e' LIMIT 1),
-                    pn.nspname::text, pc.relname::text
+                    pn.nspname::text, pc.relname::text,
+                    (SELECT coalesce(e.extcondition[array_position(e.extconfig, c.oid)], '') FROM pg_extension e
+                     WHERE c.oid = ANY(e.extconfig) LIMIT 1)
              FROM pg_class c
              JOIN pg_namespace n ON n.oid = c.relnamespace
              LEFT JOIN pg_am am ON am.oid = c.relam
@@ -109,6 +113,7 @@ pub async fn tables(session: &Session) -> Result<Vec<TableInfo>, PgError> {
                 row_security: row.get::<_, Option<bool>>(15).unwrap_or(false),
                 owner: row.get(16),
                 extension: row.get(17),
+                configuration: row.get(20),
             }
         })
         .collect())
@@ -125,7 +130,7 @@ pub struct SequenceInfo {
     pub select_granted: bool,
 }
 
-/// Lists the sequences that belong to no extension.
+/// Lists the sequences that belong to no extension, and those whose values an extension leaves to users.
 ///
 /// # Errors
 /// What the server says.
@@ -141,7 +146,8 @@ pub async fn sequences(session: &Session) -> Result<Vec<SequenceInfo>, PgError> 
              LEFT JOIN pg_class o ON o.oid = d.refobjid
              LEFT JOIN pg_namespace on_ ON on_.oid = o.relnamespace
              WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-               AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')
+               AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e'
+                               AND NOT EXISTS (SELECT FROM pg_extension x WHERE c.oid = ANY(x.extconfig)))
              ORDER BY 1, 2",
             &[],
         )
@@ -239,6 +245,7 @@ pub async fn roles(session: &Session) -> Result<Vec<String>, PgError> {
                  UNION ALL SELECT typowner, typacl FROM pg_type t JOIN pg_namespace n ON n.oid = typnamespace WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
                  UNION ALL SELECT nspowner, nspacl FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
                  UNION ALL SELECT defaclrole, defaclacl FROM pg_default_acl
+                 UNION ALL SELECT lomowner, lomacl FROM pg_largeobject_metadata
                  UNION ALL SELECT unnest(polroles), NULL FROM pg_policy)
              SELECT DISTINCT r.rolname::text FROM (
                  SELECT owner AS oid FROM o UNION SELECT (aclexplode(acl)).grantee FROM o WHERE acl IS NOT NULL
@@ -270,34 +277,6 @@ pub async fn dependents(session: &Session, tables: &[u32]) -> Result<HashMap<u32
     let mut found: HashMap<u32, Vec<String>> = HashMap::new();
     for row in &rows {
         found.entry(row.get(0)).or_default().push(row.get(1));
-    }
-    Ok(found)
-}
-
-/// What a schema-only dump does not carry and dozo does not copy yet: named, never silently lost.
-///
-/// # Errors
-/// What the server says.
-pub async fn not_carried(session: &Session) -> Result<Vec<(QualifiedName, String)>, PgError> {
-    let row = session.query_one("counting large objects", "SELECT count(*) FROM pg_largeobject_metadata", &[]).await?;
-    let count: i64 = row.get(0);
-    let mut found = Vec::new();
-    if count > 0 {
-        let name = QualifiedName::new("pg_catalog", "pg_largeobject");
-        found.push((name, format!("{count} large objects are not copied by this version")));
-    }
-    let rows = session
-        .query(
-            "listing configuration tables of extensions",
-            "SELECT n.nspname::text, c.relname::text, e.extname::text FROM pg_extension e
-             JOIN pg_class c ON c.oid = ANY(e.extconfig) AND c.relkind = 'r' AND pg_relation_size(c.oid) > 0
-             JOIN pg_namespace n ON n.oid = c.relnamespace",
-            &[],
-        )
-        .await?;
-    for row in &rows {
-        let name = QualifiedName::new(row.get::<_, String>(0), row.get::<_, String>(1));
-        found.push((name, format!("configuration rows of extension {} are not copied by this version", row.get::<_, String>(2))));
     }
     Ok(found)
 }

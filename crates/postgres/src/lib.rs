@@ -15,6 +15,7 @@ mod doctor;
 mod duckdb_sql;
 mod error;
 mod inspect;
+mod large;
 mod loader;
 mod merge;
 mod reader;
@@ -41,9 +42,10 @@ pub use doctor::{LockBudget, lock_budget, missing_grants, suggest_tables};
 pub use duckdb_sql::{copy_text_into, exact_only_through_dozo, text_from_parquet};
 pub use error::{PgError, UnsupportedColumn};
 pub use inspect::{
-    DatabaseInfo, SequenceInfo, TableInfo, databases, dependents, materialized_views, not_carried, partition_keys, primary_keys, roles, sequence_values, sequences, subscriptions, tables, visible_user_mappings,
+    DatabaseInfo, SequenceInfo, TableInfo, databases, dependents, materialized_views, partition_keys, primary_keys, roles, sequence_values, sequences, subscriptions, tables, visible_user_mappings,
 };
-pub use loader::LoadWorker;
+pub use large::{LargeObjectCensus, large_object_columns, large_object_statements, large_objects, large_objects_name};
+pub use loader::{LoadTable, LoadWorker};
 pub use merge::{LiveTable, MergeMode, MergeTable, Merged};
 pub use reader::{LockedTable, RowSource, SnapshotWorker};
 pub use rewrite::{Renames, rewrite_entry};
@@ -51,8 +53,8 @@ pub use script::{Entry, SchemaScript, Section};
 pub use session::{ServerFacts, Session};
 pub use shape::{key_range, shape_digest};
 pub use snapshot::Coordinator;
-pub use sql::{NO_ENCODING, client_encoding, fingerprint, fingerprint_settings, fingerprint_sql};
-pub use target::{RestoreTarget, TargetState};
+pub use sql::{NO_ENCODING, RowSet, client_encoding, dataset_fingerprint_sql, fingerprint, fingerprint_settings, fingerprint_sql};
+pub use target::{RestoreTarget, TargetState, TargetTable};
 pub use token::{TokenShape, token_shapes};
 pub use tools::{PgTools, ToolChoice};
 pub use types::{TypeCatalog, TypeOptions, columns};

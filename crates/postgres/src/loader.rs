@@ -4,7 +4,7 @@
 //! exactly what it has. A worker holds a shared advisory lock; the next run waits until no worker of a killed one is left.
 
 use bytes::Bytes;
-use dozo_model::{Column, QualifiedName};
+use dozo_model::{BlockRange, Column, QualifiedName};
 use futures::SinkExt;
 use tokio::runtime::Runtime;
 use tokio_postgres::CopyInSink;
@@ -14,8 +14,9 @@ use crate::conninfo::ConnInfo;
 use crate::copy::SIGNATURE;
 use crate::error::{PgError, query_error};
 use crate::session::Session;
-use crate::sql;
-use crate::target::{PROGRESS_INSERT, WORKER_LOCK};
+use crate::large::large_objects_from_stage;
+use crate::sql::{self, RowSet};
+use crate::target::{PROGRESS_INSERT, TargetTable, WORKER_LOCK};
 
 /// Bytes in one CopyData message.
 const FRAME: usize = 512 << 10;
@@ -26,6 +27,24 @@ fn current_thread() -> Result<Runtime, PgError> {
         .enable_all()
         .build()
         .map_err(|e| PgError::Lost { what: "starting a worker".into(), source: e.into() })
+}
+
+/// A table that is filled.
+#[derive(Debug, Clone, Copy)]
+pub struct LoadTable<'a> {
+    /// Name in the target.
+    pub name: &'a QualifiedName,
+    /// Columns as they are stored.
+    pub columns: &'a [Column],
+    /// As the target has it.
+    pub live: &'a TargetTable,
+}
+
+/// A table that stands between for the time of a transaction.
+struct Stage {
+    create: String,
+    /// Moves everything to where it belongs.
+    empty: String,
 }
 
 /// One connection that loads.
@@ -56,28 +75,36 @@ impl LoadWorker {
     }
 
     /// Loads rows: `feed` is called with a function that takes one tuple at a time. Commits with the progress row `item`.
-    /// Where columns travel as text, rows go through a stage, out of which the server reads them into the types of `live`, the
-    /// table's own columns.
+    /// Where columns travel as text, rows go through a stage, out of which the server reads them into the types of the table's
+    /// own columns; large objects are made out of a stage, too.
     ///
     /// # Errors
     /// What `feed` or the server says; then nothing of it is there.
     pub fn load<E: From<PgError>>(
         &mut self,
-        table: &QualifiedName,
-        columns: &[Column],
-        live: &[Column],
+        into: &LoadTable<'_>,
         item: &str,
         feed: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E>,
     ) -> Result<u64, E> {
+        let LoadTable { name: table, columns, live } = *into;
         let what = format!("loading {table}");
         let (runtime, session, cancel, buffer) = (&self.runtime, &self.session, &self.cancel, &mut self.buffer);
-        let staged = columns.iter().any(|c| c.loaded() && c.wire.travels_as_text());
-        let from_stage = if staged { Some(sql::insert_from_stage(table, columns, live)?) } else { None };
+        let stage = if live.rows == RowSet::LargeObjects {
+            Some(Stage {
+                create: "CREATE TEMPORARY TABLE dozo_stage (loid oid, at bigint, data bytea) ON COMMIT DROP".into(),
+                empty: large_objects_from_stage(sql::STAGE),
+            })
+        } else if columns.iter().any(|c| c.loaded() && c.wire.travels_as_text()) {
+            let empty = sql::insert_from_stage(table, columns, &live.columns)?;
+            Some(Stage { create: sql::create_stage(table, columns), empty })
+        } else {
+            None
+        };
         let started: Result<_, PgError> = runtime.block_on(async {
             session.batch(&what, "BEGIN").await?;
-            let into = if staged { sql::STAGE.to_owned() } else { table.sql() };
-            if staged {
-                session.batch(&what, &sql::create_stage(table, columns)).await?;
+            let into = if stage.is_some() { sql::STAGE.to_owned() } else { table.sql() };
+            if let Some(stage) = &stage {
+                session.batch(&what, &stage.create).await?;
             }
             let sink: CopyInSink<Bytes> =
                 session.client().copy_in(&sql::copy_in(&into, columns)).await.map_err(|e| query_error(&what, e))?;
@@ -116,10 +143,9 @@ impl LoadWorker {
         let last = Bytes::copy_from_slice(buffer);
         let done: Result<u64, PgError> = runtime.block_on(async {
             sink.send(last).await.map_err(|e| query_error(&what, e))?;
-            let mut rows = sink.as_mut().finish().await.map_err(|e| query_error(&what, e))?;
-            if let Some(sql) = &from_stage {
-                let copied = std::mem::replace(&mut rows, session.execute(&what, sql).await?);
-                debug_assert_eq!(copied, rows, "every row of the stage is inserted");
+            let rows = sink.as_mut().finish().await.map_err(|e| query_error(&what, e))?;
+            if let Some(stage) = &stage {
+                session.batch(&what, &stage.empty).await?;
             }
             session.client().execute(PROGRESS_INSERT, &[&item]).await.map_err(|e| query_error(&what, e))?;
             session.batch(&what, "COMMIT").await?;
@@ -167,13 +193,14 @@ impl LoadWorker {
     ///
     /// # Errors
     /// What the server says, or [`PgError::Cancelled`].
-    pub fn fingerprint(&mut self, table: &QualifiedName, columns: &[Column]) -> Result<dozo_model::Fingerprint, PgError> {
+    pub fn fingerprint(&mut self, table: &LoadTable<'_>) -> Result<dozo_model::Fingerprint, PgError> {
+        let rows = table.live.rows.rows(BlockRange { from: 0, to: None });
         let (session, cancel) = (&self.session, &self.cancel);
         self.runtime.block_on(async {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(PgError::Cancelled),
-                done = sql::fingerprint(session, table, columns, true) => done,
+                done = sql::fingerprint_of(session, table.name, table.columns, rows) => done,
             }
         })
     }

@@ -13,8 +13,9 @@ use crate::conninfo::ConnInfo;
 use crate::copy::{HEADER_BYTES, RowBlock, SIGNATURE};
 use crate::error::PgError;
 use crate::session::pinned;
+use crate::sql::{self, RowSet};
+use crate::token;
 use crate::wire::{TextRow, Wire};
-use crate::{sql, token};
 
 /// Hands out the rows of one query, block by block.
 pub trait RowSource {
@@ -34,6 +35,8 @@ pub struct LockedTable {
     pub name: QualifiedName,
     /// `relfilenode` under the coordinator's lock.
     pub filenode: u32,
+    /// What its rows are.
+    pub rows: RowSet,
 }
 
 /// One connection on the shared snapshot.
@@ -84,7 +87,8 @@ impl SnapshotWorker {
     /// # Errors
     /// [`PgError::Replaced`] when it is not; [`PgError::LockTimeout`] when somebody waits for it.
     pub fn lock(&mut self, table: &LockedTable) -> Result<(), PgError> {
-        if !self.locked.insert(table.oid) {
+        // Large objects have no lock; the snapshot shows them as they were.
+        if table.rows == RowSet::LargeObjects || !self.locked.insert(table.oid) {
             return Ok(());
         }
         let (what, name) = (format!("locking {}", table.name), table.name.sql());
@@ -127,7 +131,7 @@ impl SnapshotWorker {
     /// the worker can go on.
     pub fn fingerprint(&mut self, table: &LockedTable, columns: &[Column], blocks: BlockRange) -> Result<Fingerprint, PgError> {
         let what = format!("computing the fingerprint of {}", table.name);
-        let answer = self.ask(table, &what, &sql::fingerprint_of_rows(&table.name, columns, sql::Rows::Blocks(blocks)))?;
+        let answer = self.ask(table, &what, &sql::fingerprint_of_rows(&table.name, columns, table.rows.rows(blocks)))?;
         let text = answer.first().and_then(|r| r.first()?.as_deref());
         text.and_then(|t| t.parse().ok()).ok_or_else(|| unexpected(what))
     }
@@ -192,7 +196,7 @@ impl SnapshotWorker {
     ) -> Result<impl RowSource + 'a, PgError> {
         self.lock(table)?;
         let what = format!("copying {}", table.name);
-        self.wire.copy_out(&what, &sql::copy_out(&table.name, columns, blocks))?;
+        self.wire.copy_out(&what, &sql::copy_out(&table.name, columns, table.rows.rows(blocks)))?;
         Ok(CopyReader { wire: &mut self.wire, framing: Framing::default(), what, cancel: self.cancel.clone(), ended: false })
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! *Invariant*: everything is generated from typed fields; no text from a manifest is ever executed.
 
-use dozo_model::{BlockRange, Column, Fingerprint, PgType, QualifiedName, quote_ident};
+use dozo_model::{BlockRange, Column, Dataset, DatasetKind, Fingerprint, PgType, QualifiedName, quote_ident};
 
 use crate::error::PgError;
+use crate::large::large_object_rows;
 use crate::session::Session;
 
 /// Writes the text of a value by its type's output function. Not `::text`: somebody may have defined a cast to text that says
@@ -39,10 +40,9 @@ pub(crate) fn block_filter(blocks: BlockRange) -> String {
     if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) }
 }
 
-/// Writes the COPY that reads a range of heap blocks.
-pub(crate) fn copy_out(table: &QualifiedName, columns: &[Column], blocks: BlockRange) -> String {
-    let filter = block_filter(blocks);
-    format!("COPY (SELECT {} FROM ONLY {}{filter}) TO STDOUT (FORMAT binary)", select_list(columns), table.sql())
+/// Writes the COPY that reads some rows.
+pub(crate) fn copy_out(table: &QualifiedName, columns: &[Column], rows: Rows<'_>) -> String {
+    format!("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT binary)", select_list(columns), rows.from(table))
 }
 
 /// Writes the COPY that loads rows into a table, or into the stage that stands in for it.
@@ -176,6 +176,10 @@ pub(crate) enum Rows<'a> {
     Own,
     /// Those of the table itself in a range of blocks.
     Blocks(BlockRange),
+    /// Those of an extension's table that this condition of the extension leaves to users.
+    Configuration(&'a str),
+    /// Those of large objects.
+    LargeObjects,
     /// Those that satisfy a predicate, of the table itself or of everything below it, too.
     Where {
         /// Of the table itself.
@@ -191,9 +195,34 @@ impl Rows<'_> {
             Self::Tree => table.sql(),
             Self::Own => format!("ONLY {}", table.sql()),
             Self::Blocks(blocks) => format!("ONLY {}{}", table.sql(), block_filter(blocks)),
+            Self::Configuration(condition) => format!("ONLY {} {condition}", table.sql()),
+            Self::LargeObjects => large_object_rows(),
             Self::Where { only, filter } => {
                 format!("{}{} WHERE {}", if only { "ONLY " } else { "" }, table.sql(), predicate(filter))
             }
+        }
+    }
+}
+
+/// What the rows of a dataset are, in the source or in the target.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum RowSet {
+    /// The table's own rows.
+    #[default]
+    Own,
+    /// Rows of an extension's table that belong to users: the condition as the extension has it in this database.
+    Configuration(String),
+    /// The bytes of large objects.
+    LargeObjects,
+}
+
+impl RowSet {
+    /// Returns the rows of a range; only a table of its own is cut into ranges.
+    pub(crate) fn rows(&self, blocks: BlockRange) -> Rows<'_> {
+        match self {
+            Self::Own => Rows::Blocks(blocks),
+            Self::Configuration(condition) => Rows::Configuration(condition),
+            Self::LargeObjects => Rows::LargeObjects,
         }
     }
 }
@@ -213,6 +242,17 @@ pub(crate) fn row_bytes(columns: &[Column]) -> String {
 #[must_use]
 pub fn fingerprint_sql(table: &QualifiedName, columns: &[Column], only: bool) -> String {
     fingerprint_of_rows(table, columns, if only { Rows::Own } else { Rows::Tree })
+}
+
+/// Writes the statement that computes the fingerprint of a dataset.
+#[must_use]
+pub fn dataset_fingerprint_sql(dataset: &Dataset) -> String {
+    let rows = match (dataset.kind, &dataset.condition) {
+        (DatasetKind::LargeObjects, _) => Rows::LargeObjects,
+        (DatasetKind::Configuration, Some(condition)) => Rows::Configuration(condition),
+        _ => Rows::Own,
+    };
+    fingerprint_of_rows(&dataset.name, &dataset.columns, rows)
 }
 
 pub(crate) fn fingerprint_of_rows(table: &QualifiedName, columns: &[Column], rows: Rows<'_>) -> String {

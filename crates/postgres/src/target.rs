@@ -7,14 +7,15 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-use dozo_model::{Column, Profile, QualifiedName, SequenceValue, ServerIdentity, quote_ident, quote_literal};
+use dozo_model::{Column, LargeObjects, Profile, QualifiedName, SequenceValue, ServerIdentity, quote_ident, quote_literal};
 
 use crate::conninfo::ConnInfo;
 use crate::error::PgError;
 use crate::inspect::{self, TableInfo};
+use crate::large::{large_object_columns, large_object_statements, large_objects_name};
 use crate::script::Entry;
 use crate::session::{ServerFacts, Session};
-use crate::sql::predicate;
+use crate::sql::{RowSet, predicate};
 use crate::types::{self, TypeCatalog, TypeOptions};
 
 /// Advisory lock of the one restore that may run: `dozo` in ASCII, 1.
@@ -36,6 +37,15 @@ pub enum TargetState {
     OtherRestore(String),
     /// Tables that a restore would have to create.
     Occupied(Vec<String>),
+}
+
+/// A table as the target has it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TargetTable {
+    /// Columns.
+    pub columns: Vec<Column>,
+    /// Which of its rows are meant.
+    pub rows: RowSet,
 }
 
 /// The control connection of a restore.
@@ -266,6 +276,17 @@ impl RestoreTarget {
         }
     }
 
+    /// Gives restored large objects their owners, grants and comments.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn describe_large_objects(&self, groups: &[LargeObjects], owners: bool, privileges: bool) -> Result<(), PgError> {
+        for statement in large_object_statements(groups, owners, privileges) {
+            self.session.batch("giving large objects their owners", &statement).await?;
+        }
+        Ok(())
+    }
+
     /// Sets sequences to their values.
     ///
     /// # Errors
@@ -298,16 +319,23 @@ impl RestoreTarget {
         Ok(())
     }
 
-    /// Reads the columns of restored tables as the target has them.
+    /// Reads what restored tables are in the target.
     ///
     /// # Errors
     /// What the server says.
-    pub async fn columns(&self, names: &[QualifiedName]) -> Result<Vec<Option<Vec<Column>>>, PgError> {
+    pub async fn tables(&self, names: &[QualifiedName]) -> Result<Vec<Option<TargetTable>>, PgError> {
         let tables = inspect::tables(&self.session).await?;
         let wanted: HashSet<&QualifiedName> = names.iter().collect();
         let chosen: Vec<_> = tables.iter().filter(|t| wanted.contains(&t.name)).collect();
-        let found = self.columns_of(&chosen).await?;
-        Ok(names.iter().map(|n| chosen.iter().find(|t| &t.name == n).and_then(|t| found.get(&t.oid).cloned())).collect())
+        let mut found = self.columns_of(&chosen).await?;
+        let mut described: HashMap<&QualifiedName, TargetTable> = HashMap::new();
+        for table in chosen {
+            let rows = table.configuration.clone().map_or(RowSet::Own, RowSet::Configuration);
+            described.insert(&table.name, TargetTable { columns: found.remove(&table.oid).unwrap_or_default(), rows });
+        }
+        let large = (large_objects_name(), large_object_columns(Profile::default()));
+        described.insert(&large.0, TargetTable { columns: large.1, rows: RowSet::LargeObjects });
+        Ok(names.iter().map(|n| described.get(n).cloned()).collect())
     }
 
     /// Reads the columns of tables. What the backup did not take of them is not asked for here.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use dozo_model::{
     BlockRange, Column, Dataset, DatasetKind, Fingerprint, KeyRange, LeftOut, ObjectRef, Part, PartitionedTable, PgType,
-    QualifiedName,    RowVersions, SourceMatch, quote_ident,
+    Profile, QualifiedName,    RowVersions, SourceMatch, quote_ident,
 };
 use dozo_postgres::{
-    ChunkLimits, Coordinator, LockedTable, NO_ENCODING, Planned, SequenceInfo, TableInfo, TokenShape, TypeCatalog, TypeOptions, Unit, columns, key_range,
-    partition_keys, plan_units, primary_keys, shape_digest, token_shapes,
+    ChunkLimits, Coordinator, LargeObjectCensus, LockedTable, NO_ENCODING, Planned, RowSet, SequenceInfo, TableInfo, TokenShape,
+    TypeCatalog, TypeOptions, Unit, columns, key_range, large_object_columns, large_objects_name, partition_keys, plan_units,
+    primary_keys, shape_digest, token_shapes,
 };
 
 use super::report::TableWork;
@@ -67,7 +68,7 @@ impl Selection {
         if table.name.schema == "dozo" && (table.name.name == "restore" || table.name.name.starts_with("restore_side_")) {
             return Choice::Excluded("progress of an interrupted restore".into());
         }
-        if table.extension.is_some() {
+        if table.extension.is_some() && table.configuration.is_none() {
             return Choice::OfExtension;
         }
         if !self.include.is_empty() && self.include.matching(&table.name, root).is_none() {
@@ -89,6 +90,15 @@ impl Selection {
             return Choice::Unreadable("an unlogged table cannot be read on a standby".into());
         }
         Choice::Take
+    }
+
+    /// Tells why large objects are left out, if they are.
+    pub(crate) fn without_large_objects(&self) -> Option<String> {
+        let name = large_objects_name();
+        if let Some(pattern) = self.exclude.matching(&name, None) {
+            return Some(format!("excluded by {pattern}"));
+        }
+        (!self.include.is_empty() && self.include.matching(&name, None).is_none()).then(|| "not included".to_owned())
     }
 
     /// Tells whether a table is to be locked and read.
@@ -133,6 +143,7 @@ pub(crate) struct PlannedTable {
     pub(crate) parent: Option<QualifiedName>,
     pub(crate) bound: Option<String>,
     pub(crate) columns: Vec<Column>,
+    kind: DatasetKind,
     pub(crate) key_column: Option<String>,
     /// Columns of the primary key.
     pub(crate) key: Vec<String>,
@@ -170,7 +181,12 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Reads columns and sizes under the snapshot and cuts the tables into units.
-    pub(crate) async fn new(coordinator: &Coordinator, source: &SourceSettings, budget: Budget) -> Result<Self> {
+    pub(crate) async fn new(
+        coordinator: &Coordinator,
+        source: &SourceSettings,
+        large: &LargeObjectCensus,
+        budget: Budget,
+    ) -> Result<Self> {
         let session = coordinator.session();
         let types = TypeCatalog::load(session, TypeOptions::new(&coordinator.facts, source.profile)).await?;
         let locked: Vec<&TableInfo> = coordinator.tables.iter().filter(|t| coordinator.locked.contains(&t.oid)).collect();
@@ -184,22 +200,34 @@ impl Plan {
         let mut primary = primary_keys(session).await?;
         let columns_of = |oid: u32| all_columns.get(&oid).cloned().unwrap_or_default();
         let mut shapes = token_shapes(session, &coordinator.facts, &with_rows, columns_of).await?;
-        let tables: Vec<PlannedTable> = with_rows
+        let kind = |t: &TableInfo| match (&t.configuration, &t.root) {
+            (Some(_), _) => DatasetKind::Configuration,
+            (None, Some(_)) => DatasetKind::Partition,
+            (None, None) => DatasetKind::Table,
+        };
+        let mut tables: Vec<PlannedTable> = with_rows
             .iter()
             .map(|t| PlannedTable {
-                locked: LockedTable { oid: t.oid, name: t.name.clone(), filenode: t.filenode },
+                locked: LockedTable { oid: t.oid, name: t.name.clone(), filenode: t.filenode, rows: row_set(t) },
+                kind: kind(t),
                 root: t.root.as_ref().map(|(_, name)| name.clone()),
                 parent: t.parent.clone(),
                 bound: t.bound.clone(),
                 columns: all_columns.remove(&t.oid).unwrap_or_default(),
                 key_column: t.root.as_ref().and_then(|(oid, _)| keys.get(oid).cloned()),
                 key: primary.remove(&t.oid).unwrap_or_default(),
-                shape: shapes.remove(&t.oid).unwrap_or(Err("its columns cannot be described")),
+                shape: match t.configuration {
+                    Some(_) => Err("only some of its rows are copied"),
+                    None => shapes.remove(&t.oid).unwrap_or(Err("its columns cannot be described")),
+                },
                 blocks: blocks.get(&t.oid).copied().unwrap_or(0),
-                heap: t.access_method == "heap",
+                heap: t.access_method == "heap" && t.configuration.is_none(),
                 rows_estimate: t.rows_estimate.max(0.0),
             })
             .collect();
+        if !large.groups.is_empty() {
+            tables.push(PlannedTable::large_objects(large, source.profile));
+        }
         let partitioned = locked.iter().filter(|t| t.kind == 'p');
         let partitioned = partitioned.map(|t| PartitionedTable { name: t.name.clone(), parent: t.parent.clone() }).collect();
         Ok(Self { budget, tables: Arc::new(tables), partitioned })
@@ -331,7 +359,31 @@ struct Sum {
     work: TableWork,
 }
 
+/// Returns which rows of a table are meant.
+fn row_set(table: &TableInfo) -> RowSet {
+    table.configuration.clone().map_or(RowSet::Own, RowSet::Configuration)
+}
+
 impl PlannedTable {
+    /// The table that large objects look like.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    fn large_objects(census: &LargeObjectCensus, profile: Profile) -> Self {
+        Self {
+            locked: LockedTable { oid: 0, name: large_objects_name(), filenode: 0, rows: RowSet::LargeObjects },
+            root: None,
+            parent: None,
+            bound: None,
+            columns: large_object_columns(profile),
+            kind: DatasetKind::LargeObjects,
+            key_column: None,
+            key: vec!["loid".into(), "at".into()],
+            shape: Err("large objects are copied every time"),
+            blocks: census.bytes / BLOCK,
+            heap: false,
+            rows_estimate: census.groups.iter().map(|g| g.oids.len()).sum::<usize>() as f64,
+        }
+    }
+
     fn dataset(&self, mut sum: Sum, versions: Option<RowVersions>) -> (Dataset, TableWork) {
         sum.parts.sort_by_key(|p| p.blocks.from);
         let key = self.key_column.as_ref().and_then(|name| self.columns.iter().find(|c| &c.name == name));
@@ -340,10 +392,14 @@ impl PlannedTable {
         let fingerprint = sum.parts.iter().map(|p| p.fingerprint).sum::<Fingerprint>();
         let dataset = Dataset {
             name: self.locked.name.clone(),
-            kind: if self.root.is_some() { DatasetKind::Partition } else { DatasetKind::Table },
+            kind: self.kind,
             root: self.root.clone(),
             parent: self.parent.clone(),
             bound: self.bound.clone(),
+            condition: match &self.locked.rows {
+                RowSet::Configuration(condition) => Some(condition.clone()),
+                RowSet::Own | RowSet::LargeObjects => None,
+            },
             shape: shape_digest(&self.columns),
             columns: self.columns.clone(),
             fingerprint,
@@ -369,7 +425,7 @@ impl PlannedTable {
     pub(crate) fn unchanged(&self, before: &Dataset, copied_by: dozo_model::BackupId) -> Dataset {
         Dataset {
             name: self.locked.name.clone(),
-            kind: if self.root.is_some() { DatasetKind::Partition } else { DatasetKind::Table },
+            kind: self.kind,
             root: self.root.clone(),
             parent: self.parent.clone(),
             bound: self.bound.clone(),

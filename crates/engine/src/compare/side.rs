@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use dozo_catalog::Repository;
 use dozo_digest::ManyMd5;
-use dozo_model::{BlockRange, Column, Dataset, Fingerprint, Manifest, Profile, QualifiedName, RowDigester};
+use dozo_model::{BlockRange, Column, Dataset, DatasetKind, Fingerprint, Manifest, Profile, QualifiedName, RowDigester};
 use dozo_postgres::{
-    ConnInfo, Coordinator, KeyedRow, LockedTable, PgError, RowEncoder, Session, SnapshotWorker, TableInfo, TypeCatalog, TypeOptions,
+    ConnInfo, Coordinator, KeyedRow, LockedTable, PgError, RowEncoder, RowSet, Session, SnapshotWorker, TableInfo, TypeCatalog, TypeOptions,
     WireError, bucket_of, columns, primary_keys, tuple_texts,
 };
 use tokio::runtime::Handle;
@@ -98,7 +98,7 @@ impl Side {
                 unreadable.push(format!("{} (its root cannot be read)", table.name));
                 continue;
             };
-            let locked = LockedTable { oid: table.oid, name: table.name.clone(), filenode: table.filenode };
+            let locked = LockedTable { oid: table.oid, name: table.name.clone(), filenode: table.filenode, rows: RowSet::Own };
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate, never negative")]
             let rows = table.rows_estimate.max(0.0) as u64;
             view.rows_estimate += rows;
@@ -123,7 +123,9 @@ impl Side {
     fn stored(manifest: &Manifest) -> Self {
         let label = format!("{}@{}", manifest.source, manifest.id);
         let mut tables: BTreeMap<QualifiedName, TableView> = BTreeMap::new();
-        for dataset in &manifest.datasets {
+        // What is within extensions, and large objects, are not compared.
+        let tables_of = |d: &&Dataset| matches!(d.kind, DatasetKind::Table | DatasetKind::Partition);
+        for dataset in manifest.datasets.iter().filter(tables_of) {
             let root = dataset.root.as_ref().unwrap_or(&dataset.name);
             let view = tables.entry(root.clone()).or_insert_with(|| TableView {
                 columns: dataset.columns.clone(),

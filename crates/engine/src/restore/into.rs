@@ -112,9 +112,9 @@ async fn exchange(job: Job<'_>, plan: &RestorePlan, groups: &[Group], continued:
     let mut complete = Completed { total: loads.len(), tables: 0 };
     let rest = async {
         let sides: Vec<QualifiedName> = loads.iter().map(|d| d.target.clone()).collect();
-        let columns = target.columns(&sides).await?;
-        let items = open_items(&loads, &columns, &done, &mut complete)?;
-        let source = LoadSource { datasets: &loads, columns: &columns, objects: &plan.objects };
+        let sides = target.tables(&sides).await?;
+        let items = open_items(&loads, &sides, &done, &mut complete)?;
+        let source = LoadSource { datasets: &loads, tables: &sides, objects: &plan.objects };
         let _ = load_rows(job, source, items, &mut complete, Missing::Fail).await?;
         seconds.insert("data".to_owned(), stage.elapsed().as_secs_f64());
         let stage = Instant::now();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use dozo_catalog::Repository;
-use dozo_model::{Dataset, Fingerprint, Manifest, MaterializedView, QualifiedName, SequenceValue, Sha256Digest, quote_ident};
+use dozo_model::{Dataset, DatasetKind, Fingerprint, LargeObjects, Manifest, MaterializedView, QualifiedName, SequenceValue, Sha256Digest, quote_ident};
 use dozo_postgres::{Entry, PgTools, Renames, SchemaScript, Section, rewrite_entry};
 
 use super::{RestoreOptions, RestoredTable};
@@ -62,6 +62,7 @@ pub(crate) struct RestorePlan {
     /// Identity columns of side copies: table of the copy, and the value of the original's sequence.
     pub(crate) identities: Vec<(QualifiedName, SequenceValue)>,
     pub(crate) views: Vec<MaterializedView>,
+    pub(crate) large_objects: Vec<LargeObjects>,
     pub(crate) roles: Vec<String>,
     pub(crate) warnings: Vec<String>,
     /// Tables that cannot be made: the restore is partial.
@@ -106,6 +107,12 @@ impl RestorePlan {
             .map(|d| PlannedDataset { dataset: d.clone(), target: renames.apply(&d.name) })
             .collect();
         let mut warnings = Vec::new();
+        let of_tables = |d: &PlannedDataset| matches!(d.dataset.kind, DatasetKind::Table | DatasetKind::Partition);
+        let (datasets, beside): (Vec<_>, Vec<_>) =
+            datasets.into_iter().partition(|d| options.content != super::Content::Data || of_tables(d));
+        if !beside.is_empty() {
+            warnings.push("large objects and rows within extensions are restored with a whole database only".into());
+        }
         let (wanted, tolerated) = match &chosen {
             None => (script.entries.iter().map(|e| e.id).collect(), support_ids(&script)),
             Some(names) if options.schemas.is_empty() => script.select(&pairs(names)),
@@ -164,6 +171,7 @@ impl RestorePlan {
             sequences,
             identities,
             views: views.map(|v| MaterializedView { name: renames.apply(&v.name), ..v.clone() }).collect(),
+            large_objects: if whole { manifest.large_objects.clone() } else { Vec::new() },
             roles: needed_roles(manifest, options),
             warnings,
             unmade: unmade.len(),
@@ -309,7 +317,9 @@ fn choose(manifest: &Manifest, options: &RestoreOptions) -> Result<Option<Vec<Qu
 
 /// Every table of a backup, and the partitioned table right above it.
 fn parents(manifest: &Manifest) -> BTreeMap<&QualifiedName, Option<&QualifiedName>> {
-    let datasets = manifest.datasets.iter().map(|d| (&d.name, d.parent.as_ref()));
+    // What belongs to the database as a whole cannot be chosen.
+    let tables = manifest.datasets.iter().filter(|d| matches!(d.kind, DatasetKind::Table | DatasetKind::Partition));
+    let datasets = tables.map(|d| (&d.name, d.parent.as_ref()));
     datasets.chain(manifest.partitioned.iter().map(|p| (&p.name, p.parent.as_ref()))).collect()
 }
 
