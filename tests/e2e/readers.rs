@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use dozo_testkit::{services, shared};
+use dozo_testkit::{majors, services, shared};
 
 use crate::harness::{Dozo, Place, fingerprints, fresh};
 
@@ -115,11 +115,10 @@ fn restore_md_restores_without_dozo() {
 }
 
 #[test]
-fn restore_md_restores_hard_values() {
-    for major in [15, 18] {
+fn restore_md_restores_the_zoo() {
+    for major in majors() {
         let cluster = shared(major);
-        let database = cluster.database("hard");
-        database.psql(&crate::types::hard_values(major, false));
+        let database = cluster.zoo(false);
         let dozo = Dozo::new(&database, Place::Local);
         let _ = dozo.backup();
         let target = restore_by_hand(&dozo, cluster);

@@ -1,124 +1,206 @@
-//! Values that other tools lose come back bit for bit, or the run refuses by column name before it copies a byte.
+//! Values and objects that other tools lose come back as they were, or the run refuses by name before it copies a byte.
 
-use dozo_testkit::{majors, shared};
+use std::collections::BTreeMap;
 
-use crate::harness::{Dozo, Place, fingerprints};
+use dozo_testkit::{CAPABILITIES, majors, shared};
+use serde_json::Value;
 
-/// Tables with hard values of every type that is carried. With `payloads`, also NaNs with bits that no text keeps.
-pub(crate) fn hard_values(major: u32, payloads: bool) -> String {
-    let infinite_interval = if major >= 17 { "('infinity'), ('-infinity')," } else { "" };
-    let nan_payload =
-        if payloads { "INSERT INTO floats VALUES ('inf'::float8 - 'inf'::float8, 'inf'::float4 - 'inf'::float4);" } else { "" };
-    format!(
-        r#"
-CREATE TYPE mood AS ENUM ('sad', 'o k', 'quo"te', 'com,ma', 'NULL', 'back\slash', 'ブレース{{}}');
-CREATE DOMAIN small AS integer CHECK (value < 100);
-CREATE DOMAIN smaller AS small;
-CREATE DOMAIN moods AS mood[];
-CREATE TABLE ints (b boolean, i2 smallint, i4 integer, i8 bigint, o oid, d smaller);
-INSERT INTO ints VALUES (true, -32768, -2147483648, -9223372036854775808, 0, -5), (false, 32767, 2147483647, 9223372036854775807, 4294967295, 99), (NULL, NULL, NULL, NULL, NULL, NULL), (NULL, 0, 0, 0, 1, 0);
-CREATE TABLE floats (f8 double precision, f4 real);
-INSERT INTO floats VALUES ('-0', '-0'), ('0', '0'), ('NaN', 'NaN'), ('Infinity', '-Infinity'), (5e-324, 1e-45), (1.7976931348623157e308, 3.4028235e38), (0.1, 0.1), (NULL, NULL);
-{nan_payload}
-CREATE TABLE numerics (free numeric, two numeric(12,2), wide numeric(38,10), wider numeric(50,5), negative numeric(5,-2), tiny numeric(2,5), whole numeric(38,0), cash money);
-INSERT INTO numerics VALUES (1.0, 1.0, 1, 1, 100, 0.00001, 1, 1), (1.00, 'NaN', 'NaN', 'NaN', 'NaN', 'NaN', 'NaN', -92233720368547758.08), ('Infinity', -0.01, -0.0000000001, 123456789012345678901234567890123456789012345.12345, 1234500, -0.00099, 99999999999999999999999999999999999999, 92233720368547758.07),
-    ('-Infinity', 9999999999.99, 9999999999999999999999999999.9999999999, 0, -1234500, 0, -99999999999999999999999999999999999999, 0), (1e400, NULL, NULL, NULL, NULL, NULL, NULL, NULL), (1e-400, 0, 0, -1, 0, 0, 0, 0.01), ('NaN', 1, 1, 1, 0, 0, 1, 1), (-0.00012, 1, 1, 1, 0, 0, 1, 1);
-CREATE TABLE times (d date, t time, tz timetz, ts timestamp, tstz timestamptz, iv interval);
-INSERT INTO times (d) VALUES ('infinity'), ('-infinity'), ('4713-01-01 BC'), ('5874897-12-31'), ('0001-01-01'), ('0001-12-31 BC'), ('2024-02-29'), (NULL);
-INSERT INTO times (t) VALUES ('00:00'), ('24:00:00'), ('23:59:59.999999');
-INSERT INTO times (tz) VALUES ('12:00+02'), ('24:00:00-15:59:59'), ('00:00:00.000001+05:30'), ('12:34:56-00');
-INSERT INTO times (ts) VALUES ('infinity'), ('-infinity'), ('4713-01-01 00:00:00 BC'), ('294276-12-31 23:59:59.999999'), ('294247-01-10 04:00:54.775807'), ('294247-01-10 04:00:54.775808'), ('2024-03-10 02:30:00');
-INSERT INTO times (tstz) VALUES ('infinity'), ('-infinity'), ('4713-01-01 00:00:00+00 BC'), ('294276-12-31 23:59:59.999999+00'), ('2024-03-09 12:00-05'), ('1990-03-20 12:00-05'), ('1883-11-18 12:00:00.5+00');
-INSERT INTO times (iv) VALUES {infinite_interval} ('3.0005 s'), ('-1 mon 2 days -3.000001 s'), ('178000000 years'), ('1 microsecond'), ('-9223372036854775808 microseconds'), ('0');
-CREATE TABLE texts (t text, v varchar(10), c char(5), n name, ch "char", u uuid, j json, jb jsonb, by bytea, m mood);
-INSERT INTO texts VALUES ('', '', '', '', '', '00000000-0000-0000-0000-000000000000', '{{"b": 1.50, "a" :  [ ], "b": 2}}', '{{"b": 1.50, "a": []}}', '', 'sad'), ('NULL', 'a', 'a', 'a', 'a', 'ffffffff-ffff-ffff-ffff-ffffffffffff', 'null', 'null', '\x00ff5c', 'NULL'),
-    (E'tab\tnew\nline\r"quote" ''single'' \\N \\. back\\slash', '日本語', 'é ', '日本', '\', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '"\u00e9"', '1e100', '\xdeadbeef', 'back\slash'), (NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL), ('\N', '\.', '     ', 'x', 'z', NULL, '  1  ', '"x"', 'ab', 'ブレース{{}}');
-CREATE TABLE arrays (i integer[], t text[], n numeric(10,2)[], f numeric[], d date[], ts timestamptz[], b bytea[], bo boolean[], f8 float8[], iv interval[], j jsonb[], u uuid[], m mood[], dm moods, c char(3)[], tz timetz[], mo money[]);
-INSERT INTO arrays (i) VALUES ('{{}}'), ('{{1,NULL,-3}}'), ('{{NULL}}'), ('{{{{1,2}},{{3,NULL}}}}'), ('[0:2]={{1,2,3}}'), ('[-1:0][5:6]={{{{1,2}},{{3,4}}}}'), (NULL);
-INSERT INTO arrays (t) VALUES ('{{}}'), (ARRAY['', 'NULL', 'null', NULL, '{{}}', 'a,b', 'q"q', 'b\s', ' x ', E'n\nl', '日本']), (ARRAY[['a','"'],['\',NULL]]), ('[2:3]={{x,y}}');
-INSERT INTO arrays (n, f) VALUES ('{{1.10,NULL}}', '{{1.0,1.00,NaN,Infinity,1e50}}'), ('{{NaN,1}}', '{{{{1.0,NaN}}}}'), ('{{{{1.5}},{{2.5}}}}', '{{}}');
-INSERT INTO arrays (d, ts, iv, tz, mo) VALUES ('{{2024-02-29,NULL}}', '{{"2024-01-01 00:00+00"}}', '{{"1 mon -2 days"}}', '{{12:00+02}}', '{{1.25,-1}}'), ('{{infinity,"0044-03-15 BC"}}', '{{infinity,"294276-12-31 00:00+00"}}', '{{{{"1 day","3.000001 s"}}}}', '{{{{12:00-03:30}}}}', '[3:3]={{5}}');
-INSERT INTO arrays (b, bo, f8, j, u, c) VALUES ('{{"\\x00ff",NULL}}', '{{t,f,NULL}}', '{{0.1,-0,NaN,1e300}}', ARRAY['{{"a": "b,\"c"}}'::jsonb, 'null'], '{{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}}', '{{"a  ",bcd}}'), ('{{{{"\\x01"}}}}', '[0:0]={{t}}', '{{{{0.1,1e-7}},{{-Infinity,5e-324}}}}', ARRAY[['{{"x": 1}}'::jsonb]], '{{{{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}}}}', '{{{{"x "}}}}');
-INSERT INTO arrays (m, dm) VALUES ('{{}}', '{{sad}}'), (ARRAY['sad', NULL, 'NULL', 'quo"te', 'com,ma', 'back\slash', 'ブレース{{}}', 'o k']::mood[], ARRAY['o k', NULL]::mood[]), (ARRAY[['sad','o k']]::mood[], '[0:0]={{sad}}'), (NULL, NULL);
--- A NULL element overwritten: the server keeps a bitmap that nobody needs.
-CREATE TABLE idle (id integer, a integer[]);
-INSERT INTO idle VALUES (1, '{{1,NULL}}'); UPDATE idle SET a[2] = 5;
-CREATE TABLE nothing (); INSERT INTO nothing DEFAULT VALUES; INSERT INTO nothing DEFAULT VALUES;
-CREATE TABLE empty (id integer);
-CREATE TABLE "Odd ""Name"" / . é" ("Foo" integer, foo integer, "FOO" text, "_dozo_exact" text, "select" date, "a ""b"" /~" numeric(3,1));
-INSERT INTO "Odd ""Name"" / . é" VALUES (1, 2, '3', '{{"x":1}}', 'infinity', 'NaN'), (NULL, NULL, NULL, NULL, '2024-01-01', 1.5);
-CREATE TABLE odd (id integer); CREATE TABLE "ODD" (id integer); INSERT INTO odd VALUES (1); INSERT INTO "ODD" VALUES (2);
-CREATE SCHEMA "_dozo"; CREATE TABLE "_dozo"."_dozo" (id integer); INSERT INTO "_dozo"."_dozo" VALUES (7);
-CREATE TABLE dropped (a integer, b text, c integer, d integer GENERATED ALWAYS AS (a * 2) STORED, e text); INSERT INTO dropped (a, b, c, e) VALUES (1, 'x', 2, 'y'); ALTER TABLE dropped DROP b; ALTER TABLE dropped ADD f integer DEFAULT 9;
--- Leaves with another column order than their root, several levels, a default partition.
-CREATE TABLE tree (k integer NOT NULL, region text, v numeric) PARTITION BY LIST (region);
-CREATE TABLE tree_eu (v numeric, region text, gone integer, k integer NOT NULL); ALTER TABLE tree_eu DROP gone; ALTER TABLE tree ATTACH PARTITION tree_eu FOR VALUES IN ('eu');
-CREATE TABLE tree_asia PARTITION OF tree FOR VALUES IN ('asia') PARTITION BY HASH (k);
-CREATE TABLE tree_asia_0 PARTITION OF tree_asia FOR VALUES WITH (MODULUS 2, REMAINDER 0);
-CREATE TABLE tree_asia_1 PARTITION OF tree_asia FOR VALUES WITH (MODULUS 2, REMAINDER 1);
-CREATE TABLE tree_rest PARTITION OF tree DEFAULT;
-INSERT INTO tree SELECT i, (ARRAY['eu','asia','mars',NULL])[1 + i % 4], i / 3.0 FROM generate_series(1, 100) i;
-CREATE TABLE parent (a integer); CREATE TABLE child (b integer) INHERITS (parent); INSERT INTO parent VALUES (1); INSERT INTO child VALUES (2, 3);
-CREATE UNLOGGED TABLE unlogged (id integer GENERATED ALWAYS AS IDENTITY, s serial); INSERT INTO unlogged (s) VALUES (5);
-"#
-    )
+use crate::harness::{Dozo, Place, fingerprints, fresh};
+
+/// Returns the first lines in which two texts differ.
+pub(crate) fn difference(a: &str, b: &str) -> String {
+    let only = |of: &str, other: &str| {
+        let there: std::collections::HashSet<&str> = other.lines().collect();
+        of.lines().filter(|l| !there.contains(l)).take(10).map(str::to_owned).collect::<Vec<_>>().join("\n")
+    };
+    format!("only in the source:\n{}\nonly in the copy:\n{}", only(a, b), only(b, a))
 }
 
+fn dataset<'a>(manifest: &'a Value, table: &str) -> &'a Value {
+    manifest["datasets"].as_array().unwrap().iter().find(|d| d["name"] == table).unwrap_or_else(|| panic!("no {table}"))
+}
+
+/// Everything of the zoo comes back: fingerprints, and the whole text of pg_dump.
 #[test]
-fn hard_values_come_back_bit_for_bit() {
+fn the_zoo_comes_back() {
+    for (name, majors_with, _) in CAPABILITIES {
+        assert!(majors().iter().any(|m| majors_with.contains(m)), "no server has {name}");
+    }
     for major in majors() {
         let cluster = shared(major);
-        let database = cluster.database("hard");
-        database.psql(&hard_values(major, true));
+        let database = cluster.zoo(true);
         let mut dozo = Dozo::new(&database, Place::Local);
-        let _ = dozo.backup();
+        let report = dozo.run(&["--json", "backup", "shop", "--prove", "100%"]).exits(0).json();
+        assert_eq!(report["outcome"], "done", "{report}");
         let _ = dozo.run(&["verify", "shop@latest"]).exits(0);
-        let copy = dozo.restore_into(cluster, "hard_copy");
+        let copy = dozo.restore_into(cluster, "zoo_copy");
         assert_eq!(fingerprints(&dozo, cluster, &database.name), fingerprints(&dozo, cluster, &copy));
-        // The text of every table too: owes nothing to fingerprints.
-        for table in [
-            "ints",
-            "floats",
-            "numerics",
-            "times",
-            "texts",
-            "arrays",
-            "idle",
-            "tree",
-            "tree_eu",
-            "dropped",
-            "\"Odd \"\"Name\"\" / . é\"",
-            "child",
-            "unlogged",
-        ] {
-            let sql = format!("SELECT md5(string_agg(t::text, E'\\n' ORDER BY t::text)), count(*) FROM {table} t");
-            assert_eq!(cluster.psql(&database.name, &sql), cluster.psql(&copy, &sql), "{table} on {major}");
-        }
+        let (source, restored) = (cluster.dump(&database.name), cluster.dump(&copy));
+        assert!(source == restored, "on {major}: {}", difference(&source, &restored));
+        assert!(source.lines().count() > 4000, "the zoo is there");
+
         let manifest = dozo.manifest();
-        let escaped = |table: &str, column: &str| {
-            let dataset = manifest["datasets"].as_array().unwrap().iter().find(|d| d["name"] == table).unwrap();
-            dataset["escaped"][column].as_u64().unwrap_or(0)
-        };
+        let escaped = |table: &str, column: &str| dataset(&manifest, table)["escaped"][column].as_u64().unwrap_or(0);
         assert_eq!((escaped("times", "d"), escaped("times", "ts"), escaped("numerics", "two")), (2, 5, 1));
         assert_eq!(escaped("numerics", "free"), 0);
+        assert_eq!(escaped("composites", "p"), 0);
+        // What is not in pg_dump's text.
+        for (sql, before, after) in [
+            // A generated column gone stale is computed anew.
+            ("SELECT string_agg(g::text, ',' ORDER BY id) FROM stale", "2,4,9", "3,6,9"),
+            ("SELECT relispopulated FROM pg_class WHERE oid = 'app.never'::regclass", "f", "f"),
+            ("SELECT most FROM app.above", "500.00", "500.00"),
+            ("SELECT max(length(data)), count(*) > 1000 FROM pg_largeobject", "2048|t", "2048|t"),
+        ] {
+            assert_eq!(cluster.psql(&database.name, sql), before, "{sql}");
+            assert_eq!(cluster.psql(&copy, sql), after, "{sql}");
+        }
     }
 }
 
+/// Each of these is lost silently by at least one other tool. Table, column, and the text that must come back.
 #[test]
-fn other_types_are_refused_before_copying_all_named() {
+fn what_other_tools_lose() {
+    let cluster = shared(17);
+    let database = cluster.database("losses");
+    let cases: [(&str, &str, &str, &str); 14] = [
+        ("nan_in_decimal", "numeric(10,2)", "'NaN'", "x::text = 'NaN'"),
+        ("infinity_in_numeric", "numeric", "'-Infinity'", "x::text = '-Infinity'"),
+        ("infinite_date", "date", "'infinity'", "x = 'infinity'"),
+        ("infinite_timestamp", "timestamptz", "'-infinity'", "x = '-infinity'"),
+        ("dst_hour_shift", "timestamptz", "'2024-03-09 12:00-05'", "x = '2024-03-09 17:00+00'"),
+        ("interval_microseconds", "interval", "'3.000501 s'", "extract(microseconds FROM x) = 3000501"),
+        ("timetz_offset", "timetz", "'12:00+02'", "x::text = '12:00:00+02'"),
+        ("array_bounds", "integer[]", "'[0:1]={1,2}'", "array_lower(x, 1) = 0"),
+        ("array_dimensions", "integer[]", "'{{1,2},{3,4}}'", "array_ndims(x) = 2"),
+        ("bpchar_blanks", "char(5)", "'a'", "octet_length(x) = 5"),
+        ("inet_mask", "inet", "'10.1.2.3/8'", "masklen(x) = 8 AND host(x) = '10.1.2.3'"),
+        ("json_rewriting", "json", "'{\"b\": 1.50, \"a\" :  [ ], \"b\": 2}'", "x::text = '{\"b\": 1.50, \"a\" :  [ ], \"b\": 2}'"),
+        ("path_closed", "path", "'((0,0),(1,1))'", "isclosed(x)"),
+        ("path_open", "path", "'[(0,0),(1,1)]'", "isopen(x)"),
+    ];
+    for (table, wire, value, _) in cases {
+        database.psql(&format!("CREATE TABLE {table} (x {wire}); INSERT INTO {table} VALUES ({value})"));
+    }
+    database.psql("CREATE TABLE zero_columns (); INSERT INTO zero_columns SELECT FROM generate_series(1, 1000)");
+    let mut dozo = Dozo::new(&database, Place::Local);
+    let _ = dozo.backup();
+    let copy = dozo.restore_into(cluster, "losses_copy");
+    for (table, _, _, holds) in cases {
+        assert_eq!(cluster.psql(&copy, &format!("SELECT count(*) FROM {table} WHERE {holds}")), "1", "{table}");
+    }
+    assert_eq!(cluster.psql(&copy, "SELECT count(*) FROM zero_columns"), "1000");
+}
+
+/// The logical types of the native profile; changing the profile copies again.
+#[test]
+fn the_native_profile() {
+    let cluster = shared(17);
+    let database = cluster.database("native");
+    database.psql("CREATE TABLE t (u uuid, us uuid[], t time); INSERT INTO t VALUES ('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11,NULL}', '24:00'), (NULL, NULL, '12:34:56.789')");
+    let mut dozo = Dozo::with_url(&database.url(), cluster, Place::Local, "profile = \"native\"");
+    let _ = dozo.backup();
+    let manifest = dozo.manifest();
+    let columns = dataset(&manifest, "t")["columns"].as_array().unwrap().clone();
+    let parquet: Vec<&str> = columns.iter().map(|c| c["parquet"].as_str().unwrap()).collect();
+    assert_eq!(parquet, ["UUID", "LIST<UUID>", "TIME(MICROS)"]);
+    assert_eq!(dataset(&manifest, "t")["escaped"]["t"], 1);
+    let file = dozo.repository().join(dataset(&manifest, "t")["parts"][0]["object"].as_str().unwrap());
+    let script = "import sys, pyarrow.parquet as pq; s = pq.ParquetFile(sys.argv[1]).schema; print([str(s.column(i).logical_type) for i in range(3)])";
+    let python = dozo_testkit::services().join("venv/bin/python");
+    let out = std::process::Command::new(python).args(["-c", script]).arg(&file).output().unwrap();
+    let seen = String::from_utf8(out.stdout).unwrap();
+    assert!(seen.starts_with("['UUID', 'UUID', 'Time("), "{seen}{}", String::from_utf8_lossy(&out.stderr));
+    let copy = dozo.restore_into(cluster, "native_copy");
+    assert_eq!(fingerprints(&dozo, cluster, &database.name), fingerprints(&dozo, cluster, &copy));
+}
+
+/// Databases of other encodings: text is UTF-8 in the files, and comes back in the database's own; a database that does not
+/// know its encoding gets its bytes back.
+#[test]
+fn other_encodings() {
+    let cluster = shared(15);
+    for (encoding, value, bytes) in [
+        ("LATIN1", "E'caf\\u00e9'", "\\x636166e9"),
+        ("EUC_JP", "E'\\u6ce8\\u6587'", "\\xc3edcab8"),
+        ("SQL_ASCII", "convert_from('\\xff00fe61'::bytea, 'x')", ""),
+    ] {
+        let name = format!("enc_{}_{}", encoding.to_lowercase(), fresh());
+        cluster.psql("postgres", &format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"));
+        let mut more = String::new();
+        if encoding == "SQL_ASCII" {
+            more.push_str("SET client_encoding = 'SQL_ASCII'; CREATE TABLE t (x text, v varchar, c char(3), n text[], j jsonb, e citext_or_text, k integer); INSERT INTO t VALUES (E'\\xff\\xfea', E'\\xe9', E'\\xe9', ARRAY[E'\\xff', NULL], '{\"a\": 1}', E'\\xe8', 1), ('plain', '', '', '{}', 'null', NULL, 2)");
+            more = more.replace("citext_or_text", "text");
+        } else {
+            more.push_str(&format!("SET client_encoding = 'UTF8'; CREATE TABLE t (x text, k integer); INSERT INTO t VALUES ({value}, 1)"));
+        }
+        cluster.psql(&name, &more);
+        let mut dozo = Dozo::with_url(&cluster.url("postgres", &name), cluster, Place::Local, "");
+        let _ = dozo.backup();
+        let _ = dozo.run(&["verify", "shop@latest"]).exits(0);
+        let copy = dozo.restore_into(cluster, "enc_copy");
+        assert_eq!(cluster.psql(&copy, "SHOW server_encoding"), encoding);
+        assert_eq!(fingerprints(&dozo, cluster, &name), fingerprints(&dozo, cluster, &copy));
+        let stored = "SELECT textsend(x) FROM t WHERE k = 1";
+        let pinned = format!("SET client_encoding = '{encoding}'; {stored}");
+        assert_eq!(cluster.psql(&name, &pinned), cluster.psql(&copy, &pinned));
+        if encoding == "SQL_ASCII" {
+            let refused = Dozo::with_url(&cluster.url("postgres", &name), cluster, Place::Local, "unknown-encoding = \"refuse\"");
+            let run = refused.run(&["backup", "shop"]).exits(1);
+            assert!(run.stderr.contains("public.t.x, public.t.v") && run.stderr.contains("DOZO-E6022"), "{}", run.stderr);
+        } else {
+            assert_eq!(cluster.psql(&copy, &pinned), bytes);
+        }
+    }
+}
+
+/// Types whose text no server reads back.
+#[test]
+fn what_cannot_come_back_is_refused_all_named() {
     let cluster = shared(15);
     let database = cluster.database("refused");
-    database.psql("CREATE TYPE pair AS (a int, b int); CREATE DOMAIN d AS int; CREATE TABLE a (p pair, x int, n inet); CREATE TABLE b (r int4range, ds d[]); CREATE TABLE fine (id int);");
+    database.psql(
+        "CREATE EXTENSION pg_trgm; CREATE TABLE fine (id integer, a inet); INSERT INTO fine VALUES (1, '::1');
+         CREATE TYPE holder AS (n integer, t gtrgm);
+         CREATE TABLE a (id integer, g gtsvector, n pg_ndistinct); CREATE TABLE b (ts gtrgm[], h holder); INSERT INTO a VALUES (1, NULL, NULL);
+         CREATE STATISTICS s (ndistinct) ON id, a FROM fine; ANALYZE fine;",
+    );
     let dozo = Dozo::new(&database, Place::Local);
     let run = dozo.run(&["backup", "shop"]).exits(1);
-    for named in
-        ["public.a.p (public.pair)", "public.a.n (inet)", "public.b.r (int4range)", "public.b.ds (public.d[])", "DOZO-E2116"]
-    {
+    for named in ["public.a.g (gtsvector)", "public.a.n (pg_ndistinct)", "public.b.ts (public.gtrgm[])", "public.b.h (public.holder)", "DOZO-E2116", "text-only"] {
         assert!(run.stderr.contains(named), "{named}: {}", run.stderr);
     }
     assert!(!dozo.repository().join("data").exists(), "nothing was copied");
+    // Exported as text, for readers: the rest of the table comes back, and the restore says what did not.
+    let mut text = Dozo::with_url(&database.url(), cluster, Place::Local, "text-only = [\"public.a.*\", \"b.ts\", \"b.h\"]");
+    let report = text.run(&["--json", "backup", "shop"]).exits(0).json();
+    assert_eq!(report["tables"].as_array().unwrap().len(), 3);
+    let target = format!("refused_copy_{}", fresh());
+    text.set("COPY_URL", &cluster.url("postgres", &target));
+    let run = text.run(&["restore", "shop@latest", "--to", "env:COPY_URL", "--create-db"]).exits(4);
+    assert!(run.stderr.contains("public.a.g") && run.stderr.contains("public.b.ts"), "{}", run.stderr);
+    assert_eq!(cluster.psql(&target, "SELECT id FROM a"), "1");
     let without = Dozo::with_url(&database.url(), cluster, Place::Local, "exclude = [\"public.a\", \"b\"]");
     let report = without.run(&["--json", "backup", "shop"]).exits(0).json();
     assert_eq!(report["tables"].as_array().unwrap().len(), 1);
     assert_eq!(report["left-out"].as_array().unwrap().len(), 2);
+}
+
+/// What each column became.
+#[test]
+fn show_types() {
+    let cluster = shared(18);
+    let database = cluster.database("shown");
+    database.psql("CREATE TYPE pair AS (a integer, b numeric(5,2)); CREATE TABLE t (d date, p pair, r int4range); INSERT INTO t VALUES ('infinity', ROW(1, 2), 'empty'), ('2024-01-01', NULL, NULL)");
+    let dozo = Dozo::new(&database, Place::Local);
+    let _ = dozo.backup();
+    let text = dozo.run(&["show", "shop@latest", "--types"]).exits(0).stdout;
+    for line in ["public.t", "STRUCT<a INT32, b DECIMAL(5,2)>", "1 of 2 escaped", "as text"] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let json = dozo.run(&["--json", "show", "shop@latest", "--types"]).exits(0).json();
+    let by_column: BTreeMap<&str, &Value> = json.as_array().unwrap().iter().map(|c| (c["column"].as_str().unwrap(), c)).collect();
+    assert_eq!(by_column["d"]["escaped"], 1);
+    assert_eq!(by_column["p"]["parquet"], "STRUCT<a INT32, b DECIMAL(5,2)>");
+    assert_eq!(by_column["r"]["travels"], "text");
 }

@@ -161,6 +161,9 @@ pub(crate) struct Show {
     /// SOURCE@latest, SOURCE@ID, or a unique prefix of an id
     #[arg(value_name = "BACKUP")]
     pub(crate) backup: String,
+    /// What each column became: its Parquet type, how it travelled, values in the exact column
+    #[arg(long)]
+    pub(crate) types: bool,
 }
 
 /// Levels of `verify`, as words.

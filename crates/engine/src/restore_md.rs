@@ -66,8 +66,9 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
         "```\n\nLeave out `--no-owner --no-privileges` where the roles exist.\n\n## 3. Rows\n\nDuckDB turns each file into lines for COPY, `psql` loads them. \
          Values that a readable column cannot hold come from the column `_dozo_exact`."
     );
-    for dataset in &m.datasets {
-        rows_of(&mut out, dataset);
+    let (late, early): (Vec<&Dataset>, Vec<&Dataset>) = m.datasets.iter().partition(|d| names_relations(d));
+    for dataset in early {
+        rows_of(&mut out, dataset, "");
     }
     sequences(&mut out, m);
     let large = large_object_statements(&m.large_objects, true, true);
@@ -79,6 +80,13 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
     }
     let _ = writeln!(out, "\n## 5. Indexes, keys, triggers\n\n```sh");
     section(&mut out, &dump, "post-data", skip);
+    if !late.is_empty() {
+        let _ = writeln!(out, "```\n\nThese rows name relations, perhaps indexes, which had to be there first. No trigger acts on them.");
+        for dataset in late {
+            rows_of(&mut out, dataset, " SET session_replication_role = replica;");
+        }
+        let _ = writeln!(out, "\n```sh");
+    }
     for view in m.materialized_views.iter().filter(|v| v.populated) {
         heredoc(&mut out, PSQL, &format!("REFRESH MATERIALIZED VIEW {};", view.name.sql()));
     }
@@ -148,7 +156,12 @@ fn section(out: &mut String, dump: &str, name: &str, skip: &BTreeSet<u32>) {
     let _ = writeln!(out, "{PSQL} -f \"$WORK/dozo-{name}-all.sql\" > /dev/null");
 }
 
-fn rows_of(out: &mut String, dataset: &Dataset) {
+/// Tells whether values are looked up among the relations of the database.
+fn names_relations(dataset: &Dataset) -> bool {
+    dataset.columns.iter().any(|c| c.loaded() && c.type_name.trim_end_matches("[]") == "regclass")
+}
+
+fn rows_of(out: &mut String, dataset: &Dataset, first: &str) {
     if dataset.fingerprint.rows == 0 {
         return;
     }
@@ -169,7 +182,7 @@ fn rows_of(out: &mut String, dataset: &Dataset) {
         heredoc(out, "duckdb", &format!(".bail on\n{sql}"));
         let _ = writeln!(out, "{{");
         let money = if foreign_money(std::iter::once(dataset)) { "" } else { " SET lc_monetary = 'C';" };
-        let settings = format!("SET TimeZone = 'UTC'; SET xmloption = 'content';{money}");
+        let settings = format!("SET TimeZone = 'UTC'; SET xmloption = 'content';{money}{first}");
         if dataset.kind == DatasetKind::LargeObjects {
             heredoc(out, "cat", &format!("{settings}\nCREATE TEMPORARY TABLE dozo_large (loid oid, at bigint, data bytea);\nCOPY dozo_large FROM STDIN;"));
             let _ = writeln!(out, "cat dozo-rows.txt\nprintf '\\\\.\\n'");

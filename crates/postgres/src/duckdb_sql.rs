@@ -51,7 +51,11 @@ fn text_of(wire: &PgType, value: &str, depth: usize) -> String {
             "'{{' || array_to_string([({value}).indices[{x}] || ':' || ({value}).values[{x}] for {x} in range(1, len(({value}).indices) + 1)], ',') || '}}/' || ({value}).dimensions"
         ),
         PgType::Geometry { srid: 0 } => format!("hex({value})"),
-        PgType::Geometry { srid } => format!("'SRID={srid};' || hex({value})"),
+        PgType::Geometry { srid } => {
+            // The reference stands behind the type, whose highest byte says so.
+            let reference: String = srid.to_le_bytes().iter().map(|b| format!("{b:02X}")).collect();
+            format!("left(hex({value}), 8) || '20{reference}' || substr(hex({value}), 11)")
+        }
         _ => format!("{value}::VARCHAR"),
     }
 }
@@ -86,8 +90,8 @@ pub fn text_from_parquet(columns: &[Column], file: &str, out: &str, rows: Option
     });
     let end = if filter.is_empty() { ")" } else { "" };
     format!(
-        "COPY (\nSELECT {} AS line\nFROM read_parquet({}{filter}{end}\n) TO {} (FORMAT csv, HEADER false, QUOTE '', ESCAPE '', DELIMITER E'\\x01');",
-        expressions.join(" || chr(9) ||\n       "),
+        "COPY (\nSELECT concat_ws(chr(9),\n       {}) AS line\nFROM read_parquet({}{filter}{end}\n) TO {} (FORMAT csv, HEADER false, QUOTE '', ESCAPE '', DELIMITER E'\\x01');",
+        expressions.join(",\n       "),
         literal(file),
         literal(out)
     )

@@ -94,7 +94,7 @@ impl LoadWorker {
                 create: "CREATE TEMPORARY TABLE dozo_stage (loid oid, at bigint, data bytea) ON COMMIT DROP".into(),
                 empty: large_objects_from_stage(sql::STAGE),
             })
-        } else if columns.iter().any(|c| c.loaded() && c.wire.travels_as_text()) {
+        } else if sql::needs_stage(columns) {
             let empty = sql::insert_from_stage(table, columns, &live.columns)?;
             Some(Stage { create: sql::create_stage(table, columns), empty })
         } else {
@@ -110,7 +110,13 @@ impl LoadWorker {
                 session.client().copy_in(&sql::copy_in(&into, columns)).await.map_err(|e| query_error(&what, e))?;
             Ok(Box::pin(sink))
         });
-        let mut sink = started?;
+        let mut sink = match started {
+            Ok(sink) => sink,
+            Err(e) => {
+                let _ = runtime.block_on(session.batch(&what, "ROLLBACK"));
+                return Err(e.into());
+            }
+        };
         buffer.clear();
         buffer.extend_from_slice(SIGNATURE);
         buffer.extend_from_slice(&[0; 8]);

@@ -59,6 +59,13 @@ fn loaded_names(columns: &[Column]) -> Vec<String> {
 /// A table for the time of a transaction: columns that travel as text are texts in it.
 pub(crate) const STAGE: &str = "pg_temp.dozo_stage";
 
+/// Tells whether rows must go through a stage: columns travel as text, or COPY BINARY could refuse the table for a column that
+/// it does not even load, because its type has no binary form.
+pub(crate) fn needs_stage(columns: &[Column]) -> bool {
+    let own_type = |c: &Column| c.type_name.contains('.');
+    columns.iter().any(|c| c.wire.travels_as_text() && (c.loaded() || c.text_only || own_type(c)))
+}
+
 /// Writes the statement that makes the stage of a table.
 pub(crate) fn create_stage(table: &QualifiedName, columns: &[Column]) -> String {
     let column = |c: &Column| {
@@ -86,12 +93,9 @@ pub(crate) fn insert_from_stage(table: &QualifiedName, columns: &[Column], live:
         };
         values.push(from_text(&name, &found.type_name));
     }
-    Ok(format!(
-        "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {STAGE}",
-        table.sql(),
-        loaded_names(columns).join(", "),
-        values.join(", ")
-    ))
+    let names = loaded_names(columns).join(", ");
+    let list = if names.is_empty() { String::new() } else { format!(" ({names}) OVERRIDING SYSTEM VALUE") };
+    Ok(format!("INSERT INTO {}{list} SELECT {} FROM {STAGE}", table.sql(), values.join(", ")))
 }
 
 /// Returns the *send* function of a type; its result is what COPY BINARY carries.

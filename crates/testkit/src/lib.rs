@@ -6,10 +6,12 @@
 
 mod postgres;
 mod s3;
+mod zoo;
 
 use std::path::{Path, PathBuf};
 
 pub use postgres::{Cluster, ClusterOptions, Database, shared};
+pub use zoo::{CAPABILITIES, capabilities};
 pub use s3::{S3Server, shared_s3};
 
 /// Returns the folder of the installed servers.

@@ -213,9 +213,38 @@ impl Cluster {
     /// # Panics
     /// When psql fails.
     pub fn psql(&self, database: &str, sql: &str) -> String {
+        self.try_psql(database, sql).unwrap_or_else(|e| panic!("psql: {e}\n{sql}"))
+    }
+
+    /// Runs SQL with psql and returns what it printed, unaligned, or what it complained about.
+    ///
+    /// # Errors
+    /// What psql says.
+    ///
+    /// # Panics
+    /// When psql prints what is not UTF-8.
+    pub fn try_psql(&self, database: &str, sql: &str) -> Result<String, String> {
         let out = self.psql_output(database, sql);
-        assert!(out.status.success(), "psql: {}\n{sql}", String::from_utf8_lossy(&out.stderr));
-        String::from_utf8(out.stdout).expect("UTF-8").trim_end().to_owned()
+        if !out.status.success() {
+            return Err(String::from_utf8_lossy(&out.stderr).into_owned());
+        }
+        Ok(String::from_utf8(out.stdout).expect("UTF-8").trim_end().to_owned())
+    }
+
+    /// Returns the whole database as `pg_dump` writes it, without the lines that differ from run to run.
+    ///
+    /// # Panics
+    /// When `pg_dump` fails.
+    #[must_use]
+    pub fn dump(&self, database: &str) -> String {
+        let out = Command::new(self.bin("pg_dump"))
+            .args(["-U", "postgres", "-h", "127.0.0.1", "-p", &self.port.to_string(), "-d", database])
+            .output()
+            .expect("pg_dump starts");
+        assert!(out.status.success(), "pg_dump: {}", String::from_utf8_lossy(&out.stderr));
+        let text = String::from_utf8(out.stdout).expect("UTF-8");
+        let lines = text.lines().filter(|l| !l.starts_with("\\restrict ") && !l.starts_with("\\unrestrict "));
+        lines.collect::<Vec<_>>().join("\n")
     }
 
     fn psql_output(&self, database: &str, sql: &str) -> Output {

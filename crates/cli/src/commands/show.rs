@@ -2,6 +2,7 @@
 
 use dozo_engine::BackupSelector;
 use dozo_model::{Manifest, human_bytes, human_count};
+use serde::Serialize;
 use serde_json::json;
 
 use super::{Outcome, Session, when};
@@ -13,6 +14,9 @@ pub(super) async fn run(session: &Session, args: Show) -> Outcome {
     let selector: BackupSelector = args.backup.parse()?;
     let repository = config.repository.open().await?;
     let manifest = repository.resolve(&selector).await?;
+    if args.types {
+        return types(session, &manifest);
+    }
     let history = repository.history(&manifest.source).await?;
     let copies = history.physical_copies(&manifest);
     let record = repository.record(Box::new(manifest.clone())).await?;
@@ -72,6 +76,59 @@ pub(super) async fn run(session: &Session, args: Show) -> Outcome {
             text.push_str(&format!("\nnot in it: {} ({})", left.name, left.reason));
         }
         text
+    })?;
+    Ok(0)
+}
+
+/// A column of a backup.
+#[derive(Serialize)]
+struct ColumnLine<'a> {
+    table: String,
+    column: &'a str,
+    #[serde(rename = "type")]
+    type_name: &'a str,
+    parquet: &'a str,
+    profile: &'static str,
+    /// `binary`, `text`, or `not loaded`.
+    travels: &'static str,
+    rows: u64,
+    escaped: u64,
+}
+
+fn types(session: &Session, manifest: &Manifest) -> Outcome {
+    let lines: Vec<ColumnLine<'_>> = manifest
+        .datasets
+        .iter()
+        .flat_map(|d| {
+            d.columns.iter().map(|c| ColumnLine {
+                table: d.name.to_string(),
+                column: &c.name,
+                type_name: &c.type_name,
+                parquet: &c.parquet,
+                profile: c.profile.as_str(),
+                travels: match (c.loaded(), c.wire.travels_as_text()) {
+                    (false, _) => "not loaded",
+                    (true, true) => "text",
+                    (true, false) => "binary",
+                },
+                rows: d.fingerprint.rows,
+                escaped: d.escaped.get(&c.name).copied().unwrap_or(0),
+            })
+        })
+        .collect();
+    session.output.result(&lines, || {
+        let row = |l: &ColumnLine<'_>| {
+            let exact = match (l.travels, l.escaped) {
+                ("not loaded", _) => "for readers only".into(),
+                (_, 0) => "exact".into(),
+                (_, n) => format!("{} of {} escaped", human_count(n), human_count(l.rows)),
+            };
+            let travels = if l.travels == "text" { "as text" } else { l.travels };
+            let words = [&l.table, l.column, l.type_name, l.parquet, l.profile, travels, &exact];
+            words.map(str::to_owned).to_vec()
+        };
+        let rows = lines.iter().map(row).collect();
+        table(&["TABLE", "COLUMN", "TYPE", "PARQUET", "PROFILE", "TRAVELS", "VALUES"], &[], rows)
     })?;
     Ok(0)
 }

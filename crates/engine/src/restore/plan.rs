@@ -65,7 +65,7 @@ pub(crate) struct RestorePlan {
     pub(crate) large_objects: Vec<LargeObjects>,
     pub(crate) roles: Vec<String>,
     pub(crate) warnings: Vec<String>,
-    /// Tables that cannot be made: the restore is partial.
+    /// Tables that cannot be made, columns that cannot be filled: the restore is partial.
     pub(crate) unmade: usize,
     /// Size and digest of each object.
     pub(crate) objects: Digests,
@@ -138,6 +138,16 @@ impl RestorePlan {
             script.entries.iter().find(is).is_none_or(|e| entries.iter().any(|p| p.entry.id == e.id))
         };
         let (datasets, unmade): (Vec<_>, Vec<_>) = datasets.into_iter().partition(made);
+        let mut unmade = unmade.len();
+        for dataset in &datasets {
+            for column in dataset.dataset.columns.iter().filter(|c| c.text_only) {
+                unmade += 1;
+                warnings.push(format!(
+                    "{}.{} ({}) stays empty: no server reads its text back",
+                    dataset.dataset.name, column.name, column.type_name
+                ));
+            }
+        }
         if !renames.schemas.is_empty() && entries.iter().any(|e| ["FUNCTION", "PROCEDURE"].contains(&e.entry.kind.as_str())) {
             warnings.push("bodies of functions still name the old schema".into());
         }
@@ -174,7 +184,7 @@ impl RestorePlan {
             large_objects: if whole { manifest.large_objects.clone() } else { Vec::new() },
             roles: needed_roles(manifest, options),
             warnings,
-            unmade: unmade.len(),
+            unmade,
             objects,
             tops,
             renamed: !renames.tables.is_empty() || !renames.schemas.is_empty(),
