@@ -58,6 +58,60 @@ fn the_zoo_comes_back() {
     }
 }
 
+/// A newer server of another build gets everything that it can hold; the rest is refused by name before a row is loaded.
+#[test]
+fn the_zoo_on_newer_servers() {
+    const GIS: [&str; 2] = ["EXTENSION postgis", "TABLE public.places: it needs"];
+    const DATA: [&str; 1] = ["EXTENSION address_standardizer_data_us"];
+    const XML: [&str; 1] = ["TABLE public.documents: the server reads no XML"];
+    const ICU: [&str; 2] = ["COLLATION public.no_case", "TABLE public.collated: it needs COLLATION"];
+    for (old, new, lists, tables_without) in [
+        (15, 17, vec![&GIS[..], &DATA, &ICU], vec!["places", "collated", "spatial_ref_sys", "us_lex", "us_gaz", "us_rules"]),
+        (15, 18, vec![&GIS[..], &DATA, &ICU, &XML], vec!["places", "collated", "documents", "spatial_ref_sys", "us_lex", "us_gaz", "us_rules"]),
+        (17, 18, vec![&XML[..]], vec!["documents"]),
+    ] {
+        let (source, target) = (shared(old), shared(new));
+        let database = source.zoo(true);
+        target.zoo_roles();
+        let mut dozo = Dozo::new(&database, Place::Local);
+        let _ = dozo.backup();
+        let name = format!("newer_{}", fresh());
+        dozo.set("COPY_URL", &target.url("postgres", &name));
+        // The tools of the newer server, as a user of it has them.
+        let tools = format!("{}:{}:/usr/bin:/bin", target.tools().display(), source.tools().display());
+        let mut command = dozo.command(&["restore", "shop@latest", "--to", "env:COPY_URL", "--create-db"]);
+        let refused = command.env("PATH", &tools).output().unwrap();
+        let text = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(1), "{text}");
+        let wanted: Vec<&str> = lists.concat();
+        for word in &wanted {
+            assert!(text.contains(word), "{old} to {new}, {word}: {text}");
+        }
+        let sql = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'";
+        assert_eq!(target.psql(&name, sql), "0", "nothing was made");
+        let mut command = dozo.command(&["--json", "restore", "shop@latest", "--to", "env:COPY_URL", "--skip-unsupported"]);
+        let done = command.env("PATH", &tools).output().unwrap();
+        assert_eq!(done.status.code(), Some(4), "{}", String::from_utf8_lossy(&done.stderr));
+        let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+        let restored = report["tables"].as_array().unwrap();
+        assert!(restored.iter().all(|t| t["verdict"] == "equal"), "{report}");
+        let manifest = dozo.manifest();
+        let missing: Vec<&str> = manifest["datasets"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|d| !restored.iter().any(|t| t["table"] == format!("{}.{}", d["schema"].as_str().unwrap(), d["name"].as_str().unwrap())))
+            .map(|d| d["name"].as_str().unwrap())
+            .collect();
+        let (mut missing, mut without) = (missing, tables_without);
+        missing.sort_unstable();
+        without.sort_unstable();
+        assert_eq!(missing, without, "{old} to {new}");
+        let lines = fingerprints(&dozo, source, &database.name);
+        assert!(fingerprints(&dozo, target, &name).iter().all(|l| lines.contains(l)), "{old} to {new}");
+    }
+}
+
 /// Each of these is lost silently by at least one other tool. Table, column, and the text that must come back.
 #[test]
 fn what_other_tools_lose() {

@@ -258,6 +258,9 @@ pub(crate) struct Restore {
     /// Create the database first, with the encoding and locale of the backup
     #[arg(long)]
     pub(crate) create_db: bool,
+    /// Leave out what the server cannot hold (an extension or a type that it lacks) and what needs it, instead of refusing
+    #[arg(long)]
+    pub(crate) skip_unsupported: bool,
     /// Do not set owners
     #[arg(long)]
     pub(crate) no_owner: bool,

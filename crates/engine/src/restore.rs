@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use dozo_catalog::Repository;
-use dozo_model::{DatasetKind, Fingerprint, Manifest, QualifiedName, Stage};
+use dozo_model::{DatasetKind, Fingerprint, Manifest, Stage};
 use dozo_postgres::{
-    ConnInfo, LoadTable, LoadWorker, PgError, PgTools, RestoreTarget, RowEncoder, Section, TargetState, TargetTable,
+    ConnInfo, Definitions, LoadTable, LoadWorker, PgError, PgTools, RestoreTarget, RowEncoder, Section, TargetState, TargetTable, left_out,
     ToolChoice, shape_digest,
 };
 use serde::Serialize;
@@ -40,6 +40,8 @@ pub struct RestoreOptions {
     pub tables: Vec<String>,
     /// New name of the one table or schema.
     pub rename: Option<String>,
+    /// Leave out what the target cannot hold.
+    pub skip_unsupported: bool,
     /// Do not set owners.
     pub no_owner: bool,
     /// Do not grant.
@@ -253,7 +255,7 @@ impl Job<'_> {
     }
 }
 
-async fn run(job: Job<'_>, plan: RestorePlan) -> Result<RestoreReport> {
+async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
     let Job { ctx, manifest, info, options, target, .. } = job;
     let began = Instant::now();
     let target_name = info.target();
@@ -272,10 +274,24 @@ async fn run(job: Job<'_>, plan: RestorePlan) -> Result<RestoreReport> {
     timed(Stage::Prepare, began);
     let stage = Instant::now();
     ctx.progress.stage(Stage::Schema, 0, 0);
-    if !continued {
+    if continued {
+        plan.leave_out(left_out(done.iter()));
+    } else {
         let entries: Vec<_> = plan.entries(Section::PreData).map(|e| (&e.entry, e.sql.clone())).collect();
-        let probe = options.filter.as_deref().map(|f| (names.as_slice(), f));
-        target.create(&plan.label, &entries, &plan.tolerated, probe).await?;
+        let made = target
+            .create(Definitions {
+                label: &plan.label,
+                entries: &entries,
+                tolerated: &plan.tolerated,
+                with_xml: &plan.with_xml,
+                skip: options.skip_unsupported,
+                probe: options.filter.as_deref().map(|f| (names.as_slice(), f)),
+            })
+            .await?;
+        drop(entries);
+        plan.warnings.extend(made.adapted);
+        plan.warnings.extend(made.left_out.values().map(|what| format!("left out {what}")));
+        plan.leave_out(made.left_out.into_keys().collect());
     }
     timed(Stage::Schema, stage);
 
@@ -285,7 +301,8 @@ async fn run(job: Job<'_>, plan: RestorePlan) -> Result<RestoreReport> {
     warnings.extend(lost.map(|l| format!("the backup is partial: {} is not in it ({})", l.name, l.reason)));
     let rest = async {
         let stage = Instant::now();
-        let restored: Vec<QualifiedName> = plan.datasets.iter().map(|d| d.target.clone()).collect();
+        plan.keep_there(target).await?;
+        let restored = plan.created_tables();
         let tables = target.tables(&restored).await?;
         let source = LoadSource { datasets: &plan.datasets, tables: &tables, objects: &plan.objects };
         // Rows that name objects which are not there yet, such as an index by its regclass.

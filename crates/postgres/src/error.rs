@@ -167,6 +167,12 @@ pub enum PgError {
         /// All of them.
         columns: Vec<UnsupportedColumn>,
     },
+    /// Definitions that the server cannot hold.
+    #[error("the server cannot hold {} of the backup: {}", count(objects.len()), objects.join("; "))]
+    CannotHold {
+        /// What, and why.
+        objects: Vec<String>,
+    },
     /// Bytes that are not what the server sends for a type, or rows of a file that are none.
     #[error("table {table}: {source}")]
     Wire {
@@ -203,6 +209,10 @@ pub enum PgError {
 }
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+fn count(n: usize) -> String {
+    if n == 1 { "1 object".into() } else { format!("{n} objects") }
+}
 
 fn plural(n: usize) -> String {
     if n == 1 { "1 column".into() } else { format!("{n} columns") }
@@ -251,6 +261,7 @@ impl Explain for PgError {
             Self::MergeDiffers { .. } => "DOZO-E2122",
             Self::WouldCascade { .. } => "DOZO-E2123",
             Self::NotEmpty { .. } => "DOZO-E2124",
+            Self::CannotHold { .. } => "DOZO-E2125",
         }
     }
 
@@ -279,6 +290,9 @@ impl Explain for PgError {
             Self::Tool { .. } => "install the client package of the server's version, or set pg-tools".into(),
             Self::MergeDiffers { .. } => "restore beside it with --beside, and compare".into(),
             Self::NotEmpty { .. } => "use --existing append or replace".into(),
+            Self::CannotHold { .. } => {
+                "install what is missing there, or restore everything else with --skip-unsupported".into()
+            }
             Self::WouldCascade { .. } => "restore the other table too, or restore beside it with --beside".into(),
             Self::Name(_) | Self::Cancelled => return None,
         })

@@ -11,6 +11,7 @@ mod codec;
 mod compare;
 mod conninfo;
 mod copy;
+mod definitions;
 mod doctor;
 mod duckdb_sql;
 mod error;
@@ -38,6 +39,7 @@ pub use codec::{EXACT_COLUMN, RowDecoder, RowEncoder, WireError, arrow_schema, t
 pub use compare::{KeyedRow, bucket_of};
 pub use conninfo::{ConnInfo, SslMode, UrlRef};
 pub use copy::RowBlock;
+pub use definitions::{Definitions, Made, left_out};
 pub use doctor::{LockBudget, lock_budget, missing_grants, suggest_tables};
 pub use duckdb_sql::{copy_text_into, exact_only_through_dozo, text_from_parquet};
 pub use error::{PgError, UnsupportedColumn};

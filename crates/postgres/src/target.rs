@@ -4,7 +4,7 @@
 //! complete. It is dropped at the end. *Invariant*: a row is written in the same transaction as what it stands for, so the
 //! next run continues, and touches nothing that it did not create.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use dozo_model::{Column, LargeObjects, Profile, QualifiedName, SequenceValue, ServerIdentity, quote_ident, quote_literal};
@@ -13,7 +13,6 @@ use crate::conninfo::ConnInfo;
 use crate::error::PgError;
 use crate::inspect::{self, TableInfo};
 use crate::large::{large_object_columns, large_object_statements, large_objects_name};
-use crate::script::Entry;
 use crate::session::{ServerFacts, Session};
 use crate::sql::{RowSet, predicate};
 use crate::types::{self, TypeCatalog, TypeOptions};
@@ -149,37 +148,6 @@ impl RestoreTarget {
         Ok(rows.iter().map(|r| r.get(0)).collect())
     }
 
-    /// Creates the progress table and everything before the rows, in one transaction. A predicate is tried on the new tables.
-    ///
-    /// # Errors
-    /// What the server says, naming the entry; then the target is as it was.
-    pub async fn create(
-        &self,
-        label: &str,
-        entries: &[(&Entry, String)],
-        tolerated: &BTreeSet<u32>,
-        probe: Option<(&[QualifiedName], &str)>,
-    ) -> Result<(), PgError> {
-        let session = &self.session;
-        session.batch("beginning the restore", "BEGIN").await?;
-        let made = async {
-            self.create_in_transaction(label, entries, tolerated).await?;
-            let (tables, filter) = probe.unwrap_or_default();
-            for table in tables {
-                let sql = format!("SELECT FROM {} WHERE {}", table.sql(), predicate(filter));
-                session.batch(&format!("trying the predicate on {table}"), &sql).await?;
-            }
-            Ok(())
-        };
-        match made.await {
-            Ok(()) => session.batch("committing the schema", "COMMIT").await,
-            Err(e) => {
-                session.batch("rolling back", "ROLLBACK").await?;
-                Err(e)
-            }
-        }
-    }
-
     /// Creates the progress table and runs statements, in one transaction.
     ///
     /// # Errors
@@ -203,34 +171,7 @@ impl RestoreTarget {
         }
     }
 
-    async fn create_in_transaction(
-        &self,
-        label: &str,
-        entries: &[(&Entry, String)],
-        tolerated: &BTreeSet<u32>,
-    ) -> Result<(), PgError> {
-        let session = &self.session;
-        self.progress_table(label).await?;
-        // Defaults of money are written as the database writes them.
-        session.batch("setting up", "SET LOCAL check_function_bodies = off; SET LOCAL lc_monetary = DEFAULT").await?;
-        for (entry, sql) in entries {
-            let what = format!("creating {}", entry.label());
-            session.batch(&what, "SAVEPOINT entry").await?;
-            match session.batch(&what, sql).await {
-                Ok(()) => session.batch(&what, "RELEASE entry").await?,
-                // duplicate schema, object, function, table: it is there already and is left alone.
-                Err(PgError::Query { sqlstate, .. })
-                    if tolerated.contains(&entry.id) && ["42P06", "42710", "42723", "42P07"].contains(&sqlstate.as_str()) =>
-                {
-                    session.batch(&what, "ROLLBACK TO entry").await?;
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
-
-    async fn progress_table(&self, label: &str) -> Result<(), PgError> {
+    pub(crate) async fn progress_table(&self, label: &str) -> Result<(), PgError> {
         let session = &self.session;
         let what = "creating the table of progress";
         let row = session.query_one(what, "SELECT to_regnamespace('dozo') IS NULL", &[]).await?;

@@ -36,6 +36,18 @@ pub fn capabilities(cluster: &Cluster) -> Vec<&'static str> {
 }
 
 impl Cluster {
+    /// Makes the roles of the zoo, which belong to the whole server.
+    pub fn zoo_roles(&self) {
+        static ROLES: Mutex<()> = Mutex::new(());
+        let _one = ROLES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (role, how) in [("zoo_owner", ""), ("zoo_reader", "LOGIN")] {
+            let there = self.psql("postgres", &format!("SELECT count(*) FROM pg_roles WHERE rolname = '{role}'"));
+            if there == "0" {
+                self.psql("postgres", &format!("CREATE ROLE {role} {how}"));
+            }
+        }
+    }
+
     /// Makes a database with everything of the zoo that this server can hold. With `payloads`, also NaNs whose bits no text
     /// keeps.
     ///
@@ -43,16 +55,7 @@ impl Cluster {
     /// When a part cannot be loaded.
     #[must_use]
     pub fn zoo(&self, payloads: bool) -> Database<'_> {
-        static ROLES: Mutex<()> = Mutex::new(());
-        {
-            let _one = ROLES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            for (role, how) in [("zoo_owner", ""), ("zoo_reader", "LOGIN")] {
-                let there = self.psql("postgres", &format!("SELECT count(*) FROM pg_roles WHERE rolname = '{role}'"));
-                if there == "0" {
-                    self.psql("postgres", &format!("CREATE ROLE {role} {how}"));
-                }
-            }
-        }
+        self.zoo_roles();
         let database = self.database("zoo");
         let mut parts = vec!["types", "more-types", "tables", "objects"];
         parts.extend(capabilities(self));

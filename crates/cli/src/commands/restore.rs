@@ -32,6 +32,7 @@ pub(super) async fn run(session: &Session, args: Restore) -> Outcome {
         schemas: args.schema,
         tables: args.table,
         rename: args.rename,
+        skip_unsupported: args.skip_unsupported,
         no_owner: args.no_owner,
         no_privileges: args.no_privileges,
         no_tablespaces: args.no_tablespaces,

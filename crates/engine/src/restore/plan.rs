@@ -58,6 +58,8 @@ pub(crate) struct RestorePlan {
     entries: Vec<PlannedEntry>,
     /// Entries that may exist already.
     pub(crate) tolerated: BTreeSet<u32>,
+    /// Tables with XML columns.
+    pub(crate) with_xml: BTreeSet<u32>,
     pub(crate) sequences: Vec<SequenceValue>,
     /// Identity columns of side copies: table of the copy, and the value of the original's sequence.
     pub(crate) identities: Vec<(QualifiedName, SequenceValue)>,
@@ -167,6 +169,12 @@ impl RestorePlan {
                 }
             }
         }
+        let xml = |d: &&PlannedDataset| d.dataset.columns.iter().any(|c| c.type_name.trim_end_matches("[]") == "xml");
+        let xml_tables: BTreeSet<_> = datasets.iter().filter(xml).map(|d| (&d.dataset.name.schema, &d.dataset.name.name)).collect();
+        let of_xml = |e: &&PlannedEntry| {
+            e.entry.kind == "TABLE" && e.entry.schema.as_ref().is_some_and(|s| xml_tables.contains(&(s, &e.entry.name)))
+        };
+        let with_xml = entries.iter().filter(of_xml).map(|e| e.entry.id).collect();
         let sequences = sequences(manifest, chosen.as_deref(), options, &renames);
         let owned = manifest.sequences.iter().filter(|_| !renames.tables.is_empty());
         let identities = owned.filter_map(|s| Some((renames.tables.get(s.owned_by.as_ref()?)?.clone(), s.clone()))).collect();
@@ -178,6 +186,7 @@ impl RestorePlan {
             datasets,
             entries,
             tolerated,
+            with_xml,
             sequences,
             identities,
             views: views.map(|v| MaterializedView { name: renames.apply(&v.name), ..v.clone() }).collect(),
@@ -212,6 +221,45 @@ impl RestorePlan {
             }
         }
         Ok(self)
+    }
+
+    /// Takes entries out that the target cannot hold, and everything that needs them.
+    pub(crate) fn leave_out(&mut self, mut gone: BTreeSet<u32>) {
+        if gone.is_empty() {
+            return;
+        }
+        loop {
+            let more: Vec<u32> = self
+                .entries
+                .iter()
+                .filter(|e| !gone.contains(&e.entry.id) && e.entry.needs.iter().any(|id| gone.contains(id)))
+                .map(|e| e.entry.id)
+                .collect();
+            if more.is_empty() {
+                break;
+            }
+            gone.extend(more);
+        }
+        let (out, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.entries).into_iter().partition(|e| gone.contains(&e.entry.id));
+        self.entries = kept;
+        let named = |kind: &str, name: &QualifiedName| {
+            let is = |e: &PlannedEntry| e.entry.kind == kind && e.entry.schema.as_ref() == Some(&name.schema) && e.entry.name == name.name;
+            out.iter().any(is)
+        };
+        self.datasets.retain(|d| !named("TABLE", &d.dataset.name));
+        self.sequences.retain(|s| !named("SEQUENCE", &s.name));
+        self.views.retain(|v| !named("MATERIALIZED VIEW", &v.name));
+        self.unmade += out.len();
+    }
+
+    /// Rows within an extension that was left out have no table.
+    pub(crate) async fn keep_there(&mut self, target: &dozo_postgres::RestoreTarget) -> Result<()> {
+        if self.unmade > 0 {
+            let there = target.tables(&self.created_tables()).await?;
+            let mut there = there.iter().map(Option::is_some);
+            self.datasets.retain(|d| there.next() == Some(true) || d.dataset.kind != DatasetKind::Configuration);
+        }
+        Ok(())
     }
 
     /// Returns the tables that this restore creates.
