@@ -16,6 +16,7 @@ mod into;
 mod kill;
 mod parts;
 mod protocol;
+mod random;
 mod readers;
 mod readme;
 mod reuse;
