@@ -64,6 +64,60 @@ print("arrow", sum(v.as_py() for c in sums for v in c), sep="|")
     assert_eq!(seen.lines().count(), wanted.lines().count());
 }
 
+/// Other readers open every file of the zoo, see its rows, and see these types and values.
+#[test]
+fn pyarrow_and_duckdb_read_the_zoo() {
+    let script = r#"
+import json, sys, duckdb, pyarrow.parquet as pq
+repo, manifest = sys.argv[1], json.load(open(sys.argv[2]))
+seen = {}
+for d in manifest["datasets"]:
+    files = sorted({p["object"] for p in d["parts"]})
+    for f in files:
+        arrow = pq.read_table(f"{repo}/{f}")
+        duck = duckdb.execute(f"SELECT CAST(COLUMNS(*) AS VARCHAR) FROM read_parquet('{repo}/{f}')").fetchall()
+        assert arrow.num_rows == len(duck), f
+        names = duckdb.execute(f"DESCRIBE SELECT * FROM read_parquet('{repo}/{f}')").fetchall()
+        for c in d["columns"]:
+            duck_type = next(n[1] for n in names if n[0] == c["parquet-name"])
+            seen[c["type-name"]] = (c["parquet"], str(arrow.schema.field(c["parquet-name"]).type), duck_type)
+    rows = sum(int(p["fingerprint"].split(":")[1]) for p in d["parts"])
+    of_files = sum(pq.read_metadata(f"{repo}/{f}").num_rows for f in files)
+    assert of_files >= rows, d["name"]
+for name, what in sorted(seen.items()):
+    print(name, *what, sep="\t")
+def one(table, expression, where="true"):
+    d = next(d for d in manifest["datasets"] if d["name"] == table)
+    return duckdb.execute(f"SELECT {expression} FROM read_parquet('{repo}/{d['parts'][0]['object']}') WHERE {where} LIMIT 1").fetchone()
+assert one("composites", 'p.a, p."A__2"', "p.a = 1") == (1, 'a "q" \\ (,)'), one("composites", 'p.a, p."A__2"', "p.a = 1")
+assert one("composites", "d.p IS NULL, d.iv.months, d.d", "d.iv.months = 1") == (False, 1, 5)
+assert one("extended", "h['a'], len(hs), c", "h['a'] IS NOT NULL")[0] in ("1", ["1"])
+assert one("addresses", "i, c", "i = '10.0.0.1/8'") == ("10.0.0.1/8", "10.0.0.0/8")
+assert one("numerics", "two, json_extract_string(_dozo_exact, '/two')", "free = '1.00'") == (None, "NaN")
+assert one("times", "json_extract_string(_dozo_exact, '/d')", "d IS NULL AND _dozo_exact LIKE '%\"d\":%'")[0] == "infinity"
+"#;
+    for major in majors() {
+        let cluster = shared(major);
+        let dozo = Dozo::new(&cluster.zoo(true), Place::Local);
+        let _ = dozo.backup();
+        let manifest = dozo.folder.path().join("manifest.json");
+        std::fs::write(&manifest, dozo.manifest().to_string()).unwrap();
+        let python = Command::new(services().join("venv/bin/python")).args(["-c", script]).arg(dozo.repository()).arg(&manifest).output();
+        let out = python.unwrap();
+        assert!(out.status.success(), "on {major}: {}", String::from_utf8_lossy(&out.stderr));
+        let seen = String::from_utf8(out.stdout).unwrap();
+        println!("PostgreSQL {major}\n{seen}");
+        for line in [
+            "numeric(12,2)\tDECIMAL(12,2)\tdecimal128(12, 2)\tDECIMAL(12,2)",
+            "integer[]\tLIST<INT32>\tlist<element: int32>\tINTEGER[]",
+            "inet\tSTRING\tstring\tVARCHAR",
+            "public.hstore\tMAP<STRING,STRING>\tmap<string, string ('h')>\tMAP(VARCHAR, VARCHAR)",
+        ] {
+            assert!(seen.lines().any(|l| l == line), "{line}: {seen}");
+        }
+    }
+}
+
 /// Runs every `sh` block of `RESTORE.md`, in order, in one shell, with nothing of dozo in reach.
 fn restore_by_hand(dozo: &Dozo, cluster: &dozo_testkit::Cluster) -> String {
     let manifest = dozo.manifest();

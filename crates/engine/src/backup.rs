@@ -6,6 +6,7 @@
 
 mod dump;
 mod gate;
+mod geo;
 mod losses;
 mod plan;
 mod prove;

@@ -19,7 +19,7 @@ pub(crate) fn write(manifest: &Manifest, url: &str, skip: &BTreeSet<u32>) -> Str
         "# Restore backup {source}@{id} without dozo
 
 Database `{database}` of Postgres {version}, as it was at {started} (server's clock). {rows} rows in {tables} tables and
-partitions. Needed: `psql` and `pg_restore` of version {major} or newer, the DuckDB command line (any version from 1.0), about
+partitions. Needed: `psql` and `pg_restore` of version {major} or newer, the DuckDB command line (any version from 1.1), about
 {room} of room in `$WORK` for the largest table.
 
 All commands are for a POSIX shell. Set these first; the repository was at `{url}`. If it lies in a bucket, copy the keys
@@ -179,7 +179,10 @@ fn rows_of(out: &mut String, dataset: &Dataset, first: &str) {
         // A shared object holds its partitions one after the other, also such that this backup does not name any more.
         let rows = part.first_row.map(|start| start..start + part.fingerprint.rows);
         let sql = text_from_parquet(&dataset.columns, &format!("repo/{}", part.object), "dozo-rows.txt", rows);
-        heredoc(out, "duckdb", &format!(".bail on\n{sql}"));
+        // Otherwise DuckDB would make values of its own out of the bytes.
+        let geo = dataset.columns.iter().any(|c| matches!(c.wire, PgType::Geometry { .. }));
+        let setting = if geo { "SET enable_geoparquet_conversion = false;\n" } else { "" };
+        heredoc(out, "duckdb", &format!(".bail on\n{setting}{sql}"));
         let _ = writeln!(out, "{{");
         let money = if foreign_money(std::iter::once(dataset)) { "" } else { " SET lc_monetary = 'C';" };
         let settings = format!("SET TimeZone = 'UTC'; SET xmloption = 'content';{money}{first}");

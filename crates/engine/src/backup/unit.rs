@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::gate::Gate;
+use super::geo;
 use super::plan::PlannedTable;
 use super::prove::Proving;
 use super::watch::Warnings;
@@ -146,16 +147,18 @@ fn copy_pieces(
     let encode_error = |source| EngineError::Encode { object: key.to_owned(), source };
     let first = &shared.datasets[unit.pieces[0].dataset];
     let mut decoder = RowDecoder::new(&first.columns);
+    let mut metadata = vec![
+        ("dozo.backup".into(), format!("{}@{}", shared.source, shared.id)),
+        ("dozo.table".into(), first.root.as_ref().unwrap_or(&first.locked.name).to_string()),
+        ("dozo.columns".into(), serde_json::to_string(&first.columns).map_err(|e| EngineError::Internal(e.to_string()))?),
+    ];
+    metadata.extend(geo::metadata(&first.columns));
     let options = EncodeOptions {
         zstd_level: shared.zstd_level,
         row_group_rows: shared.budget.row_group_rows,
         row_group_bytes: shared.budget.row_group_bytes,
         part_bytes: PART_BYTES,
-        metadata: vec![
-            ("dozo.backup".into(), format!("{}@{}", shared.source, shared.id)),
-            ("dozo.table".into(), first.root.as_ref().unwrap_or(&first.locked.name).to_string()),
-            ("dozo.columns".into(), serde_json::to_string(&first.columns).map_err(|e| EngineError::Internal(e.to_string()))?),
-        ],
+        metadata,
     };
     let encoder = ParquetEncoder::new(decoder.schema(), &first.columns, &options, sink).map_err(encode_error)?;
     let mut encoder: Box<dyn TableEncoder<UploadSink>> = Box::new(encoder);

@@ -1,8 +1,8 @@
 //! PostGIS geometry and geography as BINARY, ISO WKB: they travel as the hex text of EWKB, which `geometry_out` writes.
 //!
 //! EWKB marks Z, M and the spatial reference by bits of the type (`liblwgeom/lwin_wkb.c`); ISO WKB adds 1000 and 2000 and has no
-//! place for the reference. Values with the column's own reference are readable; one with another, or in another form than
-//! the server writes, escapes.
+//! place for the reference. Values with the column's own reference are readable; one with another, of a kind that GeoParquet does
+//! not have, or in another form than the server writes, escapes.
 
 use std::sync::Arc;
 
@@ -92,24 +92,25 @@ impl Walk<'_> {
         match kind {
             // Point
             1 => self.copy(point)?,
-            // LineString, CircularString
-            2 | 8 => {
+            // LineString
+            2 => {
                 let points = self.count()?;
                 self.copy(points.checked_mul(point)?)?;
             }
-            // Polygon, Triangle
-            3 | 17 => {
+            // Polygon
+            3 => {
                 for _ in 0..self.count()? {
                     let points = self.count()?;
                     self.copy(points.checked_mul(point)?)?;
                 }
             }
-            // Collections of geometries
-            4..=7 | 9..=12 | 15 | 16 => {
+            // Collections
+            4..=7 => {
                 for _ in 0..self.count()? {
                     self.geometry(false, depth + 1)?;
                 }
             }
+            // Curves, surfaces, triangles: GeoParquet has none.
             _ => return None,
         }
         Some(())
