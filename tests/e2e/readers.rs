@@ -102,7 +102,8 @@ assert one("times", "json_extract_string(_dozo_exact, '/d')", "d IS NULL AND _do
         let _ = dozo.backup();
         let manifest = dozo.folder.path().join("manifest.json");
         std::fs::write(&manifest, dozo.manifest().to_string()).unwrap();
-        let python = Command::new(services().join("venv/bin/python")).args(["-c", script]).arg(dozo.repository()).arg(&manifest).output();
+        let python =
+            Command::new(services().join("venv/bin/python")).args(["-c", script]).arg(dozo.repository()).arg(&manifest).output();
         let out = python.unwrap();
         assert!(out.status.success(), "on {major}: {}", String::from_utf8_lossy(&out.stderr));
         let seen = String::from_utf8(out.stdout).unwrap();

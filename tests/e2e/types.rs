@@ -67,7 +67,12 @@ fn the_zoo_on_newer_servers() {
     const ICU: [&str; 2] = ["COLLATION public.no_case", "TABLE public.collated: it needs COLLATION"];
     for (old, new, lists, tables_without) in [
         (15, 17, vec![&GIS[..], &DATA, &ICU], vec!["places", "collated", "spatial_ref_sys", "us_lex", "us_gaz", "us_rules"]),
-        (15, 18, vec![&GIS[..], &DATA, &ICU, &XML], vec!["places", "collated", "documents", "spatial_ref_sys", "us_lex", "us_gaz", "us_rules"]),
+        (
+            15,
+            18,
+            vec![&GIS[..], &DATA, &ICU, &XML],
+            vec!["places", "collated", "documents", "spatial_ref_sys", "us_lex", "us_gaz", "us_rules"],
+        ),
         (17, 18, vec![&XML[..]], vec!["documents"]),
     ] {
         let (source, target) = (shared(old), shared(new));
@@ -100,7 +105,11 @@ fn the_zoo_on_newer_servers() {
             .as_array()
             .unwrap()
             .iter()
-            .filter(|d| !restored.iter().any(|t| t["table"] == format!("{}.{}", d["schema"].as_str().unwrap(), d["name"].as_str().unwrap())))
+            .filter(|d| {
+                !restored
+                    .iter()
+                    .any(|t| t["table"] == format!("{}.{}", d["schema"].as_str().unwrap(), d["name"].as_str().unwrap()))
+            })
             .map(|d| d["name"].as_str().unwrap())
             .collect();
         let (mut missing, mut without) = (missing, tables_without);
@@ -129,7 +138,12 @@ fn what_other_tools_lose() {
         ("array_dimensions", "integer[]", "'{{1,2},{3,4}}'", "array_ndims(x) = 2"),
         ("bpchar_blanks", "char(5)", "'a'", "octet_length(x) = 5"),
         ("inet_mask", "inet", "'10.1.2.3/8'", "masklen(x) = 8 AND host(x) = '10.1.2.3'"),
-        ("json_rewriting", "json", "'{\"b\": 1.50, \"a\" :  [ ], \"b\": 2}'", "x::text = '{\"b\": 1.50, \"a\" :  [ ], \"b\": 2}'"),
+        (
+            "json_rewriting",
+            "json",
+            "'{\"b\": 1.50, \"a\" :  [ ], \"b\": 2}'",
+            "x::text = '{\"b\": 1.50, \"a\" :  [ ], \"b\": 2}'",
+        ),
         ("path_closed", "path", "'((0,0),(1,1))'", "isclosed(x)"),
         ("path_open", "path", "'[(0,0),(1,1)]'", "isopen(x)"),
     ];
@@ -180,13 +194,18 @@ fn other_encodings() {
         ("SQL_ASCII", "convert_from('\\xff00fe61'::bytea, 'x')", ""),
     ] {
         let name = format!("enc_{}_{}", encoding.to_lowercase(), fresh());
-        cluster.psql("postgres", &format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"));
+        cluster.psql(
+            "postgres",
+            &format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"),
+        );
         let mut more = String::new();
         if encoding == "SQL_ASCII" {
             more.push_str("SET client_encoding = 'SQL_ASCII'; CREATE TABLE t (x text, v varchar, c char(3), n text[], j jsonb, e citext_or_text, k integer); INSERT INTO t VALUES (E'\\xff\\xfea', E'\\xe9', E'\\xe9', ARRAY[E'\\xff', NULL], '{\"a\": 1}', E'\\xe8', 1), ('plain', '', '', '{}', 'null', NULL, 2)");
             more = more.replace("citext_or_text", "text");
         } else {
-            more.push_str(&format!("SET client_encoding = 'UTF8'; CREATE TABLE t (x text, k integer); INSERT INTO t VALUES ({value}, 1)"));
+            more.push_str(&format!(
+                "SET client_encoding = 'UTF8'; CREATE TABLE t (x text, k integer); INSERT INTO t VALUES ({value}, 1)"
+            ));
         }
         cluster.psql(&name, &more);
         let mut dozo = Dozo::with_url(&cluster.url("postgres", &name), cluster, Place::Local, "");
@@ -221,7 +240,14 @@ fn what_cannot_come_back_is_refused_all_named() {
     );
     let dozo = Dozo::new(&database, Place::Local);
     let run = dozo.run(&["backup", "shop"]).exits(1);
-    for named in ["public.a.g (gtsvector)", "public.a.n (pg_ndistinct)", "public.b.ts (public.gtrgm[])", "public.b.h (public.holder)", "DOZO-E2116", "text-only"] {
+    for named in [
+        "public.a.g (gtsvector)",
+        "public.a.n (pg_ndistinct)",
+        "public.b.ts (public.gtrgm[])",
+        "public.b.h (public.holder)",
+        "DOZO-E2116",
+        "text-only",
+    ] {
         assert!(run.stderr.contains(named), "{named}: {}", run.stderr);
     }
     assert!(!dozo.repository().join("data").exists(), "nothing was copied");
@@ -257,4 +283,30 @@ fn show_types() {
     assert_eq!(by_column["d"]["escaped"], 1);
     assert_eq!(by_column["p"]["parquet"], "STRUCT<a INT32, b DECIMAL(5,2)>");
     assert_eq!(by_column["r"]["travels"], "text");
+}
+
+/// Values of hundreds of megabytes are copied within a small multiple of their size; a row that no message can carry is refused by
+/// table and key.
+#[test]
+fn large_values() {
+    let cluster = shared(17);
+    let database = cluster.database("huge");
+    let size = if crate::harness::nightly() { 400_000_000 } else { 40_000_000 };
+    database.psql(&format!(
+        "CREATE TABLE huge (id integer PRIMARY KEY, t text, b bytea);
+         INSERT INTO huge VALUES (1, repeat('0123456789', {size} / 10), NULL), (2, 'x', decode(repeat('00ff', {size} / 2), 'hex'))"
+    ));
+    let mut dozo = Dozo::new(&database, Place::Local);
+    let _ = dozo.backup();
+    let _ = dozo.run(&["verify", "shop@latest"]).exits(0);
+    let copy = dozo.restore_into(cluster, "huge_copy");
+    let sums = "SELECT id, md5(t), md5(b) FROM huge ORDER BY 1";
+    assert_eq!(database.psql(sums), cluster.psql(&copy, sums));
+    if crate::harness::nightly() {
+        database.psql("INSERT INTO huge SELECT 3, repeat('a', 600000000), NULL; UPDATE huge SET b = convert_to(repeat('b', 600000000), 'UTF8') WHERE id = 3");
+        let run = dozo.run(&["backup", "shop"]).exits(1);
+        for word in ["public.huge", "id 3", "1.2 GB", "DOZO-E2126"] {
+            assert!(run.stderr.contains(word), "{word}: {}", run.stderr);
+        }
+    }
 }

@@ -145,3 +145,85 @@ fn the_readme_shows_a_real_run() {
         assert!(root().join(name).exists());
     }
 }
+
+/// The table of `docs/types.md` is what the code says. A variant that is added to the types does not compile here until it is
+/// in the table.
+#[test]
+fn types_are_documented() {
+    use dozo_model::{CompositeField, NumericMod, PgType, Profile};
+    fn row_of(wire: &PgType) -> &'static str {
+        match wire {
+            PgType::Bool => "boolean",
+            PgType::Int2 => "smallint",
+            PgType::Int4 => "integer",
+            PgType::Int8 => "bigint",
+            PgType::Oid => "oid",
+            PgType::Xid => "xid",
+            PgType::Cid => "cid",
+            PgType::Float4 => "real",
+            PgType::Float8 => "double precision",
+            PgType::Numeric(Some(NumericMod { precision: 12, .. })) => "numeric(12,2)",
+            PgType::Numeric(Some(NumericMod { precision: 5, .. })) => "numeric(5,-2)",
+            PgType::Numeric(Some(NumericMod { precision: 2, .. })) => "numeric(2,5)",
+            PgType::Numeric(Some(_)) => "numeric(50,5)",
+            PgType::Numeric(None) => "numeric",
+            PgType::Money { .. } => "money",
+            PgType::Text => "text",
+            PgType::Varchar => "character varying",
+            PgType::Bpchar => "character",
+            PgType::Name => "name",
+            PgType::Char => "\"char\"",
+            PgType::Bytea => "bytea",
+            PgType::Date => "date",
+            PgType::Time => "time",
+            PgType::Timetz => "timetz",
+            PgType::Timestamp => "timestamp",
+            PgType::Timestamptz => "timestamptz",
+            PgType::Interval => "interval",
+            PgType::Uuid => "uuid",
+            PgType::Json => "json",
+            PgType::Jsonb => "jsonb",
+            PgType::Inet => "inet",
+            PgType::Cidr => "cidr",
+            PgType::Macaddr => "macaddr",
+            PgType::Macaddr8 => "macaddr8",
+            PgType::Bit => "bit",
+            PgType::Varbit => "bit varying",
+            PgType::Enum => "enums",
+            PgType::Citext => "citext",
+            PgType::Hstore => "hstore",
+            PgType::Vector => "vector, halfvec",
+            PgType::Sparsevec => "sparsevec",
+            PgType::Geometry { .. } => "geometry, geography",
+            PgType::Composite(_) => "composites",
+            PgType::Array(inner) if **inner == PgType::Enum => "arrays of enums, composites, extension types",
+            PgType::Array(_) => "arrays",
+            PgType::DomainArray(_) => "arrays of domains",
+            PgType::AsText => "every other type",
+            PgType::Raw(_) => "texts of a SQL_ASCII database",
+        }
+    }
+    let numeric = |precision, scale| PgType::Numeric(Some(NumericMod { precision, scale }));
+    let field = |name: &str, wire| CompositeField { name: name.into(), wire };
+    let boxed = |wire| Box::new(wire);
+    #[rustfmt::skip]
+    let all = [
+        PgType::Bool, PgType::Int2, PgType::Int4, PgType::Int8, PgType::Oid, PgType::Xid, PgType::Cid, PgType::Float4, PgType::Float8,
+        numeric(12, 2), numeric(5, -2), numeric(2, 5), numeric(50, 5), PgType::Numeric(None), PgType::Money { scale: 2 }, PgType::Text,
+        PgType::Varchar, PgType::Bpchar, PgType::Name, PgType::Char, PgType::Bytea, PgType::Date, PgType::Time, PgType::Timetz,
+        PgType::Timestamp, PgType::Timestamptz, PgType::Interval, PgType::Uuid, PgType::Json, PgType::Jsonb, PgType::Inet, PgType::Cidr,
+        PgType::Macaddr, PgType::Macaddr8, PgType::Bit, PgType::Varbit, PgType::Enum, PgType::Citext, PgType::Hstore, PgType::Vector,
+        PgType::Sparsevec, PgType::Geometry { srid: 0 },
+        PgType::Composite(vec![field("a", PgType::Int4), field("u", PgType::Uuid)]), PgType::Array(boxed(PgType::Int4)),
+        PgType::Array(boxed(PgType::Enum)), PgType::DomainArray(boxed(PgType::Int4)), PgType::AsText, PgType::Raw(boxed(PgType::Text)),
+    ];
+    let text = fs::read_to_string(root().join("docs/types.md")).unwrap();
+    let rows: Vec<Vec<&str>> =
+        text.lines().filter(|l| l.starts_with("| ")).skip(1).map(|l| l.split('|').map(str::trim).collect()).collect();
+    for wire in &all {
+        let travels = if wire.travels_as_text() { "text" } else { "binary" };
+        let wanted = [row_of(wire), &wire.parquet(Profile::Lake), &wire.parquet(Profile::Native), travels];
+        assert!(rows.iter().any(|r| r[1..5] == wanted), "docs/types.md lacks {wanted:?}");
+    }
+    assert_eq!(rows.len(), all.len(), "a row for each, and none besides");
+}

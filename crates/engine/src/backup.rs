@@ -26,8 +26,8 @@ use dozo_model::{
     ServerIdentity, Settings, Sha256Digest, SourceMatch, Stage, Timestamp, human_duration,
 };
 use dozo_postgres::{
-    ConnInfo, Coordinator, LargeObjectCensus, PgError, PgTools, Session, SnapshotWorker, large_objects, large_objects_name, materialized_views, roles, sequence_values,
-    sequences, subscriptions,
+    ConnInfo, Coordinator, LargeObjectCensus, PgError, PgTools, Session, SnapshotWorker, large_objects, large_objects_name,
+    materialized_views, roles, sequence_values, sequences, subscriptions,
 };
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;

@@ -15,8 +15,8 @@ use std::time::Instant;
 use dozo_catalog::Repository;
 use dozo_model::{DatasetKind, Fingerprint, Manifest, Stage};
 use dozo_postgres::{
-    ConnInfo, Definitions, LoadTable, LoadWorker, PgError, PgTools, RestoreTarget, RowEncoder, Section, TargetState, TargetTable, left_out,
-    ToolChoice, shape_digest,
+    ConnInfo, Definitions, LoadTable, LoadWorker, PgError, PgTools, RestoreTarget, RowEncoder, Section, TargetState, TargetTable,
+    ToolChoice, left_out, shape_digest,
 };
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -477,19 +477,18 @@ async fn load_rows(
         let into = LoadTable { name: &planned.target, columns: &planned.dataset.columns, live: &live };
         let mut encoder = RowEncoder::for_load(&planned.dataset.columns);
         let name = planned.target.to_string();
-        let loaded =
-            worker.load(&into, &item.item, |put: &mut dyn FnMut(&[u8]) -> Result<()>| {
-                for batch in batches {
-                    let batch = batch.map_err(encode)?;
-                    let mut bytes = 0;
-                    encoder.encode(&batch, |tuple| {
-                        bytes += tuple.len() as u64;
-                        put(tuple)
-                    })?;
-                    progress.advance(&name, batch.num_rows() as u64, bytes);
-                }
-                Ok::<(), EngineError>(())
-            });
+        let loaded = worker.load(&into, &item.item, |put: &mut dyn FnMut(&[u8]) -> Result<()>| {
+            for batch in batches {
+                let batch = batch.map_err(encode)?;
+                let mut bytes = 0;
+                encoder.encode(&batch, |tuple| {
+                    bytes += tuple.len() as u64;
+                    put(tuple)
+                })?;
+                progress.advance(&name, batch.num_rows() as u64, bytes);
+            }
+            Ok::<(), EngineError>(())
+        });
         match loaded {
             Ok(rows) if rows == part.fingerprint.rows => Ok((item, true)),
             Ok(rows) => Err(EngineError::Internal(format!("{rows} of {} rows of {name} were loaded", part.fingerprint.rows))),

@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use dozo_model::{Dataset, DatasetKind, Manifest, PgType, human_bytes, human_count, quote_literal};
-use dozo_postgres::{client_encoding, copy_text_into, dataset_fingerprint_sql, exact_only_through_dozo, fingerprint_settings, large_object_statements, text_from_parquet};
+use dozo_postgres::{
+    client_encoding, copy_text_into, dataset_fingerprint_sql, exact_only_through_dozo, fingerprint_settings,
+    large_object_statements, text_from_parquet,
+};
 
 /// Returns the text. `skip` are entries of the schema that need a table that is not in the backup.
 pub(crate) fn write(manifest: &Manifest, url: &str, skip: &BTreeSet<u32>) -> String {
@@ -81,7 +84,10 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
     let _ = writeln!(out, "\n## 5. Indexes, keys, triggers\n\n```sh");
     section(&mut out, &dump, "post-data", skip);
     if !late.is_empty() {
-        let _ = writeln!(out, "```\n\nThese rows name relations, perhaps indexes, which had to be there first. No trigger acts on them.");
+        let _ = writeln!(
+            out,
+            "```\n\nThese rows name relations, perhaps indexes, which had to be there first. No trigger acts on them."
+        );
         for dataset in late {
             rows_of(&mut out, dataset, " SET session_replication_role = replica;");
         }
@@ -105,11 +111,8 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
         let _ = writeln!(out, "\nOnly `dozo restore` keeps the payload bits of a NaN in: {}.", plain(&lossy.join(", ")));
     }
     if foreign_money(m.datasets.iter()) {
-        let _ = writeln!(
-            out,
-            "\n`money` does not have two decimals here: load it with `lc_monetary = '{}'`.",
-            m.server.lc_monetary
-        );
+        let _ =
+            writeln!(out, "\n`money` does not have two decimals here: load it with `lc_monetary = '{}'`.", m.server.lc_monetary);
     }
     if !m.left_out.is_empty() {
         let _ = writeln!(out, "\n## Not in this backup\n");
@@ -187,9 +190,19 @@ fn rows_of(out: &mut String, dataset: &Dataset, first: &str) {
         let money = if foreign_money(std::iter::once(dataset)) { "" } else { " SET lc_monetary = 'C';" };
         let settings = format!("SET TimeZone = 'UTC'; SET xmloption = 'content';{money}{first}");
         if dataset.kind == DatasetKind::LargeObjects {
-            heredoc(out, "cat", &format!("{settings}\nCREATE TEMPORARY TABLE dozo_large (loid oid, at bigint, data bytea);\nCOPY dozo_large FROM STDIN;"));
+            heredoc(
+                out,
+                "cat",
+                &format!(
+                    "{settings}\nCREATE TEMPORARY TABLE dozo_large (loid oid, at bigint, data bytea);\nCOPY dozo_large FROM STDIN;"
+                ),
+            );
             let _ = writeln!(out, "cat dozo-rows.txt\nprintf '\\\\.\\n'");
-            heredoc(out, "cat", "SELECT lo_create(loid) FROM (SELECT DISTINCT loid FROM dozo_large) d \\g /dev/null\nSELECT lo_put(loid, at, data) FROM dozo_large \\g /dev/null");
+            heredoc(
+                out,
+                "cat",
+                "SELECT lo_create(loid) FROM (SELECT DISTINCT loid FROM dozo_large) d \\g /dev/null\nSELECT lo_put(loid, at, data) FROM dozo_large \\g /dev/null",
+            );
             let _ = writeln!(out, "}} | {PSQL}");
             continue;
         }

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BackupId, ChangeToken, Fingerprint, Loss, Operator, PgType, Profile, QualifiedName, Sha256Digest, SourceMatch, SourceName, Timestamp,
-    Tool,
+    BackupId, ChangeToken, Fingerprint, Loss, Operator, PgType, Profile, QualifiedName, Sha256Digest, SourceMatch, SourceName,
+    Timestamp, Tool,
 };
 
 /// The format version that this code writes, and the newest that it reads.

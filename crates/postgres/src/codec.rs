@@ -141,7 +141,11 @@ pub(crate) fn family(wire: &PgType, profile: Profile) -> Box<dyn Family> {
         PgType::Sparsevec => Box::new(vector::Sparsevec),
         PgType::Geometry { srid } => Box::new(geometry::Geometry { srid: *srid }),
         PgType::Composite(fields) => Box::new(composite::Composite {
-            fields: names_without_case(fields).into_iter().zip(fields).map(|(n, f)| (n, family(&f.wire, profile).into())).collect(),
+            fields: names_without_case(fields)
+                .into_iter()
+                .zip(fields)
+                .map(|(n, f)| (n, family(&f.wire, profile).into()))
+                .collect(),
         }),
         PgType::Array(element) if !wire.travels_as_text() => {
             Box::new(array::Array { element: family(element, profile).into(), oid: element_oid(element) })

@@ -31,7 +31,9 @@ fn text_of(wire: &PgType, value: &str, depth: usize) -> String {
         }
         PgType::Array(element) | PgType::DomainArray(element) => {
             let inner = quoted(&text_of(element, &x, depth + 1));
-            format!("'{{' || array_to_string([CASE WHEN {x} IS NULL THEN 'NULL' ELSE {inner} END for {x} in {value}], ',') || '}}'")
+            format!(
+                "'{{' || array_to_string([CASE WHEN {x} IS NULL THEN 'NULL' ELSE {inner} END for {x} in {value}], ',') || '}}'"
+            )
         }
         PgType::Composite(fields) => {
             let fields = names_without_case(fields).into_iter().zip(fields).map(|(name, field)| {

@@ -167,6 +167,18 @@ pub enum PgError {
         /// All of them.
         columns: Vec<UnsupportedColumn>,
     },
+    /// A row that the server cannot send.
+    #[error("table {table}: the server cannot send its largest row ({row}, {}): {reason}", dozo_model::human_bytes(*bytes))]
+    RowTooLarge {
+        /// Table.
+        table: String,
+        /// Its key, or where it is.
+        row: String,
+        /// Bytes of its texts.
+        bytes: u64,
+        /// What the server says.
+        reason: String,
+    },
     /// Definitions that the server cannot hold.
     #[error("the server cannot hold {} of the backup: {}", count(objects.len()), objects.join("; "))]
     CannotHold {
@@ -262,6 +274,7 @@ impl Explain for PgError {
             Self::WouldCascade { .. } => "DOZO-E2123",
             Self::NotEmpty { .. } => "DOZO-E2124",
             Self::CannotHold { .. } => "DOZO-E2125",
+            Self::RowTooLarge { .. } => "DOZO-E2126",
         }
     }
 
@@ -290,6 +303,9 @@ impl Explain for PgError {
             Self::Tool { .. } => "install the client package of the server's version, or set pg-tools".into(),
             Self::MergeDiffers { .. } => "restore beside it with --beside, and compare".into(),
             Self::NotEmpty { .. } => "use --existing append or replace".into(),
+            Self::RowTooLarge { .. } => {
+                "split the row (a message of the protocol ends at 1 GB), or leave the table out with exclude = [\"schema.table\"]".into()
+            }
             Self::CannotHold { .. } => {
                 "install what is missing there, or restore everything else with --skip-unsupported".into()
             }

@@ -44,7 +44,8 @@ pub use doctor::{LockBudget, lock_budget, missing_grants, suggest_tables};
 pub use duckdb_sql::{copy_text_into, exact_only_through_dozo, text_from_parquet};
 pub use error::{PgError, UnsupportedColumn};
 pub use inspect::{
-    DatabaseInfo, SequenceInfo, TableInfo, databases, dependents, materialized_views, partition_keys, primary_keys, roles, sequence_values, sequences, subscriptions, tables, visible_user_mappings,
+    DatabaseInfo, SequenceInfo, TableInfo, databases, dependents, materialized_views, partition_keys, primary_keys, roles,
+    sequence_values, sequences, subscriptions, tables, visible_user_mappings,
 };
 pub use large::{LargeObjectCensus, large_object_columns, large_object_statements, large_objects, large_objects_name};
 pub use loader::{LoadTable, LoadWorker};
@@ -55,7 +56,9 @@ pub use script::{Entry, SchemaScript, Section};
 pub use session::{ServerFacts, Session};
 pub use shape::{key_range, shape_digest};
 pub use snapshot::Coordinator;
-pub use sql::{NO_ENCODING, RowSet, client_encoding, dataset_fingerprint_sql, fingerprint, fingerprint_settings, fingerprint_sql};
+pub use sql::{
+    NO_ENCODING, RowSet, client_encoding, dataset_fingerprint_sql, fingerprint, fingerprint_settings, fingerprint_sql,
+};
 pub use target::{RestoreTarget, TargetState, TargetTable};
 pub use token::{TokenShape, token_shapes};
 pub use tools::{PgTools, ToolChoice};

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::conninfo::ConnInfo;
 use crate::copy::SIGNATURE;
 use crate::error::{PgError, query_error};
-use crate::session::Session;
 use crate::large::large_objects_from_stage;
+use crate::session::Session;
 use crate::sql::{self, RowSet};
 use crate::target::{PROGRESS_INSERT, TargetTable, WORKER_LOCK};
 

@@ -44,6 +44,8 @@ pub struct LockedTable {
 pub struct SnapshotWorker {
     wire: Wire,
     locked: HashSet<u32>,
+    /// Whether a savepoint stands before the last COPY.
+    saved: bool,
     cancel: CancellationToken,
 }
 
@@ -66,7 +68,7 @@ impl SnapshotWorker {
         if wire.batch("setting up the session", "SET client_connection_check_interval = '1s'").is_err() {
             wire.batch("setting up the session", "ROLLBACK TO setting")?;
         }
-        Ok(Self { wire, locked: HashSet::new(), cancel })
+        Ok(Self { wire, locked: HashSet::new(), saved: false, cancel })
     }
 
     /// Returns its backend's pid.
@@ -167,6 +169,19 @@ impl SnapshotWorker {
         compare::bucket_rows(answer).ok_or_else(|| unexpected(what))
     }
 
+    /// Names the row that is too large to be sent, after a COPY failed because of it: by key, or by its place, with the bytes of its
+    /// texts.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub fn largest_row(&mut self, table: &LockedTable, columns: &[Column], key: &[String]) -> Result<(String, u64), PgError> {
+        let what = format!("looking for the largest row of {}", table.name);
+        self.wire.batch(&what, "ROLLBACK TO rows")?;
+        let rows = self.wire.rows(&what, &sql::largest_row(&table.name, columns, key))?;
+        let found = rows.first().and_then(|r| Some((r.first()?.clone()?, r.get(1)?.as_ref()?.parse().ok()?)));
+        found.ok_or_else(|| unexpected(what))
+    }
+
     /// Runs a query about a table so that the transaction survives its failure.
     fn ask(&mut self, table: &LockedTable, what: &str, sql: &str) -> Result<Vec<TextRow>, PgError> {
         self.lock(table)?;
@@ -196,6 +211,11 @@ impl SnapshotWorker {
     ) -> Result<impl RowSource + 'a, PgError> {
         self.lock(table)?;
         let what = format!("copying {}", table.name);
+        if std::mem::replace(&mut self.saved, true) {
+            self.wire.batch(&what, "RELEASE rows")?;
+        }
+        // A row that is too large ends the COPY; which one it was is asked for afterwards.
+        self.wire.batch(&what, "SAVEPOINT rows")?;
         self.wire.copy_out(&what, &sql::copy_out(&table.name, columns, table.rows.rows(blocks)))?;
         Ok(CopyReader { wire: &mut self.wire, framing: Framing::default(), what, cancel: self.cancel.clone(), ended: false })
     }

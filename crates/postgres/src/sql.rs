@@ -45,6 +45,27 @@ pub(crate) fn copy_out(table: &QualifiedName, columns: &[Column], rows: Rows<'_>
     format!("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT binary)", select_list(columns), rows.from(table))
 }
 
+/// Writes the query for the row with the longest texts: its key (its place, if it has none) and their bytes. Lengths are read without
+/// the values.
+pub(crate) fn largest_row(table: &QualifiedName, columns: &[Column], key: &[String]) -> String {
+    let length = |c: &Column| match c.wire {
+        PgType::Text | PgType::Varchar | PgType::Bpchar | PgType::Json => {
+            Some(format!("coalesce(octet_length({}::text), 0)::int8", quote_ident(&c.name)))
+        }
+        PgType::Bytea => Some(format!("coalesce(octet_length({}), 0)::int8", quote_ident(&c.name))),
+        _ => None,
+    };
+    let lengths: Vec<String> = columns.iter().filter_map(length).collect();
+    let bytes = if lengths.is_empty() { "0::int8".to_owned() } else { lengths.join(" + ") };
+    let row = if key.is_empty() {
+        "'ctid ' || ctid::text".to_owned()
+    } else {
+        let parts = key.iter().map(|k| format!("{} || ' ' || {}::varchar", dozo_model::quote_literal(k), quote_ident(k)));
+        parts.collect::<Vec<_>>().join(" || ', ' || ")
+    };
+    format!("SELECT {row}, {bytes} FROM ONLY {} ORDER BY 2 DESC LIMIT 1", table.sql())
+}
+
 /// Writes the COPY that loads rows into a table, or into the stage that stands in for it.
 pub(crate) fn copy_in(table: &str, columns: &[Column]) -> String {
     let names: Vec<String> = loaded_names(columns);

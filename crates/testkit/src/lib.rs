@@ -11,8 +11,8 @@ mod zoo;
 use std::path::{Path, PathBuf};
 
 pub use postgres::{Cluster, ClusterOptions, Database, shared};
-pub use zoo::{CAPABILITIES, capabilities};
 pub use s3::{S3Server, shared_s3};
+pub use zoo::{CAPABILITIES, capabilities};
 
 /// Returns the folder of the installed servers.
 ///

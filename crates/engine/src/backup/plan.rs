@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use dozo_model::{
-    BlockRange, Column, Dataset, DatasetKind, Fingerprint, KeyRange, LeftOut, ObjectRef, Part, PartitionedTable, PgType,
-    Profile, QualifiedName,    RowVersions, SourceMatch, quote_ident,
+    BlockRange, Column, Dataset, DatasetKind, Fingerprint, KeyRange, LeftOut, ObjectRef, Part, PartitionedTable, PgType, Profile,
+    QualifiedName, RowVersions, SourceMatch, quote_ident,
 };
 use dozo_postgres::{
     ChunkLimits, Coordinator, LargeObjectCensus, LockedTable, NO_ENCODING, Planned, RowSet, SequenceInfo, TableInfo, TokenShape,
@@ -16,10 +16,10 @@ use dozo_postgres::{
 use super::report::TableWork;
 use super::reuse;
 use super::unit::UnitReport;
-use crate::{EngineError, Result};
 use crate::budget::Budget;
 use crate::context::SourceSettings;
 use crate::select::{ColumnPatterns, Patterns};
+use crate::{EngineError, Result};
 
 /// Decides about each table.
 pub(crate) struct Selection {

@@ -182,7 +182,14 @@ fn copy_pieces(
             let mut reader = worker.copy(&table.locked, &table.columns, piece.blocks)?;
             loop {
                 let t0 = Instant::now();
-                let more = reader.fill(&mut block)?;
+                let more = match reader.fill(&mut block) {
+                    Ok(more) => more,
+                    Err(e) if too_large(&e) => {
+                        drop(reader);
+                        return Err(name_row(worker, table, e));
+                    }
+                    Err(e) => return Err(e.into()),
+                };
                 let t1 = Instant::now();
                 receive += (t1 - t0).as_secs_f64();
                 if !more {
@@ -243,6 +250,16 @@ fn copy_pieces(
     }
     let object = ObjectRef { key: key.to_owned(), bytes: encoded.bytes, sha256: encoded.sha256 };
     Ok((object, pieces))
+}
+
+/// Says which row the server could not send.
+fn name_row(worker: &mut SnapshotWorker, table: &PlannedTable, error: PgError) -> EngineError {
+    match worker.largest_row(&table.locked, &table.columns, &table.key) {
+        Ok((row, bytes)) => {
+            PgError::RowTooLarge { table: table.locked.name.to_string(), row, bytes, reason: error.to_string() }.into()
+        }
+        Err(_) => error.into(),
+    }
 }
 
 /// Lets the server compute the fingerprint of a range and returns how many rows it confirmed. A row that is too large for the

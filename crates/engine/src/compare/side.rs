@@ -9,8 +9,8 @@ use dozo_catalog::Repository;
 use dozo_digest::ManyMd5;
 use dozo_model::{BlockRange, Column, Dataset, DatasetKind, Fingerprint, Manifest, Profile, QualifiedName, RowDigester};
 use dozo_postgres::{
-    ConnInfo, Coordinator, KeyedRow, LockedTable, PgError, RowEncoder, RowSet, Session, SnapshotWorker, TableInfo, TypeCatalog, TypeOptions,
-    WireError, bucket_of, columns, primary_keys, tuple_texts,
+    ConnInfo, Coordinator, KeyedRow, LockedTable, PgError, RowEncoder, RowSet, Session, SnapshotWorker, TableInfo, TypeCatalog,
+    TypeOptions, WireError, bucket_of, columns, primary_keys, tuple_texts,
 };
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;

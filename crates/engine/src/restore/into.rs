@@ -11,9 +11,7 @@ use dozo_model::{ErrorClass, Explain, Fingerprint, Manifest, QualifiedName, Sequ
 use dozo_postgres::{LiveTable, MergeMode, MergeTable, RestoreTarget};
 
 use super::plan::{PlannedDataset, RestorePlan};
-use super::{
-    Completed, Existing, Job, LoadSource, Missing, RestoreOptions, RestoreReport, RestoredTable, load_rows, open_items,
-};
+use super::{Completed, Existing, Job, LoadSource, Missing, RestoreOptions, RestoreReport, RestoredTable, load_rows, open_items};
 use crate::{EngineError, Result};
 
 /// Tables that get rows: the live table, what is stored for it, and what stands there.

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use dozo_catalog::Repository;
-use dozo_model::{Dataset, DatasetKind, Fingerprint, LargeObjects, Manifest, MaterializedView, QualifiedName, SequenceValue, Sha256Digest, quote_ident};
+use dozo_model::{
+    Dataset, DatasetKind, Fingerprint, LargeObjects, Manifest, MaterializedView, QualifiedName, SequenceValue, Sha256Digest,
+    quote_ident,
+};
 use dozo_postgres::{Entry, PgTools, Renames, SchemaScript, Section, rewrite_entry};
 
 use super::{RestoreOptions, RestoredTable};
@@ -170,7 +173,8 @@ impl RestorePlan {
             }
         }
         let xml = |d: &&PlannedDataset| d.dataset.columns.iter().any(|c| c.type_name.trim_end_matches("[]") == "xml");
-        let xml_tables: BTreeSet<_> = datasets.iter().filter(xml).map(|d| (&d.dataset.name.schema, &d.dataset.name.name)).collect();
+        let xml_tables: BTreeSet<_> =
+            datasets.iter().filter(xml).map(|d| (&d.dataset.name.schema, &d.dataset.name.name)).collect();
         let of_xml = |e: &&PlannedEntry| {
             e.entry.kind == "TABLE" && e.entry.schema.as_ref().is_some_and(|s| xml_tables.contains(&(s, &e.entry.name)))
         };
@@ -240,10 +244,13 @@ impl RestorePlan {
             }
             gone.extend(more);
         }
-        let (out, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.entries).into_iter().partition(|e| gone.contains(&e.entry.id));
+        let (out, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.entries).into_iter().partition(|e| gone.contains(&e.entry.id));
         self.entries = kept;
         let named = |kind: &str, name: &QualifiedName| {
-            let is = |e: &PlannedEntry| e.entry.kind == kind && e.entry.schema.as_ref() == Some(&name.schema) && e.entry.name == name.name;
+            let is = |e: &PlannedEntry| {
+                e.entry.kind == kind && e.entry.schema.as_ref() == Some(&name.schema) && e.entry.name == name.name
+            };
             out.iter().any(is)
         };
         self.datasets.retain(|d| !named("TABLE", &d.dataset.name));

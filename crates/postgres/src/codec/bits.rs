@@ -14,7 +14,8 @@ pub(crate) struct Bits;
 impl Bits {
     fn text(self, wire: &[u8]) -> Result<String> {
         let Some((length, bytes)) = wire.split_first_chunk::<4>() else { return bad("a bit string of less than four bytes") };
-        let bits = usize::try_from(i32::from_be_bytes(*length)).map_err(|_| WireError("a bit string of negative length".into()))?;
+        let bits =
+            usize::try_from(i32::from_be_bytes(*length)).map_err(|_| WireError("a bit string of negative length".into()))?;
         if bits.div_ceil(8) != bytes.len() {
             return bad("a bit string of another length than it says");
         }

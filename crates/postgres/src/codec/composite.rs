@@ -63,7 +63,8 @@ impl Family for Composite {
         if array.num_columns() != self.fields.len() {
             return bad(format!("a composite column of {} fields instead of {}", array.num_columns(), self.fields.len()));
         }
-        let open = |((_, family), column): (&(String, Arc<dyn Family>), &ArrayRef)| Ok((Arc::clone(family), family.values(column)?));
+        let open =
+            |((_, family), column): (&(String, Arc<dyn Family>), &ArrayRef)| Ok((Arc::clone(family), family.values(column)?));
         let columns = self.fields.iter().zip(array.columns()).map(open).collect::<Result<_>>()?;
         Ok(Box::new(Column { array, columns }))
     }

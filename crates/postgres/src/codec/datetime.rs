@@ -10,7 +10,9 @@ use arrow_array::builder::{Date32Builder, Time64MicrosecondBuilder, TimestampMic
 use arrow_array::{ArrayRef, Date32Array, Time64MicrosecondArray, TimestampMicrosecondArray};
 use arrow_schema::{DataType, TimeUnit};
 
-use super::calendar::{DAY_MICROS, EPOCH_DAYS, EPOCH_MICROS, date_text, parse_date, parse_time, parse_timestamp, time_text, timestamp_text};
+use super::calendar::{
+    DAY_MICROS, EPOCH_DAYS, EPOCH_MICROS, date_text, parse_date, parse_time, parse_timestamp, time_text, timestamp_text,
+};
 use super::text::{strings_builder, strings_values};
 use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast, exactly};
 

@@ -267,7 +267,10 @@ fn types_of_extensions() {
 #[test]
 fn native_logical_types() {
     let time = |t: i64| t.to_be_bytes().to_vec();
-    assert_eq!(round_trip_in(&PgType::Time, Profile::Native, &[time(0), time(86_399_999_999), time(86_400_000_000)]), [true, true, false]);
+    assert_eq!(
+        round_trip_in(&PgType::Time, Profile::Native, &[time(0), time(86_399_999_999), time(86_400_000_000)]),
+        [true, true, false]
+    );
     let uuid: Vec<u8> = (0..16).collect();
     assert_eq!(round_trip_in(&PgType::Uuid, Profile::Native, std::slice::from_ref(&uuid)), [true]);
     let list = PgType::Array(Box::new(PgType::Uuid));
