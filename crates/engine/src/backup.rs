@@ -26,8 +26,8 @@ use dozo_model::{
     ServerIdentity, Settings, Sha256Digest, SourceMatch, Stage, Timestamp, human_duration,
 };
 use dozo_postgres::{
-    ConnInfo, Coordinator, LargeObjectCensus, PgError, PgTools, Session, SnapshotWorker, large_objects, large_objects_name,
-    materialized_views, roles, sequence_values, sequences, subscriptions,
+    ConnInfo, Coordinator, LargeObjectCensus, PgError, PgTools, Session, SnapshotWorker, database_facts, large_objects,
+    large_objects_name, materialized_views, roles, sequence_values, sequences,
 };
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -243,9 +243,11 @@ impl Run<'_> {
         let excluded = self.selection.hidden_from_dump(&coordinator.tables);
         note_dependents(&coordinator, &excluded, &mut left_out).await?;
         let large = self.large_objects(&coordinator, &mut left_out).await?;
-        for name in subscriptions(coordinator.session()).await? {
-            let reason = "subscription: its connection text holds a password".into();
-            left_out.push(LeftOut { name: QualifiedName::new("pg_subscription", name), reason, error: false, needed_by: vec![] });
+        let database = database_facts(coordinator.session()).await?;
+        for hidden in database.subscriptions.iter().filter(|s| s.connection.is_none()) {
+            let name = QualifiedName::new("pg_subscription", &hidden.name);
+            let reason = "subscription: its connection may not be read".into();
+            left_out.push(LeftOut { name, reason, error: false, needed_by: vec![] });
         }
         let plan = Plan::new(&coordinator, source, &large, Budget::new(source.memory.0, source.workers)).await?;
         if plan.tables.is_empty() && coordinator.tables.iter().any(dozo_postgres::TableInfo::has_rows) {
@@ -350,6 +352,7 @@ impl Run<'_> {
             partitioned: plan.partitioned.clone(),
             sequences: sequence_values,
             materialized_views: views,
+            database,
             large_objects: large.groups,
             roles: role_names,
             left_out,

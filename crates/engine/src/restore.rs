@@ -16,7 +16,7 @@ use dozo_catalog::Repository;
 use dozo_model::{DatasetKind, Fingerprint, Manifest, Stage};
 use dozo_postgres::{
     ConnInfo, Definitions, LoadTable, LoadWorker, PgError, PgTools, RestoreTarget, RowEncoder, Section, TargetState, TargetTable,
-    ToolChoice, left_out, shape_digest,
+    ToolChoice, database_statements, left_out, shape_digest, subscription_statements,
 };
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -340,6 +340,21 @@ async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
                     view.rows.unwrap_or(0)
                 ));
             }
+        }
+        let owners = !options.no_owner && options.role.is_none();
+        if plan.whole && options.content != Content::Data {
+            let mut statements = subscription_statements(&manifest.database.subscriptions, owners);
+            for subscription in manifest.database.subscriptions.iter().filter(|s| s.connection.is_some()) {
+                warnings.push(format!(
+                    "subscription {} is switched off, without password and slot{}",
+                    subscription.name,
+                    subscription.slot.as_ref().map(|s| format!(" (it was {s})")).unwrap_or_default()
+                ));
+            }
+            if options.create_db {
+                statements.extend(database_statements(&manifest.database, &info.database, !options.no_privileges));
+            }
+            warnings.extend(target.try_statements(&statements).await);
         }
         let of_users = plan.datasets.iter().filter(|d| d.dataset.kind != DatasetKind::LargeObjects);
         target.analyze(&of_users.map(|d| d.target.clone()).collect::<Vec<_>>()).await?;

@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 
 use dozo_model::{Dataset, DatasetKind, Manifest, PgType, human_bytes, human_count, quote_literal};
 use dozo_postgres::{
-    client_encoding, copy_text_into, dataset_fingerprint_sql, exact_only_through_dozo, fingerprint_settings,
-    large_object_statements, text_from_parquet,
+    client_encoding, copy_text_into, database_statements, dataset_fingerprint_sql, exact_only_through_dozo, fingerprint_settings,
+    large_object_statements, subscription_statements, text_from_parquet,
 };
 
 /// Returns the text. `skip` are entries of the schema that need a table that is not in the backup.
@@ -75,6 +75,14 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
     }
     sequences(&mut out, m);
     let large = large_object_statements(&m.large_objects, true, true);
+    let database =
+        [subscription_statements(&m.database.subscriptions, true), database_statements(&m.database, "…", true)].concat();
+    if !database.is_empty() {
+        let _ = writeln!(out, "\nSubscriptions (switched off) and settings of the database, whose name stands for `…`:\n");
+        database.iter().flat_map(|s| s.lines()).for_each(|line| {
+            let _ = writeln!(out, "    {line}");
+        });
+    }
     if !large.is_empty() {
         let _ = writeln!(out, "\nLarge objects belong to whoever ran this. Where the roles exist, give them back:\n");
         large.iter().flat_map(|s| s.lines()).for_each(|line| {

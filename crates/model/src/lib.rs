@@ -27,8 +27,9 @@ pub use events::{
 pub use fingerprint::{ALGORITHM, Fingerprint, FingerprintError, RowDigester};
 pub use ids::{BackupId, IdError, SourceName, random_suffix};
 pub use manifest::{
-    BlockRange, Column, Dataset, DatasetKind, FORMAT_VERSION, Files, KeyRange, LargeObjects, LeftOut, Manifest, ManifestError,
-    MaterializedView, ObjectRef, Part, PartitionedTable, SequenceValue, ServerIdentity, Settings, SnapshotInfo,
+    BlockRange, Column, DatabaseFacts, DatabaseSetting, Dataset, DatasetKind, FORMAT_VERSION, Files, KeyRange, LargeObjects,
+    LeftOut, Manifest, ManifestError, MaterializedView, ObjectRef, Part, PartitionedTable, SequenceValue, ServerIdentity,
+    Settings, SnapshotInfo, Subscription,
 };
 pub use names::{QualifiedName, quote_ident, quote_literal};
 pub use pgtype::{CompositeField, NumericMod, PgType, Profile};

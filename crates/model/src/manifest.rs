@@ -83,6 +83,9 @@ pub struct Manifest {
     pub sequences: Vec<SequenceValue>,
     /// Materialized views in dependency order.
     pub materialized_views: Vec<MaterializedView>,
+    /// What belongs to the database itself.
+    #[serde(default, skip_serializing_if = "DatabaseFacts::is_empty")]
+    pub database: DatabaseFacts,
     /// Owners, grants and comments of large objects.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub large_objects: Vec<LargeObjects>,
@@ -409,6 +412,60 @@ pub struct MaterializedView {
     pub populated: bool,
     /// Its rows at the snapshot.
     pub rows: Option<u64>,
+}
+
+/// What belongs to a database itself, and to no schema.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DatabaseFacts {
+    /// Settings of the database, and of roles in it.
+    pub settings: Vec<DatabaseSetting>,
+    /// Comment.
+    pub comment: Option<String>,
+    /// As those of large objects.
+    pub grants: Option<Vec<String>>,
+    /// Subscriptions, without passwords.
+    pub subscriptions: Vec<Subscription>,
+}
+
+impl DatabaseFacts {
+    /// Tells whether there is nothing to say.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// `ALTER DATABASE … SET`, or `ALTER ROLE … IN DATABASE … SET`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DatabaseSetting {
+    /// Role; none = every role.
+    pub role: Option<String>,
+    /// Setting.
+    pub name: String,
+    /// Value, as `pg_db_role_setting` has it.
+    pub value: String,
+}
+
+/// A subscription. A restore makes it switched off, without a slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Subscription {
+    /// Name.
+    pub name: String,
+    /// Owner.
+    pub owner: String,
+    /// Connection text without passwords; none = this role may not read it.
+    pub connection: Option<String>,
+    /// Publications.
+    pub publications: Vec<String>,
+    /// `binary`
+    pub binary: bool,
+    /// Slot on the publisher.
+    pub slot: Option<String>,
+    /// Comment.
+    pub comment: Option<String>,
 }
 
 /// Large objects with the same owner, grants and comment.

@@ -281,16 +281,6 @@ pub async fn dependents(session: &Session, tables: &[u32]) -> Result<HashMap<u32
     Ok(found)
 }
 
-/// Lists the subscriptions of this database: their connection text holds a password, so they are not dumped.
-///
-/// # Errors
-/// What the server says.
-pub async fn subscriptions(session: &Session) -> Result<Vec<String>, PgError> {
-    let sql = "SELECT subname::text FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    let rows = session.query("listing the subscriptions", sql, &[]).await?;
-    Ok(rows.iter().map(|r| r.get(0)).collect())
-}
-
 /// Counts the user mappings whose options this role may see, and pg_dump with it: they may be passwords.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ mod codec;
 mod compare;
 mod conninfo;
 mod copy;
+mod database;
 mod definitions;
 mod doctor;
 mod duckdb_sql;
@@ -39,13 +40,14 @@ pub use codec::{EXACT_COLUMN, RowDecoder, RowEncoder, WireError, arrow_schema, t
 pub use compare::{KeyedRow, bucket_of};
 pub use conninfo::{ConnInfo, SslMode, UrlRef};
 pub use copy::RowBlock;
+pub use database::{database_facts, database_statements, subscription_statements};
 pub use definitions::{Definitions, Made, left_out};
 pub use doctor::{LockBudget, lock_budget, missing_grants, suggest_tables};
 pub use duckdb_sql::{copy_text_into, exact_only_through_dozo, text_from_parquet};
 pub use error::{PgError, UnsupportedColumn};
 pub use inspect::{
     DatabaseInfo, SequenceInfo, TableInfo, databases, dependents, materialized_views, partition_keys, primary_keys, roles,
-    sequence_values, sequences, subscriptions, tables, visible_user_mappings,
+    sequence_values, sequences, tables, visible_user_mappings,
 };
 pub use large::{LargeObjectCensus, large_object_columns, large_object_statements, large_objects, large_objects_name};
 pub use loader::{LoadTable, LoadWorker};

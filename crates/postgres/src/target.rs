@@ -228,6 +228,17 @@ impl RestoreTarget {
         Ok(())
     }
 
+    /// Runs statements that a restore can do without, each by itself. Returns what failed.
+    pub async fn try_statements(&self, statements: &[String]) -> Vec<String> {
+        let mut failed = Vec::new();
+        for statement in statements {
+            if let Err(e) = self.session.batch("describing the database", statement).await {
+                failed.push(format!("{}: {e}", statement.lines().next().unwrap_or_default()));
+            }
+        }
+        failed
+    }
+
     /// Sets sequences to their values.
     ///
     /// # Errors
