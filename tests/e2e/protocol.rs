@@ -225,3 +225,57 @@ fn writes_during_the_copy_are_not_in_it() {
     let copy = dozo.restore_into(cluster, "busy_copy");
     assert_eq!(before, fingerprints(&dozo, cluster, &copy));
 }
+
+/// Tables that are dropped, altered, detached or attached while a backup runs: it shows what was there when it began, and
+/// whoever waited goes on afterwards.
+#[test]
+fn changed_while_it_runs() {
+    for major in [15, 18] {
+        let cluster = shared(major);
+        let database = cluster.database("moving");
+        database.psql("CREATE TABLE big AS SELECT i, repeat(md5(i::text), 20) t FROM generate_series(1, 30000) i");
+        for tree in ["detached", "detached_concurrently", "attached"] {
+            database.psql(&format!(
+                "CREATE TABLE {tree} (k int, v text) PARTITION BY RANGE (k);
+                 CREATE TABLE {tree}_1 PARTITION OF {tree} FOR VALUES FROM (0) TO (100);
+                 CREATE TABLE {tree}_2 PARTITION OF {tree} FOR VALUES FROM (100) TO (200);
+                 INSERT INTO {tree} SELECT i % 200, i::text FROM generate_series(1, 3000) i"
+            ));
+        }
+        database.psql(
+            "CREATE TABLE loose (k int, v text); INSERT INTO loose VALUES (350, 'x');
+             CREATE TABLE dropped AS SELECT 1 i; CREATE TABLE altered AS SELECT 1 i, 2 j",
+        );
+        let more = "rate = \"8MB\"\nmax-block = \"1min\"";
+        let mut dozo = Dozo::with_url(&database.url(), cluster, Place::Local, more);
+        let before = fingerprints(&dozo, cluster, &database.name);
+        let running = dozo.command(&["--json", "backup", "shop"]).spawn().unwrap();
+        until("copying", || {
+            database.psql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dozo worker' AND query LIKE 'COPY%' AND datname = current_database()") != "0"
+        });
+        let others: Vec<Psql> = [
+            "DROP TABLE dropped;",
+            "ALTER TABLE altered DROP j;",
+            "ALTER TABLE detached DETACH PARTITION detached_1;",
+            "ALTER TABLE detached_concurrently DETACH PARTITION detached_concurrently_1 CONCURRENTLY;",
+            "ALTER TABLE attached ATTACH PARTITION loose FOR VALUES FROM (300) TO (400);",
+        ]
+        .into_iter()
+        .map(|sql| {
+            let mut session = Psql::new(&database);
+            session.say(sql);
+            session
+        })
+        .collect();
+        until("five waiting", || {
+            database.psql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'psql' AND datname = current_database()") == "5"
+        });
+        let out = running.wait_with_output().unwrap();
+        assert_eq!(out.status.code(), Some(0), "{}", String::from_utf8_lossy(&out.stderr));
+        others.into_iter().for_each(Psql::end);
+        assert_eq!(database.psql("SELECT to_regclass('dropped') IS NULL, count(*) FROM pg_inherits"), "t|5");
+        let _ = dozo.run(&["verify", "shop@latest"]).exits(0);
+        let copy = dozo.restore_into(cluster, "moving_copy");
+        assert_eq!(fingerprints(&dozo, cluster, &copy), before, "on {major}");
+    }
+}

@@ -16,7 +16,7 @@ use dozo_catalog::Repository;
 use dozo_model::{DatasetKind, Fingerprint, Manifest, Stage};
 use dozo_postgres::{
     ConnInfo, Definitions, LoadTable, LoadWorker, PgError, PgTools, RestoreTarget, RowEncoder, Section, TargetState, TargetTable,
-    ToolChoice, database_statements, left_out, shape_digest, subscription_statements,
+    ToolChoice, database_statements, left_out, shape_digest, subscription_statements, unsupported,
 };
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -299,6 +299,7 @@ async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
     let mut warnings = plan.warnings.clone();
     let lost = manifest.left_out.iter().filter(|l| l.error && plan.whole);
     warnings.extend(lost.map(|l| format!("the backup is partial: {} is not in it ({})", l.name, l.reason)));
+    let mut late = 0;
     let rest = async {
         let stage = Instant::now();
         plan.keep_there(target).await?;
@@ -307,10 +308,24 @@ async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
         let source = LoadSource { datasets: &plan.datasets, tables: &tables, objects: &plan.objects };
         // Rows that name objects which are not there yet, such as an index by its regclass.
         let mut early = Vec::new();
+        // What a server lacks may show only now: a collation in an index, a function in a view.
+        let mut left_out_late = Vec::new();
         if options.content != Content::Schema {
             let items = open_items(&plan.datasets, &tables, &done, &mut complete)?;
             let owners = !options.no_owner && options.role.is_none();
             early = load_rows(job, source, items, &mut complete, Missing::Postpone).await?;
+            // Tables of an extension may refer to each other: their keys stand since the extension was made.
+            loop {
+                let (again, names): (Vec<_>, Vec<_>) =
+                    early.into_iter().partition(|i| plan.datasets[i.dataset].dataset.kind == DatasetKind::Configuration);
+                let before = again.len();
+                early = load_rows(job, source, again, &mut complete, Missing::Postpone).await?;
+                let stuck = early.len() == before;
+                early.extend(names);
+                if stuck {
+                    break;
+                }
+            }
             target.describe_large_objects(&plan.large_objects, owners, !options.no_privileges).await?;
             target.set_sequences(&plan.sequences).await?;
             target.set_identities(&plan.identities).await?;
@@ -329,10 +344,17 @@ async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
             if n == RestorePlan::FOREIGN_KEYS && !early.is_empty() {
                 load_rows(job, source, std::mem::take(&mut early), &mut complete, Missing::Fail).await?;
             }
-            run_entries(ctx, info, options, group, &done).await?;
+            let refused = run_entries(ctx, info, options, group, &done).await?;
+            left_out_late.extend(refused);
         }
         for view in &plan.views {
-            let rows = target.refresh(&view.name).await?;
+            let rows = match target.refresh(&view.name).await {
+                Err(PgError::Query { sqlstate, reason, .. }) if options.skip_unsupported && unsupported(&sqlstate, &reason) => {
+                    left_out_late.push(format!("rows of {}: {reason}", view.name));
+                    continue;
+                }
+                rows => rows?,
+            };
             if view.rows.is_some_and(|before| before != rows) {
                 warnings.push(format!(
                     "materialized view {} has {rows} rows, {} when it was backed up",
@@ -341,6 +363,8 @@ async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
                 ));
             }
         }
+        late = left_out_late.len();
+        warnings.extend(left_out_late.into_iter().map(|what| format!("left out {what}")));
         let owners = !options.no_owner && options.role.is_none();
         if plan.whole && options.content != Content::Data {
             let mut statements = subscription_statements(&manifest.database.subscriptions, owners);
@@ -384,7 +408,7 @@ async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
     Ok(RestoreReport {
         backup: format!("{}@{}", manifest.source, manifest.id),
         target: target_name,
-        outcome: match (differs, plan.whole && !manifest.complete || plan.unmade > 0) {
+        outcome: match (differs, plan.whole && !manifest.complete || plan.unmade + late > 0) {
             (true, _) => "differs",
             (false, true) => "partial",
             (false, false) => "done",
@@ -430,9 +454,10 @@ enum Missing {
     Fail,
 }
 
-/// Tells whether a value names an object that does not exist: undefined table, function, object, schema.
+/// Tells whether a value names an object that does not exist (undefined table, function, object, schema), or refers to a row that does
+/// not.
 fn names_missing_object(error: &PgError) -> bool {
-    matches!(error, PgError::Query { sqlstate, .. } if ["42P01", "42883", "42704", "3F000"].contains(&sqlstate.as_str()))
+    matches!(error, PgError::Query { sqlstate, .. } if ["42P01", "42883", "42704", "3F000", "23503"].contains(&sqlstate.as_str()))
 }
 
 /// Lists the parts that are still to be loaded.
@@ -524,24 +549,32 @@ async fn load_rows(
     Ok(done.into_iter().filter(|(_, loaded)| !loaded).map(|(item, _)| item).collect())
 }
 
-/// Runs entries that do not need each other, in parallel.
+/// Runs entries that do not need each other, in parallel. Returns what the server lacks something for, where that may be left out.
 async fn run_entries(
     ctx: &Context,
     info: &ConnInfo,
     options: &RestoreOptions,
     entries: Vec<PlannedEntry>,
     done: &HashSet<String>,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let left: Vec<PlannedEntry> = entries.into_iter().filter(|e| !done.contains(&e.item())).collect();
     let parallel = if left.iter().any(|e| e.in_order) { 1 } else { options.workers };
     let (info, role) = (info.clone(), options.role.clone());
     let start = move |stop: &CancellationToken| Ok(LoadWorker::start(&info, role.as_deref(), stop.clone())?);
-    let work = |worker: &mut LoadWorker, entry: PlannedEntry| {
-        worker.run(&format!("creating {}", entry.entry.label()), &entry.sql, &entry.item())?;
-        Ok(())
+    let skip = options.skip_unsupported;
+    let work = move |worker: &mut LoadWorker, entry: PlannedEntry| match worker.run(
+        &format!("creating {}", entry.entry.label()),
+        &entry.sql,
+        &entry.item(),
+    ) {
+        Ok(()) => Ok(None),
+        Err(PgError::Query { sqlstate, reason, .. }) if skip && unsupported(&sqlstate, &reason) => {
+            Ok(Some(format!("{}: {reason}", entry.entry.label())))
+        }
+        Err(e) => Err(e.into()),
     };
-    Workers::start(parallel, left, &ctx.cancel, start, work).collect(|()| {}).await?;
-    Ok(())
+    let done = Workers::start(parallel, left, &ctx.cancel, start, work).collect(|_| {}).await?;
+    Ok(done.into_iter().flatten().collect())
 }
 
 async fn compare(

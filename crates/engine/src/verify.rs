@@ -10,10 +10,10 @@ use std::time::Duration;
 use dozo_catalog::{BackupEntry, BackupState, Repository, tool};
 use dozo_encode::{EncodeError, ParquetInput, ParquetReader};
 use dozo_model::{
-    CheckEvent, Dataset, FORMAT_VERSION, Finding, FindingKind, Fingerprint, Manifest, ObjectRef, Part, RowDigester,
+    CheckEvent, Dataset, DatasetKind, FORMAT_VERSION, Finding, FindingKind, Fingerprint, Manifest, ObjectRef, Part, RowDigester,
     SkippedObject, Stage, Timestamp, Verdict, VerifyLevel,
 };
-use dozo_postgres::{RowEncoder, arrow_schema};
+use dozo_postgres::{LARGE_OBJECT_PIECE, RowEncoder, arrow_schema};
 use dozo_store::{Fetched, ObjectData, StoreError};
 use futures::StreamExt;
 use serde::Serialize;
@@ -334,7 +334,11 @@ fn decode(
 
 /// Returns how many rows of a table are decoded at a time.
 pub(crate) fn batch_rows(dataset: &Dataset) -> usize {
-    let average = dataset.bytes_read / dataset.fingerprint.rows.max(1);
+    // Small large objects come first and whole pieces of large ones last: an average says nothing of these.
+    let average = match dataset.kind {
+        DatasetKind::LargeObjects => LARGE_OBJECT_PIECE,
+        _ => dataset.bytes_read / dataset.fingerprint.rows.max(1),
+    };
     usize::try_from((BATCH_BYTES / average.max(1)).clamp(1, BATCH_ROWS)).unwrap_or(1)
 }
 

@@ -460,8 +460,8 @@ pub struct Subscription {
     pub connection: Option<String>,
     /// Publications.
     pub publications: Vec<String>,
-    /// `binary`
-    pub binary: bool,
+    /// Options that differ from their defaults.
+    pub options: BTreeMap<String, String>,
     /// Slot on the publisher.
     pub slot: Option<String>,
     /// Comment.

@@ -4,6 +4,8 @@
 //! password leaves the server; a restored subscription is switched off and has no slot, so that dropping it touches nothing on
 //! the publisher.
 
+use std::collections::BTreeMap;
+
 use dozo_model::{DatabaseFacts, DatabaseSetting, Subscription, quote_ident, quote_literal};
 
 use crate::error::PgError;
@@ -58,27 +60,22 @@ async fn subscriptions(session: &Session) -> Result<Vec<Subscription>, PgError> 
     let what = "listing the subscriptions";
     let readable = "SELECT has_column_privilege('pg_catalog.pg_subscription', 'subconninfo', 'SELECT')";
     let readable: bool = session.query_one(what, readable, &[]).await?.get(0);
-    // Passwords go: `password = '…'` of either kind, and those within a URL.
-    let connection = if readable {
-        r"regexp_replace(regexp_replace(regexp_replace(subconninfo,
-            '\m(ssl)?password\s*=\s*(''(\\.|[^''])*''|[^\s&]*)\s*', '', 'gi'), '(://[^:/@]*):[^@/]*@', '\1@'), '[?&]+$', '')"
-    } else {
-        "NULL::text"
-    };
+    // Newer versions have more options.
+    let all = if readable { "subconninfo, (to_jsonb(s) - 'subconninfo')::text" } else { "NULL::text, '{}'" };
     let sql = format!(
-        "SELECT subname::text, pg_get_userbyid(subowner)::text, {connection}, subpublications, subbinary, subslotname::text,
-                obj_description(oid, 'pg_subscription')
-         FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY 1"
+        "SELECT subname::text, pg_get_userbyid(subowner)::text, subpublications, subslotname::text,
+                obj_description(oid, 'pg_subscription'), {all}
+         FROM pg_subscription s WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY 1"
     );
     let rows = session.query(what, &sql, &[]).await?;
     let read = |r: &tokio_postgres::Row| Subscription {
         name: r.get(0),
         owner: r.get(1),
-        connection: r.get(2),
-        publications: r.get(3),
-        binary: r.get(4),
-        slot: r.get(5),
-        comment: r.get(6),
+        publications: r.get(2),
+        slot: r.get(3),
+        comment: r.get(4),
+        connection: r.get::<_, Option<String>>(5).map(|text| without_secrets(&text)),
+        options: options(&r.get::<_, String>(6)),
     };
     Ok(rows.iter().map(read).collect())
 }
@@ -125,10 +122,10 @@ pub fn subscription_statements(subscriptions: &[Subscription], owners: bool) -> 
         let name = quote_ident(&subscription.name);
         let publications: Vec<String> = subscription.publications.iter().map(|p| quote_ident(p)).collect();
         let mut text = format!(
-            "CREATE SUBSCRIPTION {name} CONNECTION {} PUBLICATION {} WITH (connect = false, slot_name = NONE, binary = {});",
+            "CREATE SUBSCRIPTION {name} CONNECTION {} PUBLICATION {} WITH (connect = false, slot_name = NONE{});",
             quote_literal(connection),
             publications.join(", "),
-            subscription.binary
+            subscription.options.iter().map(|(k, v)| format!(", {} = {}", quote_ident(k), quote_literal(v))).collect::<String>()
         );
         if let Some(comment) = &subscription.comment {
             text.push_str(&format!(" COMMENT ON SUBSCRIPTION {name} IS {};", quote_literal(comment)));
@@ -139,6 +136,110 @@ pub fn subscription_statements(subscriptions: &[Subscription], owners: bool) -> 
         statements.push(text);
     }
     statements
+}
+
+/// Options of a subscription that differ from their defaults, by the names of CREATE SUBSCRIPTION. Whether slots fail over is a matter
+/// of the slot, which a restore does not make.
+fn options(columns: &str) -> BTreeMap<String, String> {
+    let columns: serde_json::Value = serde_json::from_str(columns).unwrap_or_default();
+    let text = |column: &str| match &columns[column] {
+        serde_json::Value::Bool(on) => Some(if *on { "on" } else { "off" }.to_owned()),
+        serde_json::Value::String(text) => Some(text.clone()),
+        _ => None,
+    };
+    let streaming = |value: String| match value.as_str() {
+        "f" => "off".to_owned(),
+        "t" => "on".to_owned(),
+        "p" => "parallel".to_owned(),
+        _ => value,
+    };
+    let found = [
+        ("binary", "off", text("subbinary")),
+        ("streaming", "off", text("substream").map(streaming)),
+        ("two_phase", "off", text("subtwophasestate").map(|s| if s == "d" { "off" } else { "on" }.to_owned())),
+        ("disable_on_error", "off", text("subdisableonerr")),
+        ("password_required", "on", text("subpasswordrequired")),
+        ("run_as_owner", "off", text("subrunasowner")),
+        ("origin", "any", text("suborigin")),
+        ("synchronous_commit", "off", text("subsynccommit")),
+    ];
+    let differs =
+        |(name, default, value): (&str, &str, Option<String>)| value.filter(|v| v != default).map(|v| (name.to_owned(), v));
+    found.into_iter().filter_map(differs).collect()
+}
+
+/// What of a connection text is kept. Whatever is not known to be harmless goes.
+const HARMLESS: [&str; 12] = [
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "sslmode",
+    "sslrootcert",
+    "application_name",
+    "connect_timeout",
+    "target_session_attrs",
+    "channel_binding",
+    "keepalives",
+];
+
+/// Writes a connection text again with its harmless parts only; a text that is neither form of libpq becomes empty.
+fn without_secrets(text: &str) -> String {
+    if let Some((scheme, rest)) = text.split_once("://")
+        && ["postgres", "postgresql"].contains(&scheme)
+    {
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (user, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let user = user.split(':').next().unwrap_or_default();
+        let kept: Vec<&str> =
+            query.split('&').filter(|pair| HARMLESS.contains(&pair.split('=').next().unwrap_or_default())).collect();
+        let at = if user.is_empty() { "" } else { "@" };
+        let query = if kept.is_empty() { String::new() } else { format!("?{}", kept.join("&")) };
+        return format!("{scheme}://{user}{at}{hosts}/{path}{query}");
+    }
+    let pairs = keyword_values(text).unwrap_or_default();
+    let kept = pairs.iter().filter(|(key, _)| HARMLESS.contains(&key.as_str()));
+    let quoted = kept.map(|(key, value)| {
+        let plain = !value.is_empty() && value.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:,".contains(c));
+        if plain { format!("{key}={value}") } else { format!("{key}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'")) }
+    });
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+/// Reads `keyword = value` pairs as `conninfo_parse` of libpq does.
+fn keyword_values(text: &str) -> Option<Vec<(String, String)>> {
+    let mut pairs = Vec::new();
+    let mut chars = text.chars().peekable();
+    loop {
+        while chars.next_if(|c| c.is_whitespace()).is_some() {}
+        if chars.peek().is_none() {
+            return Some(pairs);
+        }
+        let mut key = String::new();
+        while let Some(c) = chars.next_if(|c| *c != '=' && !c.is_whitespace()) {
+            key.push(c);
+        }
+        while chars.next_if(|c| c.is_whitespace()).is_some() {}
+        if chars.next() != Some('=') {
+            return None;
+        }
+        while chars.next_if(|c| c.is_whitespace()).is_some() {}
+        let mut value = String::new();
+        let quoted = chars.next_if_eq(&'\'').is_some();
+        loop {
+            match chars.next() {
+                None if quoted => return None,
+                None => break,
+                Some('\'') if quoted => break,
+                Some(c) if c.is_whitespace() && !quoted => break,
+                Some('\\') => value.extend(chars.next()),
+                Some(c) => value.push(c),
+            }
+        }
+        pairs.push((key, value));
+    }
 }
 
 /// Takes a list of names apart: quoted ones may hold anything (`SplitGUCList`).
@@ -164,6 +265,26 @@ fn names(list: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_secret_stays_in_a_connection_text() {
+        for (text, kept) in [
+            ("host=h password=Tr0ub&dor3 user=u", "host=h user=u"),
+            ("host=h password=my\\ secret user=u", "host=h user=u"),
+            ("password = 'a\\\\' sslpassword='s3cret' host='a b'", "host='a b'"),
+            ("host=h passfile=/x scram_client_key=abc oauth_client_secret=z port=1", "host=h port=1"),
+            ("postgresql://u:p%40w@h1:1,h2/db?password=x&sslmode=require", "postgresql://u@h1:1,h2/db?sslmode=require"),
+            ("postgres://h/db", "postgres://h/db"),
+            ("host=h password='never ended", ""),
+        ] {
+            assert_eq!(without_secrets(text), kept, "{text}");
+        }
+        let columns =
+            r#"{"subbinary": true, "substream": "p", "subtwophasestate": "d", "suborigin": "none", "subsynccommit": "off"}"#;
+        let found: Vec<(String, String)> = options(columns).into_iter().collect();
+        let wanted = [("binary", "on"), ("origin", "none"), ("streaming", "parallel")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(found, wanted);
+    }
 
     #[test]
     fn settings_are_quoted_as_they_must_be() {

@@ -47,6 +47,13 @@ pub fn left_out<'a>(items: impl Iterator<Item = &'a String>) -> BTreeSet<u32> {
     items.filter_map(|item| item.strip_prefix(LEFT_OUT)?.parse().ok()).collect()
 }
 
+/// Tells whether a server says that it lacks something; a full disk or a missing right is another matter. Feature not supported,
+/// undefined object, file, function, table, schema; invalid parameter value; a library that cannot be loaded.
+pub fn unsupported(sqlstate: &str, reason: &str) -> bool {
+    ["0A000", "42704", "58P01", "42883", "42P01", "3F000", "22023"].contains(&sqlstate)
+        || sqlstate == "XX000" && reason.contains("could not load library")
+}
+
 impl RestoreTarget {
     /// Makes the table of progress and all definitions, in one transaction.
     ///
@@ -161,6 +168,9 @@ impl RestoreTarget {
         }
         let PgError::Query { reason, sqlstate, .. } = error else { return Err(error) };
         let what = format!("creating {}", entry.label());
+        if !unsupported(&sqlstate, &reason) {
+            return Err(PgError::Query { what, reason, sqlstate });
+        }
         first.get_or_insert(PgError::Query { what, reason: reason.clone(), sqlstate });
         Ok(Some(reason))
     }

@@ -10,12 +10,13 @@ use crate::error::PgError;
 use crate::session::Session;
 
 /// Bytes of a piece.
-const PIECE: u32 = 1 << 20;
+pub const LARGE_OBJECT_PIECE: u64 = 1 << 20;
+const PIECE: u64 = LARGE_OBJECT_PIECE;
 /// Objects in one statement.
 const BATCH: usize = 200;
 
 /// Large objects that this role may read.
-const READABLE: &str = "(SELECT rolsuper FROM pg_roles WHERE rolname = current_user) OR pg_has_role(m.lomowner, 'USAGE')
+const READABLE: &str = "(SELECT rolsuper FROM pg_roles WHERE rolname = current_user) OR m.lomacl IS NULL AND pg_has_role(m.lomowner, 'USAGE')
     OR EXISTS (SELECT FROM aclexplode(m.lomacl) a WHERE a.privilege_type = 'SELECT' AND (a.grantee = 0 OR pg_has_role(a.grantee, 'USAGE')))";
 
 /// Returns the name under which large objects stand among the tables.

@@ -41,7 +41,7 @@ pub use compare::{KeyedRow, bucket_of};
 pub use conninfo::{ConnInfo, SslMode, UrlRef};
 pub use copy::RowBlock;
 pub use database::{database_facts, database_statements, subscription_statements};
-pub use definitions::{Definitions, Made, left_out};
+pub use definitions::{Definitions, Made, left_out, unsupported};
 pub use doctor::{LockBudget, lock_budget, missing_grants, suggest_tables};
 pub use duckdb_sql::{copy_text_into, exact_only_through_dozo, text_from_parquet};
 pub use error::{PgError, UnsupportedColumn};
@@ -49,7 +49,9 @@ pub use inspect::{
     DatabaseInfo, SequenceInfo, TableInfo, databases, dependents, materialized_views, partition_keys, primary_keys, roles,
     sequence_values, sequences, tables, visible_user_mappings,
 };
-pub use large::{LargeObjectCensus, large_object_columns, large_object_statements, large_objects, large_objects_name};
+pub use large::{
+    LARGE_OBJECT_PIECE, LargeObjectCensus, large_object_columns, large_object_statements, large_objects, large_objects_name,
+};
 pub use loader::{LoadTable, LoadWorker};
 pub use merge::{LiveTable, MergeMode, MergeTable, Merged};
 pub use reader::{LockedTable, RowSource, SnapshotWorker};

@@ -65,6 +65,7 @@ impl LoadWorker {
         let runtime = current_thread()?;
         let session = runtime.block_on(async {
             let session = Session::connect_as(info, "dozo restore worker").await?;
+            session.batch("joining the restore", sql::RAW_ENCODING).await?;
             session.batch("joining the restore", &format!("SELECT pg_advisory_lock_shared({WORKER_LOCK})")).await?;
             if let Some(role) = role {
                 session.batch("taking the role", &format!("SET ROLE {}", dozo_model::quote_ident(role))).await?;
@@ -147,7 +148,7 @@ impl LoadWorker {
         }
         buffer.extend_from_slice(&(-1i16).to_be_bytes());
         let last = Bytes::copy_from_slice(buffer);
-        let done: Result<u64, PgError> = runtime.block_on(async {
+        let ending = async {
             sink.send(last).await.map_err(|e| query_error(&what, e))?;
             let rows = sink.as_mut().finish().await.map_err(|e| query_error(&what, e))?;
             if let Some(stage) = &stage {
@@ -156,8 +157,16 @@ impl LoadWorker {
             session.client().execute(PROGRESS_INSERT, &[&item]).await.map_err(|e| query_error(&what, e))?;
             session.batch(&what, "COMMIT").await?;
             Ok(rows)
+        };
+        let done: Result<u64, PgError> = runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(PgError::Cancelled),
+                done = ending => done,
+            }
         });
-        if done.is_err() {
+        // A cancelled connection is still at work: it is dropped, and the server rolls back.
+        if done.as_ref().is_err_and(|e| !matches!(e, PgError::Cancelled)) {
             let _ = runtime.block_on(session.batch(&what, "ROLLBACK"));
         }
         Ok(done?)

@@ -13,7 +13,7 @@ use crate::conninfo::ConnInfo;
 use crate::copy::{HEADER_BYTES, RowBlock, SIGNATURE};
 use crate::error::PgError;
 use crate::session::pinned;
-use crate::sql::{self, RowSet};
+use crate::sql::{self, RAW_ENCODING, RowSet};
 use crate::token;
 use crate::wire::{TextRow, Wire};
 
@@ -60,7 +60,7 @@ impl SnapshotWorker {
             dozo_model::quote_literal(snapshot_id)
         );
         // So that a backend in a long statement notices a killed dozo; servers on other systems than Linux refuse it.
-        let mut wire = Wire::connect(info, "dozo worker", &[&pinned(), &begin], &cancel).map_err(|e| match e {
+        let mut wire = Wire::connect(info, "dozo worker", &[&pinned(), RAW_ENCODING, &begin], &cancel).map_err(|e| match e {
             PgError::Query { reason, .. } => PgError::CoordinatorLost { reason },
             e => e,
         })?;

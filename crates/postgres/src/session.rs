@@ -14,13 +14,11 @@ use crate::error::{PgError, query_error};
 use crate::sql::PINNED_FORMS;
 use crate::tls;
 
-/// Pinned on every connection, behind [`PINNED_FORMS`]. `set_config` over `pg_settings` skips what a version does not have; a
-/// database without an encoding gives and takes bytes as they are.
+/// Pinned on every connection, behind [`PINNED_FORMS`]. `set_config` over `pg_settings` skips what a version does not have.
 const PINNED_CONDUCT: &str = "
 SET synchronize_seqscans = off;
 SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off; SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0;
 SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN ('transaction_timeout', 'idle_session_timeout');
-SELECT set_config('client_encoding', 'SQL_ASCII', false) FROM pg_catalog.pg_settings WHERE name = 'server_encoding' AND setting = 'SQL_ASCII';
 ";
 
 /// Returns everything that is pinned.

@@ -8,22 +8,26 @@ use crate::error::PgError;
 use crate::large::large_object_rows;
 use crate::session::Session;
 
+/// The array whose output function says less than its elements: it leaves out XML declarations.
+const XML_ARRAY: &str = "xml[]";
+
 /// Writes the text of a value by its type's output function. Not `::text`: somebody may have defined a cast to text that says
-/// something else.
-pub(crate) fn as_text(name: &str) -> String {
-    format!("{name}::varchar")
+/// something else. XML is taken as it is stored.
+pub(crate) fn as_text(column: &Column) -> String {
+    let name = quote_ident(&column.name);
+    if column.type_name == XML_ARRAY { format!("{name}::varchar[]::varchar") } else { format!("{name}::varchar") }
 }
 
 /// Writes the value that a type's input function reads from a text. `bpchar` stands between, because types such as regclass
 /// have a cast from text that reads less than the input function.
 pub(crate) fn from_text(name: &str, type_name: &str) -> String {
-    format!("{name}::bpchar::{type_name}")
+    if type_name == XML_ARRAY { format!("{name}::varchar[]::xml[]") } else { format!("{name}::bpchar::{type_name}") }
 }
 
 fn select_list(columns: &[Column]) -> String {
     let expression = |c: &Column| {
         let name = quote_ident(&c.name);
-        if c.wire.travels_as_text() { as_text(&name) } else { name }
+        if c.wire.travels_as_text() { as_text(c) } else { name }
     };
     columns.iter().map(expression).collect::<Vec<_>>().join(", ")
 }
@@ -172,7 +176,7 @@ fn send_function(wire: &PgType) -> &'static str {
 fn column_bytes(column: &Column) -> String {
     let name = quote_ident(&column.name);
     let sent = match &column.wire {
-        wire if wire.travels_as_text() => format!("varcharsend({})", as_text(&name)),
+        wire if wire.travels_as_text() => format!("varcharsend({})", as_text(column)),
         // An implicit cast that costs nothing, but is not found with an empty search path.
         PgType::Citext => format!("textsend({name}::text)"),
         wire => format!("{}({name})", send_function(wire)),
@@ -310,8 +314,13 @@ pub fn client_encoding(encoding: &str) -> &'static str {
 /// A database of this encoding does not know what its bytes mean.
 pub const NO_ENCODING: &str = "SQL_ASCII";
 
+/// Where the database has no encoding, texts pass as they are. Only for connections that read or write rows: names and comments must
+/// be text.
+pub(crate) const RAW_ENCODING: &str = "SELECT set_config('client_encoding', 'SQL_ASCII', false) FROM pg_catalog.pg_settings
+    WHERE name = 'server_encoding' AND setting = 'SQL_ASCII';";
+
 /// Settings that decide what a text looks like, and which rows are seen.
-pub(crate) const PINNED_FORMS: &str = "SET search_path = ''; SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; \
+pub(crate) const PINNED_FORMS: &str = "SET search_path = ''; SET standard_conforming_strings = on; SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; \
     SET IntervalStyle = 'postgres'; SET extra_float_digits = 1; SET bytea_output = 'hex'; SET lc_monetary = 'C'; \
     SET xmloption = 'content'; SET row_security = off;";
 
@@ -336,8 +345,11 @@ pub(crate) async fn fingerprint_of(
     rows: Rows<'_>,
 ) -> Result<Fingerprint, PgError> {
     let what = format!("computing the fingerprint of {table}");
-    let row = session.query_one(&what, &fingerprint_of_rows(table, columns, rows), &[]).await?;
-    let text: String = row.get(0);
+    session.batch(&what, RAW_ENCODING).await?;
+    let row = session.query_one(&what, &fingerprint_of_rows(table, columns, rows), &[]).await;
+    // Within a transaction that has failed, its end does it.
+    let _ = session.batch(&what, "SET client_encoding = 'UTF8'").await;
+    let text: String = row?.get(0);
     text.parse().map_err(|e: dozo_model::FingerprintError| PgError::Query {
         what,
         reason: e.to_string(),

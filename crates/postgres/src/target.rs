@@ -119,6 +119,7 @@ impl RestoreTarget {
                         "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                          WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
                            AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+                         UNION ALL (SELECT 'large object ' || oid FROM pg_largeobject_metadata LIMIT 3)
                          ORDER BY 1 LIMIT 20",
                         &[],
                     )
@@ -136,6 +137,17 @@ impl RestoreTarget {
     pub async fn is_partitioned(&self, name: &QualifiedName) -> Result<bool, PgError> {
         let sql = "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'p')";
         Ok(self.session.query_one("looking for a partitioned table", sql, &[&name.sql()]).await?.get(0))
+    }
+
+    /// Tells which relations are there.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn relations_there(&self, names: &[QualifiedName]) -> Result<Vec<bool>, PgError> {
+        let names: Vec<String> = names.iter().map(QualifiedName::sql).collect();
+        let sql = "SELECT to_regclass(t) IS NOT NULL FROM unnest($1::text[]) WITH ORDINALITY u(t, n) ORDER BY n";
+        let rows = self.session.query("looking for relations", sql, &[&names]).await?;
+        Ok(rows.iter().map(|r| r.get(0)).collect())
     }
 
     /// Returns which of `roles` do not exist.

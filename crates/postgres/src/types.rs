@@ -89,10 +89,10 @@ impl TypeCatalog {
             .query(
                 "listing the types",
                 "SELECT t.oid, n.nspname::text, t.typname::text, t.typtype::text, t.typbasetype, t.typtypmod, t.typelem,
-                        t.typelem <> 0 AND p.proname = 'array_in', t.typdelim::text, p.proname::text,
-                        (SELECT e.extname::text FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
-                         WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e' LIMIT 1)
-                 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace JOIN pg_proc p ON p.oid = t.typinput",
+                        t.typelem <> 0 AND p.proname = 'array_in', t.typdelim::text, p.proname::text, e.extname::text
+                 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace JOIN pg_proc p ON p.oid = t.typinput
+                 LEFT JOIN pg_depend d ON d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e'
+                 LEFT JOIN pg_extension e ON e.oid = d.refobjid",
                 &[],
             )
             .await?;

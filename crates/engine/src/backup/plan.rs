@@ -46,7 +46,9 @@ impl Selection {
         let selection = Self { include: Patterns::new(&source.include)?, exclude: Patterns::new(&source.exclude)?, standby };
         let place = format!("source `{}`", source.name);
         // An exclude pattern may match nothing: it is often written for tables that come and go.
-        selection.include.all_match(tables.iter().map(|t| (&t.name, t.root.as_ref().map(|(_, n)| n))), &place)?;
+        let large = large_objects_name();
+        let named = tables.iter().map(|t| (&t.name, t.root.as_ref().map(|(_, n)| n)));
+        selection.include.all_match(named.chain([(&large, None)]), &place)?;
         Ok(selection)
     }
 

@@ -112,9 +112,9 @@ impl RestorePlan {
             .map(|d| PlannedDataset { dataset: d.clone(), target: renames.apply(&d.name) })
             .collect();
         let mut warnings = Vec::new();
+        let into_tables = options.content == super::Content::Data || options.existing != super::Existing::Refuse;
         let of_tables = |d: &PlannedDataset| matches!(d.dataset.kind, DatasetKind::Table | DatasetKind::Partition);
-        let (datasets, beside): (Vec<_>, Vec<_>) =
-            datasets.into_iter().partition(|d| options.content != super::Content::Data || of_tables(d));
+        let (datasets, beside): (Vec<_>, Vec<_>) = datasets.into_iter().partition(|d| !into_tables || of_tables(d));
         if !beside.is_empty() {
             warnings.push("large objects and rows within extensions are restored with a whole database only".into());
         }
@@ -178,8 +178,20 @@ impl RestorePlan {
         let of_xml = |e: &&PlannedEntry| {
             e.entry.kind == "TABLE" && e.entry.schema.as_ref().is_some_and(|s| xml_tables.contains(&(s, &e.entry.name)))
         };
-        let with_xml = entries.iter().filter(of_xml).map(|e| e.entry.id).collect();
-        let sequences = sequences(manifest, chosen.as_deref(), options, &renames);
+        let rows = options.content != super::Content::Schema;
+        let with_xml = entries.iter().filter(|e| rows && of_xml(e)).map(|e| e.entry.id).collect();
+        let mut sequences = sequences(manifest, chosen.as_deref(), options, &renames);
+        if !whole {
+            // Those of extensions come with the whole database only.
+            let dumped = |s: &SequenceValue| {
+                let is = |e: &Entry| {
+                    e.kind == "SEQUENCE"
+                        && renames.apply(&QualifiedName::new(e.schema.clone().unwrap_or_default(), &e.name)) == s.name
+                };
+                script.entries.iter().any(is)
+            };
+            sequences.retain(dumped);
+        }
         let owned = manifest.sequences.iter().filter(|_| !renames.tables.is_empty());
         let identities = owned.filter_map(|s| Some((renames.tables.get(s.owned_by.as_ref()?)?.clone(), s.clone()))).collect();
         let views =
@@ -259,12 +271,15 @@ impl RestorePlan {
         self.unmade += out.len();
     }
 
-    /// Rows within an extension that was left out have no table.
+    /// Rows and sequences within an extension that was left out have no place.
     pub(crate) async fn keep_there(&mut self, target: &dozo_postgres::RestoreTarget) -> Result<()> {
         if self.unmade > 0 {
             let there = target.tables(&self.created_tables()).await?;
             let mut there = there.iter().map(Option::is_some);
             self.datasets.retain(|d| there.next() == Some(true) || d.dataset.kind != DatasetKind::Configuration);
+            let names: Vec<QualifiedName> = self.sequences.iter().map(|s| s.name.clone()).collect();
+            let mut there = target.relations_there(&names).await?.into_iter();
+            self.sequences.retain(|_| there.next() == Some(true));
         }
         Ok(())
     }
