@@ -1,4 +1,4 @@
-//! pgvector: vector and halfvec as LIST<FLOAT>, sparsevec as STRUCT. They travel as text, `[1,2.5]` and `{1:0.5,3:2}/5`.
+//! pgvector: vector and halfvec as `LIST<FLOAT>`, sparsevec as STRUCT. They travel as text, `[1,2.5]` and `{1:0.5,3:2}/5`.
 //!
 //! The text of a float is the shortest that reads back as the same float, in both directions; a value that would be written
 //! in another way escapes.
