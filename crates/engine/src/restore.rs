@@ -275,7 +275,11 @@ async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
     let stage = Instant::now();
     ctx.progress.stage(Stage::Schema, 0, 0);
     if continued {
-        plan.leave_out(left_out(done.iter()));
+        let gone = left_out(done.iter());
+        if !gone.is_empty() {
+            plan.warnings.push(format!("{} definitions were left out when this restore began", gone.len()));
+        }
+        plan.leave_out(gone);
     } else {
         let entries: Vec<_> = plan.entries(Section::PreData).map(|e| (&e.entry, e.sql.clone())).collect();
         let made = target
