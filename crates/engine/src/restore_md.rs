@@ -79,15 +79,11 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
         [subscription_statements(&m.database.subscriptions, true), database_statements(&m.database, "…", true)].concat();
     if !database.is_empty() {
         let _ = writeln!(out, "\nSubscriptions (switched off) and settings of the database, whose name stands for `…`:\n");
-        database.iter().flat_map(|s| s.lines()).for_each(|line| {
-            let _ = writeln!(out, "    {line}");
-        });
+        indented(&mut out, &database);
     }
     if !large.is_empty() {
         let _ = writeln!(out, "\nLarge objects belong to whoever ran this. Where the roles exist, give them back:\n");
-        large.iter().flat_map(|s| s.lines()).for_each(|line| {
-            let _ = writeln!(out, "    {line}");
-        });
+        indented(&mut out, &large);
     }
     let _ = writeln!(out, "\n## 5. Indexes, keys, triggers\n\n```sh");
     section(&mut out, &dump, "post-data", skip);
@@ -136,6 +132,13 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
         let _ = writeln!(out, "- `{key}`");
     }
     out
+}
+
+/// Shows statements that nobody runs unread.
+fn indented(out: &mut String, statements: &[String]) {
+    for line in statements.iter().flat_map(|s| s.lines()) {
+        let _ = writeln!(out, "    {line}");
+    }
 }
 
 /// Feeds a program from a here-document. Names may hold any character, so the delimiter is one that no line is.

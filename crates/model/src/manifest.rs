@@ -251,6 +251,14 @@ pub enum DatasetKind {
     LargeObjects,
 }
 
+impl DatasetKind {
+    /// Tells whether it is a table of the user's, and not something that belongs to the database as a whole.
+    #[must_use]
+    pub fn is_table(self) -> bool {
+        matches!(self, Self::Table | Self::Partition)
+    }
+}
+
 /// One table or leaf partition in a backup.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

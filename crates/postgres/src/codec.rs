@@ -177,6 +177,39 @@ pub(crate) fn different_without_case<'a>(names: impl Iterator<Item = &'a str>) -
     found
 }
 
+/// The two methods of a family whose wire form is its text.
+macro_rules! text_wire {
+    () => {
+        fn to_text(&self, wire: &[u8]) -> Result<String> {
+            $crate::codec::utf8(wire).map(str::to_owned)
+        }
+
+        fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<()> {
+            out.extend_from_slice(text.as_bytes());
+            Ok(())
+        }
+    };
+}
+pub(crate) use text_wire;
+
+/// Writes a value between double quotes, with backslashes before what would end it: as `array_out` and `hstore_out` do.
+pub(crate) fn push_quoted(value: &str, text: &mut String) {
+    text.push('"');
+    for c in value.chars() {
+        if matches!(c, '"' | '\\') {
+            text.push('\\');
+        }
+        text.push(c);
+    }
+    text.push('"');
+}
+
+/// Returns the elements of a list or a map in a row.
+pub(crate) fn elements_of(offsets: &[i32], row: usize) -> Result<std::ops::Range<usize>> {
+    let at = |i: usize| usize::try_from(offsets[i]).map_err(|_| WireError("a list with a negative offset".into()));
+    Ok(at(row)?..at(row + 1)?)
+}
+
 /// Reads text.
 pub(crate) fn utf8(wire: &[u8]) -> Result<&str> {
     std::str::from_utf8(wire).map_err(|e| WireError(format!("text that is not UTF-8: {e}")))

@@ -291,12 +291,18 @@ fn parse_url(rest: &str) -> Result<BTreeMap<String, String>, String> {
 }
 
 fn parse_pairs(text: &str) -> Result<BTreeMap<String, String>, String> {
-    let mut params = BTreeMap::new();
+    let params: BTreeMap<String, String> = keyword_values(text)?.into_iter().collect();
+    if params.is_empty() { Err("it is empty".into()) } else { Ok(params) }
+}
+
+/// Reads `keyword = value` pairs in their order, as `conninfo_parse` of libpq does.
+pub(crate) fn keyword_values(text: &str) -> Result<Vec<(String, String)>, String> {
+    let mut pairs = Vec::new();
     let mut chars = text.chars().peekable();
     loop {
         while chars.next_if(|c| c.is_whitespace()).is_some() {}
         if chars.peek().is_none() {
-            break;
+            return Ok(pairs);
         }
         let mut key = String::new();
         while let Some(c) = chars.next_if(|c| *c != '=' && !c.is_whitespace()) {
@@ -319,9 +325,8 @@ fn parse_pairs(text: &str) -> Result<BTreeMap<String, String>, String> {
                 Some(c) => value.push(c),
             }
         }
-        params.insert(key, value);
+        pairs.push((key, value));
     }
-    if params.is_empty() { Err("it is empty".into()) } else { Ok(params) }
 }
 
 fn passfile_entry(text: &str, host: &str, port: u16, database: &str, user: &str) -> Option<String> {

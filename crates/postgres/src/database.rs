@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 
 use dozo_model::{DatabaseFacts, DatabaseSetting, Subscription, quote_ident, quote_literal};
 
+use crate::conninfo::keyword_values;
 use crate::error::PgError;
+use crate::grants;
 use crate::session::Session;
 
 /// Settings whose value is a list of names (`GUC_LIST_QUOTE`): each of them is quoted by itself.
@@ -28,18 +30,11 @@ const LISTS: [&str; 6] = [
 /// What the server says.
 pub async fn database_facts(session: &Session) -> Result<DatabaseFacts, PgError> {
     let what = "reading the database's settings";
-    let row = session
-        .query_one(
-            what,
-            "SELECT shobj_description(oid, 'pg_database'),
-                    coalesce((SELECT array_agg(CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
-                              || ' ' || a.privilege_type || CASE WHEN a.is_grantable THEN ' *' ELSE '' END ORDER BY a.n)
-                              FROM aclexplode(datacl) WITH ORDINALITY a(grantor, grantee, privilege_type, is_grantable, n)), '{}'),
-                    datacl IS NOT NULL
-             FROM pg_database WHERE datname = current_database()",
-            &[],
-        )
-        .await?;
+    let sql = format!(
+        "SELECT shobj_description(oid, 'pg_database'), {}, datacl IS NOT NULL FROM pg_database WHERE datname = current_database()",
+        grants::listed("datacl")
+    );
+    let row = session.query_one(what, &sql, &[]).await?;
     let mut facts =
         DatabaseFacts { comment: row.get(0), grants: row.get::<_, bool>(2).then(|| row.get(1)), ..Default::default() };
     let rows = session
@@ -102,13 +97,9 @@ pub fn database_statements(facts: &DatabaseFacts, database: &str, privileges: bo
         statements.push(format!("COMMENT ON DATABASE {name} IS {};", quote_literal(comment)));
     }
     if let Some(grants) = facts.grants.as_ref().filter(|_| privileges) {
-        statements.push(format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC;"));
-        for grant in grants {
-            let (grant, option) = grant.strip_suffix(" *").map_or((grant.as_str(), ""), |g| (g, " WITH GRANT OPTION"));
-            if let Some((role, privilege @ ("CREATE" | "CONNECT" | "TEMPORARY"))) = grant.rsplit_once(' ') {
-                statements.push(format!("GRANT {privilege} ON DATABASE {name} TO {role}{option};"));
-            }
-        }
+        let on = format!("DATABASE {name}");
+        statements.push(format!("REVOKE ALL ON {on} FROM PUBLIC;"));
+        statements.extend(grants::statements(grants, &["CREATE", "CONNECT", "TEMPORARY"], &on));
     }
     statements
 }
@@ -206,40 +197,6 @@ fn without_secrets(text: &str) -> String {
         if plain { format!("{key}={value}") } else { format!("{key}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'")) }
     });
     quoted.collect::<Vec<_>>().join(" ")
-}
-
-/// Reads `keyword = value` pairs as `conninfo_parse` of libpq does.
-fn keyword_values(text: &str) -> Option<Vec<(String, String)>> {
-    let mut pairs = Vec::new();
-    let mut chars = text.chars().peekable();
-    loop {
-        while chars.next_if(|c| c.is_whitespace()).is_some() {}
-        if chars.peek().is_none() {
-            return Some(pairs);
-        }
-        let mut key = String::new();
-        while let Some(c) = chars.next_if(|c| *c != '=' && !c.is_whitespace()) {
-            key.push(c);
-        }
-        while chars.next_if(|c| c.is_whitespace()).is_some() {}
-        if chars.next() != Some('=') {
-            return None;
-        }
-        while chars.next_if(|c| c.is_whitespace()).is_some() {}
-        let mut value = String::new();
-        let quoted = chars.next_if_eq(&'\'').is_some();
-        loop {
-            match chars.next() {
-                None if quoted => return None,
-                None => break,
-                Some('\'') if quoted => break,
-                Some(c) if c.is_whitespace() && !quoted => break,
-                Some('\\') => value.extend(chars.next()),
-                Some(c) => value.push(c),
-            }
-        }
-        pairs.push((key, value));
-    }
 }
 
 /// Takes a list of names apart: quoted ones may hold anything (`SplitGUCList`).

@@ -7,6 +7,7 @@
 use dozo_model::{Column, LargeObjects, PgType, Profile, QualifiedName, quote_ident, quote_literal};
 
 use crate::error::PgError;
+use crate::grants;
 use crate::session::Session;
 
 /// Bytes of a piece.
@@ -82,11 +83,10 @@ pub async fn large_objects(session: &Session) -> Result<LargeObjectCensus, PgErr
     let what = "listing the large objects";
     let sql = format!(
         "SELECT pg_get_userbyid(m.lomowner)::text, m.lomacl IS NOT NULL,
-                coalesce((SELECT array_agg(CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
-                          || ' ' || a.privilege_type || CASE WHEN a.is_grantable THEN ' *' ELSE '' END ORDER BY a.n)
-                          FROM aclexplode(m.lomacl) WITH ORDINALITY a(grantor, grantee, privilege_type, is_grantable, n)), '{{}}'),
+                {},
                 obj_description(m.oid, 'pg_largeobject'), array_agg(m.oid ORDER BY m.oid), coalesce(({READABLE}), false)
-         FROM pg_largeobject_metadata m GROUP BY 1, 2, 3, 4, 6 ORDER BY 5"
+         FROM pg_largeobject_metadata m GROUP BY 1, 2, 3, 4, 6 ORDER BY 5",
+        grants::listed("m.lomacl")
     );
     let mut census = LargeObjectCensus::default();
     for row in session.query(what, &sql, &[]).await? {
@@ -116,14 +116,9 @@ pub fn large_object_statements(groups: &[LargeObjects], owners: bool, privileges
                 statements.push(oids.iter().map(alter).collect::<Vec<_>>().join(" "));
             }
             if let Some(grants) = group.grants.as_ref().filter(|_| privileges) {
-                statements.push(format!("REVOKE ALL ON LARGE OBJECT {list} FROM {owner};"));
-                for grant in grants {
-                    let (grant, option) = grant.strip_suffix(" *").map_or((grant.as_str(), ""), |g| (g, " WITH GRANT OPTION"));
-                    // A role's name may hold blanks: the privilege is the last word, one of two.
-                    if let Some((role, privilege @ ("SELECT" | "UPDATE"))) = grant.rsplit_once(' ') {
-                        statements.push(format!("GRANT {privilege} ON LARGE OBJECT {list} TO {role}{option};"));
-                    }
-                }
+                let on = format!("LARGE OBJECT {list}");
+                statements.push(format!("REVOKE ALL ON {on} FROM {owner};"));
+                statements.extend(grants::statements(grants, &["SELECT", "UPDATE"], &on));
             }
             if let Some(comment) = &group.comment {
                 let say = |oid: &u32| format!("COMMENT ON LARGE OBJECT {oid} IS {};", quote_literal(comment));

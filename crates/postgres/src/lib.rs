@@ -16,6 +16,7 @@ mod definitions;
 mod doctor;
 mod duckdb_sql;
 mod error;
+mod grants;
 mod inspect;
 mod large;
 mod loader;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dozo_catalog::Repository;
 use dozo_digest::ManyMd5;
-use dozo_model::{BlockRange, Column, Dataset, DatasetKind, Fingerprint, Manifest, Profile, QualifiedName, RowDigester};
+use dozo_model::{BlockRange, Column, Dataset, Fingerprint, Manifest, Profile, QualifiedName, RowDigester};
 use dozo_postgres::{
     ConnInfo, Coordinator, KeyedRow, LockedTable, PgError, RowEncoder, RowSet, Session, SnapshotWorker, TableInfo, TypeCatalog,
     TypeOptions, WireError, bucket_of, columns, primary_keys, tuple_texts,
@@ -124,8 +124,7 @@ impl Side {
         let label = format!("{}@{}", manifest.source, manifest.id);
         let mut tables: BTreeMap<QualifiedName, TableView> = BTreeMap::new();
         // What is within extensions, and large objects, are not compared.
-        let tables_of = |d: &&Dataset| matches!(d.kind, DatasetKind::Table | DatasetKind::Partition);
-        for dataset in manifest.datasets.iter().filter(tables_of) {
+        for dataset in manifest.datasets.iter().filter(|d| d.kind.is_table()) {
             let root = dataset.root.as_ref().unwrap_or(&dataset.name);
             let view = tables.entry(root.clone()).or_insert_with(|| TableView {
                 columns: dataset.columns.clone(),

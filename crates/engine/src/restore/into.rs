@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use dozo_model::{DatasetKind, ErrorClass, Explain, Fingerprint, Manifest, QualifiedName, SequenceValue, Stage};
+use dozo_model::{ErrorClass, Explain, Fingerprint, Manifest, QualifiedName, SequenceValue, Stage};
 use dozo_postgres::{LiveTable, MergeMode, MergeTable, RestoreTarget};
 
 use super::plan::{PlannedDataset, RestorePlan};
@@ -31,8 +31,7 @@ impl Group {
 /// the table or partition itself.
 pub(super) async fn groups(target: &RestoreTarget, plan: &RestorePlan) -> Result<Vec<Group>> {
     let mut by_live: BTreeMap<QualifiedName, Vec<PlannedDataset>> = BTreeMap::new();
-    let of_tables = |d: &&PlannedDataset| matches!(d.dataset.kind, DatasetKind::Table | DatasetKind::Partition);
-    for planned in plan.datasets.iter().filter(of_tables) {
+    for planned in plan.datasets.iter().filter(|d| d.dataset.kind.is_table()) {
         let live = plan.top_of(&planned.dataset).unwrap_or_else(|| planned.target.clone());
         by_live.entry(live).or_default().push(planned.clone());
     }

@@ -113,8 +113,7 @@ impl RestorePlan {
             .collect();
         let mut warnings = Vec::new();
         let into_tables = options.content == super::Content::Data || options.existing != super::Existing::Refuse;
-        let of_tables = |d: &PlannedDataset| matches!(d.dataset.kind, DatasetKind::Table | DatasetKind::Partition);
-        let (datasets, beside): (Vec<_>, Vec<_>) = datasets.into_iter().partition(|d| !into_tables || of_tables(d));
+        let (datasets, beside): (Vec<_>, Vec<_>) = datasets.into_iter().partition(|d| !into_tables || d.dataset.kind.is_table());
         if !beside.is_empty() {
             warnings.push("large objects and rows within extensions are restored with a whole database only".into());
         }
@@ -398,7 +397,7 @@ fn choose(manifest: &Manifest, options: &RestoreOptions) -> Result<Option<Vec<Qu
 /// Every table of a backup, and the partitioned table right above it.
 fn parents(manifest: &Manifest) -> BTreeMap<&QualifiedName, Option<&QualifiedName>> {
     // What belongs to the database as a whole cannot be chosen.
-    let tables = manifest.datasets.iter().filter(|d| matches!(d.kind, DatasetKind::Table | DatasetKind::Partition));
+    let tables = manifest.datasets.iter().filter(|d| d.kind.is_table());
     let datasets = tables.map(|d| (&d.name, d.parent.as_ref()));
     datasets.chain(manifest.partitioned.iter().map(|p| (&p.name, p.parent.as_ref()))).collect()
 }

@@ -9,7 +9,10 @@ use arrow_array::{Array as _, ArrayRef, ListArray};
 use arrow_buffer::{NullBufferBuilder, OffsetBuffer};
 use arrow_schema::{DataType, FieldRef};
 
-use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast, text_of, utf8, wire_of_text};
+use super::{
+    ColumnBuilder, Family, Result, Values, WireError, bad, downcast, elements_of, push_quoted, text_of, text_wire, utf8,
+    wire_of_text,
+};
 
 /// `MAXDIM` of `array.h`.
 const MAX_DIMENSIONS: usize = 6;
@@ -152,14 +155,7 @@ fn quote_element(value: &str, text: &mut String) {
         text.push_str(value);
         return;
     }
-    text.push('"');
-    for c in value.chars() {
-        if matches!(c, '"' | '\\') {
-            text.push('\\');
-        }
-        text.push(c);
-    }
-    text.push('"');
+    push_quoted(value, text);
 }
 
 /// Reads an array literal in the form that `array_out` writes.
@@ -291,10 +287,7 @@ impl ListValues {
     }
 
     fn elements<T>(&self, row: usize, read: impl Fn(usize) -> Result<Option<T>>) -> Result<Elements<T>> {
-        let bad_offset = |_| WireError("a list with a negative offset".into());
-        let start = usize::try_from(self.array.value_offsets()[row]).map_err(bad_offset)?;
-        let end = usize::try_from(self.array.value_offsets()[row + 1]).map_err(bad_offset)?;
-        let values = (start..end).map(read).collect::<Result<Vec<_>>>()?;
+        let values = elements_of(self.array.value_offsets(), row)?.map(read).collect::<Result<Vec<_>>>()?;
         let length = i32::try_from(values.len()).map_err(|_| WireError("a list that is too long".into()))?;
         Ok(Elements { bounds: if values.is_empty() { vec![] } else { vec![(length, 1)] }, values })
     }
@@ -446,12 +439,5 @@ impl Family for TextArray {
         ListValues::open(array, self.element.as_ref(), Form::Text(Arc::clone(&self.element)))
     }
 
-    fn to_text(&self, wire: &[u8]) -> Result<String> {
-        utf8(wire).map(str::to_owned)
-    }
-
-    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<()> {
-        out.extend_from_slice(text.as_bytes());
-        Ok(())
-    }
+    text_wire!();
 }

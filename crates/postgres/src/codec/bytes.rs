@@ -8,7 +8,7 @@ use arrow_array::{ArrayRef, BinaryArray, FixedSizeBinaryArray};
 use arrow_schema::{DataType, Field};
 
 use super::text::{strings_builder, strings_values};
-use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast, exactly, utf8};
+use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast, exactly, text_wire};
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
@@ -234,12 +234,5 @@ impl Family for Raw {
         Bytea.values(array)
     }
 
-    fn to_text(&self, wire: &[u8]) -> Result<String> {
-        utf8(wire).map(str::to_owned)
-    }
-
-    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<()> {
-        out.extend_from_slice(text.as_bytes());
-        Ok(())
-    }
+    text_wire!();
 }

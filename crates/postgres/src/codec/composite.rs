@@ -9,7 +9,7 @@ use arrow_array::{Array as _, ArrayRef, StructArray};
 use arrow_buffer::NullBufferBuilder;
 use arrow_schema::{DataType, Field, Fields};
 
-use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast, text_of, utf8, wire_of_text};
+use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast, text_of, text_wire, utf8, wire_of_text};
 
 /// A composite type with at least one field.
 pub(crate) struct Composite {
@@ -69,14 +69,7 @@ impl Family for Composite {
         Ok(Box::new(Column { array, columns }))
     }
 
-    fn to_text(&self, wire: &[u8]) -> Result<String> {
-        utf8(wire).map(str::to_owned)
-    }
-
-    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<()> {
-        out.extend_from_slice(text.as_bytes());
-        Ok(())
-    }
+    text_wire!();
 }
 
 struct Builder {

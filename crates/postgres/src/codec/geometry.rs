@@ -11,7 +11,7 @@ use arrow_array::{ArrayRef, BinaryArray};
 use arrow_schema::DataType;
 
 use super::bytes::{nibble, push_hex};
-use super::{ColumnBuilder, Family, Result, Values, WireError, downcast, utf8};
+use super::{ColumnBuilder, Family, Result, Values, WireError, downcast, text_wire, utf8};
 
 const Z: u32 = 0x8000_0000;
 const M: u32 = 0x4000_0000;
@@ -166,14 +166,7 @@ impl Family for Geometry {
         Ok(Box::new(Column { array: downcast(array)?, srid: self.srid }))
     }
 
-    fn to_text(&self, wire: &[u8]) -> Result<String> {
-        utf8(wire).map(str::to_owned)
-    }
-
-    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<()> {
-        out.extend_from_slice(text.as_bytes());
-        Ok(())
-    }
+    text_wire!();
 }
 
 struct Builder {

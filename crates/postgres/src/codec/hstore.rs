@@ -6,23 +6,12 @@ use arrow_array::builder::{MapBuilder, MapFieldNames, StringBuilder};
 use arrow_array::{Array as _, ArrayRef, MapArray, StringArray};
 use arrow_schema::DataType;
 
-use super::{ColumnBuilder, Family, Result, Values, downcast, utf8};
+use super::{ColumnBuilder, Family, Result, Values, downcast, elements_of, push_quoted, text_wire, utf8};
 
 /// `hstore`.
 pub(crate) struct Hstore;
 
 type Pairs = Vec<(String, Option<String>)>;
-
-fn write_quoted(value: &str, text: &mut String) {
-    text.push('"');
-    for c in value.chars() {
-        if matches!(c, '"' | '\\') {
-            text.push('\\');
-        }
-        text.push(c);
-    }
-    text.push('"');
-}
 
 fn write_literal<'a>(pairs: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> String {
     let mut text = String::new();
@@ -30,10 +19,10 @@ fn write_literal<'a>(pairs: impl Iterator<Item = (&'a str, Option<&'a str>)>) ->
         if i > 0 {
             text.push_str(", ");
         }
-        write_quoted(key, &mut text);
+        push_quoted(key, &mut text);
         text.push_str("=>");
         match value {
-            Some(value) => write_quoted(value, &mut text),
+            Some(value) => push_quoted(value, &mut text),
             None => text.push_str("NULL"),
         }
     }
@@ -105,14 +94,7 @@ impl Family for Hstore {
         Ok(Box::new(Column { array, keys, values }))
     }
 
-    fn to_text(&self, wire: &[u8]) -> Result<String> {
-        utf8(wire).map(str::to_owned)
-    }
-
-    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<()> {
-        out.extend_from_slice(text.as_bytes());
-        Ok(())
-    }
+    text_wire!();
 }
 
 struct Builder(MapBuilder<StringBuilder, StringBuilder>);
@@ -149,11 +131,9 @@ impl Values for Column {
     }
 
     fn write(&self, row: usize, out: &mut Vec<u8>) -> Result<()> {
-        let offsets = self.array.value_offsets();
-        let bad = |_| super::WireError("a map with a negative offset".into());
-        let (start, end) = (usize::try_from(offsets[row]).map_err(bad)?, usize::try_from(offsets[row + 1]).map_err(bad)?);
+        let pairs = elements_of(self.array.value_offsets(), row)?;
         let value = |i: usize| (!arrow_array::Array::is_null(&self.values, i)).then(|| self.values.value(i));
-        out.extend_from_slice(write_literal((start..end).map(|i| (self.keys.value(i), value(i)))).as_bytes());
+        out.extend_from_slice(write_literal(pairs.map(|i| (self.keys.value(i), value(i)))).as_bytes());
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use arrow_array::{ArrayRef, StringArray};
 use arrow_buffer::{NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::DataType;
 
-use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast, exactly, utf8};
+use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast, exactly, text_wire, utf8};
 
 /// Text as it is.
 pub(crate) struct Text;
@@ -31,14 +31,7 @@ impl Family for Text {
         Ok(Box::new(downcast::<StringArray>(array)?))
     }
 
-    fn to_text(&self, wire: &[u8]) -> Result<String> {
-        utf8(wire).map(str::to_owned)
-    }
-
-    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<()> {
-        out.extend_from_slice(text.as_bytes());
-        Ok(())
-    }
+    text_wire!();
 }
 
 /// Collects texts; whether they are UTF-8 is looked at once for the whole column.

@@ -11,7 +11,7 @@ use arrow_buffer::NullBufferBuilder;
 use arrow_schema::{DataType, Field, Fields};
 
 use super::floats::float4_text;
-use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast, utf8};
+use super::{ColumnBuilder, Family, Result, Values, WireError, bad, downcast, text_wire, utf8};
 
 fn list_of(item: DataType) -> DataType {
     DataType::List(Arc::new(Field::new("element", item, true)))
@@ -40,19 +40,6 @@ fn read_vector(wire: &[u8]) -> Result<Option<Vec<f32>>> {
         inner.split(',').map(|v| v.parse().ok()).collect::<Option<Vec<f32>>>()
     };
     Ok(parse().filter(|values| vector_text(values) == text))
-}
-
-macro_rules! text_wire {
-    () => {
-        fn to_text(&self, wire: &[u8]) -> Result<String> {
-            utf8(wire).map(str::to_owned)
-        }
-
-        fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<()> {
-            out.extend_from_slice(text.as_bytes());
-            Ok(())
-        }
-    };
 }
 
 impl Family for Vector {
