@@ -20,13 +20,19 @@ fn dataset<'a>(manifest: &'a Value, table: &str) -> &'a Value {
     manifest["datasets"].as_array().unwrap().iter().find(|d| d["name"] == table).unwrap_or_else(|| panic!("no {table}"))
 }
 
+const DECLARED: &str = r#"<?xml version="1.0" encoding="UTF-8"?><a b="c">é &amp; &#233;</a>|{"<?xml version=\"1.0\" encoding=\"UTF-8\"?><a/>",NULL}
+<?xml version="1.0" encoding="UTF-8"?><a b="c">é &amp; &#233;</a>|{"<?xml version=\"1.0\" encoding=\"UTF-8\"?><a/>",NULL}
+|{"<?xml version=\"1.0\" encoding=\"UTF-8\"?><a/>",NULL}"#;
+
 /// XML declarations are in no text of pg_dump: what is stored is compared.
 const XML_OF: [(&str, &str, &str); 2] = [
     ("SELECT 1", "1", "1"),
     (
-        "SELECT x::text, list::text[] FROM documents WHERE x::text LIKE '<?%'",
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><a b=\"c\">é &amp; &#233;</a>|{\"<?xml version=\\\"1.0\\\" encoding=\\\"UTF-8\\\"?><a/>\",NULL}",
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><a b=\"c\">é &amp; &#233;</a>|{\"<?xml version=\\\"1.0\\\" encoding=\\\"UTF-8\\\"?><a/>\",NULL}",
+        "SELECT x::text, list::text[] FROM documents WHERE x::text LIKE '<?%'
+         UNION ALL SELECT d::text, ds::text[] FROM kept_documents WHERE d::text LIKE '<?%'
+         UNION ALL SELECT '', list::text[] FROM kept_documents WHERE d::text LIKE '<?%'",
+        DECLARED,
+        DECLARED,
     ),
 ];
 
@@ -91,7 +97,8 @@ fn the_zoo_comes_back() {
 fn the_zoo_on_newer_servers() {
     const GIS: [&str; 2] = ["EXTENSION postgis", "TABLE public.places: it needs"];
     const DATA: [&str; 1] = ["EXTENSION address_standardizer_data_us"];
-    const XML: [&str; 1] = ["TABLE public.documents: the server reads no XML"];
+    const XML: [&str; 2] =
+        ["TABLE public.documents: the server reads no XML", "TABLE public.kept_documents: the server reads no XML"];
     const ICU: [&str; 2] = ["COLLATION public.no_case", "TABLE public.collated: it needs COLLATION"];
     for (old, new, lists, tables_without) in [
         (15, 17, vec![&GIS[..], &DATA, &ICU], vec!["places", "collated", "spatial_ref_sys", "us_lex", "us_gaz", "us_rules"]),
@@ -99,9 +106,9 @@ fn the_zoo_on_newer_servers() {
             15,
             18,
             vec![&GIS[..], &DATA, &ICU, &XML],
-            vec!["places", "collated", "documents", "spatial_ref_sys", "us_lex", "us_gaz", "us_rules"],
+            vec!["places", "collated", "documents", "kept_documents", "spatial_ref_sys", "us_lex", "us_gaz", "us_rules"],
         ),
-        (17, 18, vec![&XML[..]], vec!["documents"]),
+        (17, 18, vec![&XML[..]], vec!["documents", "kept_documents"]),
     ] {
         let (source, target) = (shared(old), shared(new));
         let database = source.zoo(true);
@@ -264,18 +271,25 @@ fn what_cannot_come_back_is_refused_all_named() {
     let cluster = shared(15);
     let database = cluster.database("refused");
     database.psql(
-        "CREATE EXTENSION pg_trgm; CREATE TABLE fine (id integer, a inet); INSERT INTO fine VALUES (1, '::1');
-         CREATE TYPE holder AS (n integer, t gtrgm);
+        "CREATE EXTENSION pg_trgm; CREATE EXTENSION seg; CREATE EXTENSION postgis; CREATE TABLE fine (id integer, a inet); INSERT INTO fine VALUES (1, '::1');
+         CREATE TYPE holder AS (n integer, t gtrgm); CREATE DOMAIN document AS xml; CREATE TYPE filed AS (n integer, d document[]);
+         CREATE TABLE short (id integer, s seg, ss seg[], b box2d, c box3d[], f filed, fs filed[]);
          CREATE TABLE a (id integer, g gtsvector, n pg_ndistinct); CREATE TABLE b (ts gtrgm[], h holder); INSERT INTO a VALUES (1, NULL, NULL);
          CREATE STATISTICS s (ndistinct) ON id, a FROM fine; ANALYZE fine;",
     );
     let dozo = Dozo::new(&database, Place::Local);
     let run = dozo.run(&["backup", "shop"]).exits(1);
     for named in [
-        "public.a.g (gtsvector)",
-        "public.a.n (pg_ndistinct)",
-        "public.b.ts (public.gtrgm[])",
-        "public.b.h (public.holder)",
+        "public.a.g (gtsvector: no server reads its text)",
+        "public.a.n (pg_ndistinct: no server",
+        "public.b.ts (public.gtrgm[]: no server",
+        "public.b.h (public.holder: no server",
+        "public.short.s (public.seg: its text says less than its value)",
+        "public.short.ss (public.seg[]: its",
+        "public.short.b (public.box2d: its",
+        "public.short.c (public.box3d[]: its",
+        "public.short.f (public.filed: its",
+        "public.short.fs (public.filed[]: its",
         "DOZO-E2116",
         "text-only",
     ] {
@@ -283,18 +297,23 @@ fn what_cannot_come_back_is_refused_all_named() {
     }
     assert!(!dozo.repository().join("data").exists(), "nothing was copied");
     // Exported as text, for readers: the rest of the table comes back, and the restore says what did not.
-    let mut text = Dozo::with_url(&database.url(), cluster, Place::Local, "text-only = [\"public.a.*\", \"b.ts\", \"b.h\"]");
+    let mut text = Dozo::with_url(
+        &database.url(),
+        cluster,
+        Place::Local,
+        "text-only = [\"public.a.*\", \"b.ts\", \"b.h\", \"public.short.*\"]",
+    );
     let report = text.run(&["--json", "backup", "shop"]).exits(0).json();
-    assert_eq!(report["tables"].as_array().unwrap().len(), 3);
+    assert_eq!(report["tables"].as_array().unwrap().len(), 5);
     let target = format!("refused_copy_{}", fresh());
     text.set("COPY_URL", &cluster.url("postgres", &target));
     let run = text.run(&["restore", "shop@latest", "--to", "env:COPY_URL", "--create-db"]).exits(4);
     assert!(run.stderr.contains("public.a.g") && run.stderr.contains("public.b.ts"), "{}", run.stderr);
     assert_eq!(cluster.psql(&target, "SELECT id FROM a"), "1");
-    let without = Dozo::with_url(&database.url(), cluster, Place::Local, "exclude = [\"public.a\", \"b\"]");
+    let without = Dozo::with_url(&database.url(), cluster, Place::Local, "exclude = [\"public.a\", \"b\", \"public.short\"]");
     let report = without.run(&["--json", "backup", "shop"]).exits(0).json();
-    assert_eq!(report["tables"].as_array().unwrap().len(), 1);
-    assert_eq!(report["left-out"].as_array().unwrap().len(), 2);
+    assert_eq!(report["tables"].as_array().unwrap().len(), 2);
+    assert_eq!(report["left-out"].as_array().unwrap().len(), 3);
 }
 
 /// What each column became.

@@ -199,7 +199,7 @@ fn types_are_documented() {
             PgType::Array(inner) if **inner == PgType::Enum => "arrays of enums, composites, extension types",
             PgType::Array(_) => "arrays",
             PgType::DomainArray(_) => "arrays of domains",
-            PgType::AsText => "every other type",
+            PgType::Xml | PgType::AsText => "every other type",
             PgType::Raw(_) => "texts of a SQL_ASCII database",
         }
     }

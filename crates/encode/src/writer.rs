@@ -287,6 +287,7 @@ fn plain_encoding(column: &Column) -> Option<Encoding> {
         | PgType::Varbit
         | PgType::Citext
         | PgType::Geometry { .. }
+        | PgType::Xml
         | PgType::AsText
         | PgType::Raw(_)
         | PgType::Enum => Some(Encoding::DELTA_LENGTH_BYTE_ARRAY),

@@ -99,6 +99,8 @@ pub enum PgType {
     Array(Box<PgType>),
     /// An array of a domain over one of these: its binary form names the domain by a number that differs between databases.
     DomainArray(Box<PgType>),
+    /// `xml`; its text is what is stored, not what its output function says: that one leaves out the XML declaration.
+    Xml,
     /// Any other type, by its text.
     AsText,
     /// A text of a database that does not know its encoding: bytes.
@@ -208,6 +210,7 @@ impl PgType {
     pub fn travels_as_text(&self) -> bool {
         match self {
             Self::AsText
+            | Self::Xml
             | Self::Hstore
             | Self::Vector
             | Self::Sparsevec
@@ -216,6 +219,17 @@ impl PgType {
             | Self::DomainArray(_) => true,
             Self::Array(inner) => matches!(**inner, Self::Enum | Self::Citext) || inner.travels_as_text(),
             Self::Raw(inner) => inner.travels_as_text(),
+            _ => false,
+        }
+    }
+
+    /// Tells whether a value holds XML: a server without libxml makes such a column, but reads no value.
+    #[must_use]
+    pub fn holds_xml(&self) -> bool {
+        match self {
+            Self::Xml => true,
+            Self::Array(inner) | Self::DomainArray(inner) | Self::Raw(inner) => inner.holds_xml(),
+            Self::Composite(fields) => fields.iter().any(|f| f.wire.holds_xml()),
             _ => false,
         }
     }
@@ -267,6 +281,7 @@ impl PgType {
             | Self::Bit
             | Self::Varbit
             | Self::Citext
+            | Self::Xml
             | Self::AsText
             | Self::Enum => "STRING".into(),
         }

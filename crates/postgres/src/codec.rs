@@ -117,6 +117,7 @@ pub(crate) fn family(wire: &PgType, profile: Profile) -> Box<dyn Family> {
         | PgType::Json
         | PgType::Enum
         | PgType::Citext
+        | PgType::Xml
         | PgType::AsText => Box::new(text::Text),
         PgType::Jsonb => Box::new(text::Jsonb),
         PgType::Char => Box::new(text::Char),
@@ -277,6 +278,7 @@ fn element_oid(element: &PgType) -> u32 {
         | PgType::Composite(_)
         | PgType::Array(_)
         | PgType::DomainArray(_)
+        | PgType::Xml
         | PgType::AsText => 0,
     }
 }

@@ -4,7 +4,18 @@ use dozo_model::{ErrorClass, Explain, Fingerprint, IdError, QualifiedName};
 
 use crate::codec::WireError;
 
-/// A column of a type whose text no server reads back.
+/// Why the values of a type would not come back as they were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Loss {
+    /// Only the server itself makes them.
+    #[error("no server reads its text")]
+    Unreadable,
+    /// Their only portable form says less than they hold.
+    #[error("its text says less than its value")]
+    Shortened,
+}
+
+/// A column of a type whose values would not come back as they were.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnsupportedColumn {
     /// Table.
@@ -13,6 +24,8 @@ pub struct UnsupportedColumn {
     pub column: String,
     /// Type.
     pub type_name: String,
+    /// Why.
+    pub loss: Loss,
 }
 
 /// Why Postgres, or one of its tools, did not do what it was asked.
@@ -161,8 +174,8 @@ pub enum PgError {
         /// The foreign key.
         key: String,
     },
-    /// Columns of types whose values only the server itself makes.
-    #[error("{} of a type whose text no server reads back: {}", plural(columns.len()), listed(columns))]
+    /// Columns of types whose values would not come back as they were.
+    #[error("{} that no restore could bring back: {}", plural(columns.len()), listed(columns))]
     Unsupported {
         /// All of them.
         columns: Vec<UnsupportedColumn>,
@@ -231,7 +244,7 @@ fn plural(n: usize) -> String {
 }
 
 fn listed(columns: &[UnsupportedColumn]) -> String {
-    columns.iter().map(|c| format!("{}.{} ({})", c.table, c.column, c.type_name)).collect::<Vec<_>>().join(", ")
+    columns.iter().map(|c| format!("{}.{} ({}: {})", c.table, c.column, c.type_name, c.loss)).collect::<Vec<_>>().join(", ")
 }
 
 impl Explain for PgError {

@@ -45,7 +45,7 @@ pub use database::{database_facts, database_statements, subscription_statements}
 pub use definitions::{Definitions, Made, left_out, unsupported};
 pub use doctor::{LockBudget, lock_budget, missing_grants, suggest_tables};
 pub use duckdb_sql::{copy_text_into, exact_only_through_dozo, text_from_parquet};
-pub use error::{PgError, UnsupportedColumn};
+pub use error::{Loss, PgError, UnsupportedColumn};
 pub use inspect::{
     DatabaseInfo, SequenceInfo, TableInfo, databases, dependents, materialized_views, partition_keys, primary_keys, roles,
     sequence_values, sequences, tables, visible_user_mappings,

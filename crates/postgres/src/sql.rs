@@ -8,20 +8,26 @@ use crate::error::PgError;
 use crate::large::large_object_rows;
 use crate::session::Session;
 
-/// The array whose output function says less than its elements: it leaves out XML declarations.
-const XML_ARRAY: &str = "xml[]";
+/// Tells whether the output function of an array says less than its elements: it leaves out their XML declarations.
+fn is_xml_array(wire: &PgType) -> bool {
+    match wire {
+        PgType::Array(element) | PgType::DomainArray(element) => element.holds_xml(),
+        PgType::Raw(inner) => is_xml_array(inner),
+        _ => false,
+    }
+}
 
 /// Writes the text of a value by its type's output function. Not `::text`: somebody may have defined a cast to text that says
 /// something else. XML is taken as it is stored.
 pub(crate) fn as_text(column: &Column) -> String {
     let name = quote_ident(&column.name);
-    if column.type_name == XML_ARRAY { format!("{name}::varchar[]::varchar") } else { format!("{name}::varchar") }
+    if is_xml_array(&column.wire) { format!("{name}::varchar[]::varchar") } else { format!("{name}::varchar") }
 }
 
 /// Writes the value that a type's input function reads from a text. `bpchar` stands between, because types such as regclass
 /// have a cast from text that reads less than the input function.
-pub(crate) fn from_text(name: &str, type_name: &str) -> String {
-    if type_name == XML_ARRAY { format!("{name}::varchar[]::xml[]") } else { format!("{name}::bpchar::{type_name}") }
+pub(crate) fn from_text(name: &str, wire: &PgType, type_name: &str) -> String {
+    if is_xml_array(wire) { format!("{name}::varchar[]::{type_name}") } else { format!("{name}::bpchar::{type_name}") }
 }
 
 fn select_list(columns: &[Column]) -> String {
@@ -116,7 +122,7 @@ pub(crate) fn insert_from_stage(table: &QualifiedName, columns: &[Column], live:
                 source: crate::codec::WireError(format!("column `{}` is not in the target", column.name)),
             });
         };
-        values.push(from_text(&name, &found.type_name));
+        values.push(from_text(&name, &column.wire, &found.type_name));
     }
     let names = loaded_names(columns).join(", ");
     let list = if names.is_empty() { String::new() } else { format!(" ({names}) OVERRIDING SYSTEM VALUE") };
@@ -168,6 +174,7 @@ fn send_function(wire: &PgType) -> &'static str {
         | PgType::Geometry { .. }
         | PgType::Composite(_)
         | PgType::DomainArray(_)
+        | PgType::Xml
         | PgType::AsText => "varcharsend",
     }
 }

@@ -1,7 +1,7 @@
 //! Reads the catalogs for what columns are: their types, and how each is carried.
 //!
 //! Place in the flow: before the first row. Whatever has a known binary form that means the same in every database travels in
-//! it; everything else travels as text. *Invariant*: a type whose text no server reads back is refused here, before a byte is
+//! it; everything else travels as text. *Invariant*: a type whose text no server reads back, or says less than the value, is refused here, before a byte is
 //! copied, and never found out at a restore.
 
 use std::collections::{HashMap, HashSet};
@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use dozo_model::{Column, CompositeField, NumericMod, PgType, Profile};
 
 use crate::codec::different_without_case;
-use crate::error::{PgError, UnsupportedColumn};
+use crate::error::{Loss, PgError, UnsupportedColumn};
 use crate::inspect::TableInfo;
 use crate::session::{ServerFacts, Session};
 use crate::sql::NO_ENCODING;
@@ -35,6 +35,9 @@ const WRITE_ONLY: [&str; 15] = [
     "box2df_in",
     "gidx_in",
 ];
+
+/// Input functions of types whose output is shorter than the value: `seg` prints six digits, the boxes of PostGIS fifteen.
+const SHORTENED: [&str; 3] = ["seg_in", "box2d_in", "box3d_in"];
 
 /// How columns are to be carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,8 +79,8 @@ pub struct TypeCatalog {
     options: TypeOptions,
 }
 
-/// How a column is carried; `Err` when no server reads back its text.
-type Resolved = Result<(PgType, Vec<String>), ()>;
+/// How a column is carried, or why it cannot be.
+type Resolved = Result<(PgType, Vec<String>), Loss>;
 
 impl TypeCatalog {
     /// Loads types, enum labels and the fields of composites.
@@ -156,18 +159,23 @@ impl TypeCatalog {
             "e" => Ok((self.text(PgType::Enum), self.labels.get(&oid).cloned().unwrap_or_default())),
             "c" => plain(self.composite(oid, depth)?),
             _ if row.is_array => self.array(row, typmod, depth),
-            _ if WRITE_ONLY.contains(&row.input.as_str()) => Err(()),
+            _ if WRITE_ONLY.contains(&row.input.as_str()) => Err(Loss::Unreadable),
+            _ if SHORTENED.contains(&row.input.as_str()) => Err(Loss::Shortened),
             _ => plain(self.scalar(oid, row, typmod)),
         }
     }
 
-    fn composite(&self, oid: u32, depth: usize) -> Result<PgType, ()> {
+    fn composite(&self, oid: u32, depth: usize) -> Result<PgType, Loss> {
         let fields = self.fields.get(&oid).map_or(&[][..], Vec::as_slice);
         let resolved = fields.iter().map(|(name, oid, typmod)| {
             let (wire, _) = self.resolve_at(*oid, *typmod, depth + 1)?;
+            // The output function of composites writes XML without its declaration.
+            if wire.holds_xml() {
+                return Err(Loss::Shortened);
+            }
             Ok(CompositeField { name: name.clone(), wire: within_text(wire) })
         });
-        let fields = resolved.collect::<Result<Vec<_>, ()>>()?;
+        let fields = resolved.collect::<Result<Vec<_>, Loss>>()?;
         if fields.is_empty() || depth >= DEEPEST || self.options.raw {
             return Ok(self.text(PgType::AsText));
         }
@@ -182,7 +190,8 @@ impl TypeCatalog {
         let bare = if let PgType::Raw(bare) = &inner { bare } else { &inner };
         let as_text = domain || PgType::Array(Box::new(bare.clone())).travels_as_text();
         if as_text && (self.options.raw || !delimited) {
-            return Ok((self.text(PgType::AsText), labels));
+            let wire = if inner.holds_xml() { PgType::Array(Box::new(PgType::Xml)) } else { PgType::AsText };
+            return Ok((self.text(wire), labels));
         }
         let wire = match (domain, as_text) {
             (true, _) => PgType::DomainArray(Box::new(within_text(inner))),
@@ -220,6 +229,8 @@ impl TypeCatalog {
             | PgType::Json
             | PgType::Enum
             | PgType::Citext
+            | PgType::Xml
+            | PgType::Array(_)
             | PgType::AsText
                 if self.options.raw =>
             {
@@ -258,6 +269,7 @@ fn built_in(oid: u32, typmod: i32, money_scale: u8) -> Option<PgType> {
         28 => PgType::Xid,
         29 => PgType::Cid,
         114 => PgType::Json,
+        142 => PgType::Xml,
         650 => PgType::Cidr,
         700 => PgType::Float4,
         701 => PgType::Float8,
@@ -286,7 +298,7 @@ fn built_in(oid: u32, typmod: i32, money_scale: u8) -> Option<PgType> {
 /// numbers, by name. `text_only` tells of a column that nobody can load whether its text is to be exported nevertheless.
 ///
 /// # Errors
-/// [`PgError::Unsupported`] with every column of a type whose text no server reads back.
+/// [`PgError::Unsupported`] with every column of a type whose values would not come back.
 pub async fn columns(
     session: &Session,
     types: &TypeCatalog,
@@ -305,10 +317,10 @@ pub async fn columns(
             &[&oids],
         )
         .await?;
-    let mut raw: HashMap<u32, Vec<(Column, bool)>> = HashMap::new();
+    let mut raw: HashMap<u32, Vec<(Column, Option<Loss>)>> = HashMap::new();
     for row in &rows {
         let resolved = types.resolve(row.get(3), row.get(4));
-        let refused = resolved.is_err();
+        let refused = resolved.as_ref().err().copied();
         let (wire, labels) = resolved.unwrap_or((PgType::AsText, vec![]));
         let profile = types.options.profile;
         let column = Column {
@@ -336,12 +348,16 @@ pub async fn columns(
         };
         for (column, refused) in &mut own {
             column.attnum = order.get(column.name.as_str()).copied().unwrap_or(column.attnum);
-            column.text_only = *refused && text_only(table, &column.name);
-            if *refused && !column.text_only && !column.generated {
+            column.text_only = refused.is_some() && text_only(table, &column.name);
+            if let Some(loss) = *refused
+                && !column.text_only
+                && !column.generated
+            {
                 unsupported.push(UnsupportedColumn {
                     table: table.name.clone(),
                     column: column.name.clone(),
                     type_name: column.type_name.clone(),
+                    loss,
                 });
             }
         }

@@ -171,7 +171,7 @@ impl RestorePlan {
                 }
             }
         }
-        let xml = |d: &&PlannedDataset| d.dataset.columns.iter().any(|c| c.type_name.trim_end_matches("[]") == "xml");
+        let xml = |d: &&PlannedDataset| d.dataset.columns.iter().any(|c| c.loaded() && c.wire.holds_xml());
         let xml_tables: BTreeSet<_> =
             datasets.iter().filter(xml).map(|d| (&d.dataset.name.schema, &d.dataset.name.name)).collect();
         let of_xml = |e: &&PlannedEntry| {
