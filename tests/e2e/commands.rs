@@ -47,7 +47,7 @@ fn a_second_backup_at_the_same_time_exits_5() {
             second.stderr
         );
         let plan = dozo.run(&["--json", "gc"]).exits(0).json();
-        assert_eq!(plan["uncommitted"][0]["running"], true);
+        assert_eq!(plan["uncommitted"][0]["state"], "running");
         // One that waits goes on after the first.
         let waited = dozo.run(&["backup", "shop", "--wait", "2min"]).exits(0);
         assert!(!waited.stderr.contains("took over"), "{}", waited.stderr);

@@ -41,7 +41,7 @@ fn a_killed_backup_leaves_no_manifest_and_the_next_run_goes_on() {
         assert!(open.len() <= uncommitted + 1, "{plan}");
         assert!(hit || open.len() == uncommitted, "{plan}");
         assert!(plan["orphans"].as_array().unwrap().is_empty(), "{plan}");
-        assert!(open.iter().all(|b| b["running"] == false), "{plan}");
+        assert!(open.iter().all(|b| b["state"] == "abandoned"), "{plan}");
         uncommitted = open.len();
         // At once: the lease of a dead process on this host is broken, and that is said.
         let began = Instant::now();

@@ -10,6 +10,7 @@ mod compare;
 mod cron;
 mod damage;
 mod errors;
+mod gc;
 mod grants;
 mod harness;
 mod into;

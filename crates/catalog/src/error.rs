@@ -104,6 +104,55 @@ pub enum CatalogError {
         /// Backup.
         id: BackupId,
     },
+    /// The backup was deleted: its objects may be gone.
+    #[error("backup {source_name}@{id} was deleted ({reason})")]
+    Doomed {
+        /// Source.
+        source_name: SourceName,
+        /// Backup.
+        id: BackupId,
+        /// Why it was.
+        reason: String,
+    },
+    /// The backup is not marked for deletion.
+    #[error("backup {source_name}@{id} is not marked for deletion")]
+    NotMarked {
+        /// Source.
+        source_name: SourceName,
+        /// Backup.
+        id: BackupId,
+    },
+    /// What other backups need cannot be known, so nothing may be deleted.
+    #[error("nothing was deleted: what {count} backup(s) need cannot be known; the first: {first}")]
+    UnknownNeeds {
+        /// How many.
+        count: usize,
+        /// One of them, and why.
+        first: String,
+    },
+    /// The store acknowledged objects and does not list them as they were written.
+    #[error(
+        "{url} does not hold {count} object(s) that it acknowledged: `{key}` has {} instead of {expected} bytes",
+        found.map_or_else(|| "no".to_owned(), |n| n.to_string())
+    )]
+    NotStored {
+        /// URL.
+        url: String,
+        /// How many.
+        count: usize,
+        /// One of them.
+        key: String,
+        /// Its size.
+        expected: u64,
+        /// The size that is listed.
+        found: Option<u64>,
+    },
+    /// The store has no create-only puts.
+    #[error("nothing was deleted: {url} does not refuse a second put of a key, so two hosts could not agree on what goes")]
+    NoCreateOnly {
+        /// URL.
+        url: String,
+    },
     /// A record could not be written as JSON, or a damaged one stands in the repository.
     #[error("`{key}` is not valid: {reason}")]
     Record {
@@ -119,12 +168,17 @@ impl Explain for CatalogError {
         match self {
             Self::Store(e) => e.class(),
             Self::NoRepository { .. }
+            | Self::Doomed { .. }
+            | Self::NoCreateOnly { .. }
             | Self::TooNew { .. }
             | Self::Manifest { source: ManifestError::TooNew { .. } | ManifestError::Aborted, .. } => ErrorClass::Failed,
-            Self::NoBackup { .. } | Self::Ambiguous { .. } | Self::BadSelector(_) => ErrorClass::Input,
-            Self::BadMarker { .. } | Self::Manifest { .. } | Self::Misplaced { .. } | Self::Record { .. } => {
-                ErrorClass::Integrity
-            }
+            Self::NoBackup { .. } | Self::NotMarked { .. } | Self::Ambiguous { .. } | Self::BadSelector(_) => ErrorClass::Input,
+            Self::BadMarker { .. }
+            | Self::Manifest { .. }
+            | Self::Misplaced { .. }
+            | Self::Record { .. }
+            | Self::UnknownNeeds { .. }
+            | Self::NotStored { .. } => ErrorClass::Integrity,
             Self::LeaseHeld { .. } | Self::Fate { .. } | Self::ParentGone { .. } => ErrorClass::Conflict,
         }
     }
@@ -144,6 +198,11 @@ impl Explain for CatalogError {
             Self::Fate { .. } => "DOZO-E5010",
             Self::Record { .. } => "DOZO-E5011",
             Self::ParentGone { .. } => "DOZO-E5012",
+            Self::Doomed { .. } => "DOZO-E5013",
+            Self::NotMarked { .. } => "DOZO-E5014",
+            Self::UnknownNeeds { .. } => "DOZO-E5015",
+            Self::NoCreateOnly { .. } => "DOZO-E5016",
+            Self::NotStored { .. } => "DOZO-E5017",
         }
     }
 
@@ -162,7 +221,12 @@ impl Explain for CatalogError {
             Self::Ambiguous { .. } => "write more of the id".into(),
             Self::LeaseHeld { .. } => "wait for it to end, or use --wait 15min".into(),
             Self::Fate { .. } | Self::ParentGone { .. } => "run the backup again".into(),
-            Self::Record { .. } => "dozo gc plan".into(),
+            Self::Record { .. } | Self::UnknownNeeds { .. } => "dozo gc plan".into(),
+            Self::Doomed { source_name, .. } | Self::NotMarked { source_name, .. } => format!("dozo list {source_name}"),
+            Self::NotStored { .. } => "do not trust this store: run `dozo verify --all`, and look at its own logs".into(),
+            Self::NoCreateOnly { .. } => {
+                "if one host alone writes to it, name that host: [repository] only-host = \"HOST\"".into()
+            }
         })
     }
 }

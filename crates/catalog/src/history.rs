@@ -3,7 +3,7 @@
 //!
 //! *Invariant*: everything here is computed from manifests, checks and acceptances; nothing is stored twice.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use dozo_model::{Acceptance, BackupId, CheckEvent, Dataset, Manifest, QualifiedName, SourceName, Timestamp, VerifyLevel};
 use dozo_store::{Layout, PutOutcome};
@@ -164,23 +164,5 @@ impl Repository {
             return Ok(acceptance.clone());
         }
         Ok(self.acceptance(source, id).await?.unwrap_or_else(|| acceptance.clone()))
-    }
-
-    /// Makes sure that a backup whose objects are to be shared still stands: nobody has marked it for deletion.
-    ///
-    /// # Errors
-    /// [`CatalogError::ParentGone`].
-    pub async fn parent_stands(&self, source: &SourceName, id: &BackupId) -> Result<()> {
-        let gone = || CatalogError::ParentGone { source_name: source.clone(), id: id.clone() };
-        let beside = self.store().list(&Layout::backup(source, id)).await?;
-        let names: BTreeSet<&str> = beside.iter().filter_map(|o| o.key.rsplit('/').next()).collect();
-        if !names.contains("manifest.json") || names.iter().any(|n| n.starts_with("fate-")) {
-            return Err(gone());
-        }
-        match self.manifest(source, id).await {
-            Ok(_) => Ok(()),
-            Err(CatalogError::NoBackup { .. } | CatalogError::Manifest { .. }) => Err(gone()),
-            Err(e) => Err(e),
-        }
     }
 }

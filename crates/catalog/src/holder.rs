@@ -4,12 +4,17 @@ use std::fs;
 
 use dozo_model::LeaseHolder;
 
+/// Returns the name of this host.
+pub(crate) fn this_host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// Returns the identity of this process.
 #[must_use]
 pub fn this_process() -> LeaseHolder {
     let pid = std::process::id();
     LeaseHolder {
-        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        host: this_host(),
         boot_id: read("/proc/sys/kernel/random/boot_id"),
         pid_namespace: fs::read_link("/proc/self/ns/pid").map(|p| p.display().to_string()).unwrap_or_default(),
         pid,
@@ -20,11 +25,16 @@ pub fn this_process() -> LeaseHolder {
 /// Tells whether `holder` is surely dead: it ran on this host, boot and PID namespace, and its pid is gone or is
 /// another process now.
 pub(crate) fn surely_dead(holder: &LeaseHolder) -> bool {
+    lives(holder) == Some(false)
+}
+
+/// Tells whether `holder` lives; `None` when it cannot be seen from here.
+pub(crate) fn lives(holder: &LeaseHolder) -> Option<bool> {
     let me = this_process();
     let same_place = !me.boot_id.is_empty()
         && !me.pid_namespace.is_empty()
         && (&holder.host, &holder.boot_id, &holder.pid_namespace) == (&me.host, &me.boot_id, &me.pid_namespace);
-    same_place && start_of(holder.pid) != Some(holder.pid_start)
+    same_place.then(|| start_of(holder.pid) == Some(holder.pid_start))
 }
 
 /// Field 22 of `/proc/<pid>/stat` (proc(5)); `None` when there is no such process, or only its zombie.

@@ -6,6 +6,7 @@
 //! intent and objects that `gc plan` lists; its lease is broken at once on the same host.
 
 mod error;
+mod fate;
 mod gc;
 mod history;
 mod holder;
@@ -14,7 +15,8 @@ mod repository;
 mod resolve;
 
 pub use error::CatalogError;
-pub use gc::{GcPlan, UncommittedBackup};
+pub use fate::{Decision, Fate};
+pub use gc::{GcDone, GcOptions, GcPlan, MarkedBackup, Uncommitted, UncommittedBackup};
 pub use history::{BackupRecord, History};
 pub use holder::this_process;
 pub use lease::{BrokenLease, HEARTBEAT, LEASE_DEAD_AFTER, Lease};

@@ -1,15 +1,18 @@
 //! Opening, beginning, committing, loading.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use dozo_model::{
-    BackupId, CheckEvent, Clock, FORMAT_VERSION, Finding, Intent, Manifest, ManifestError, RepositoryMarker, SourceName, Tool,
-    Verdict, VerifyLevel, random_suffix,
+    BackupId, CheckEvent, Clock, FORMAT_VERSION, Finding, Intent, Manifest, ManifestError, ObjectRef, RepositoryMarker,
+    SourceName, Tool, Verdict, VerifyLevel, random_suffix,
 };
 use dozo_store::{Layout, PutOutcome, Store};
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::fate::{Fate, doomed};
 use crate::{CatalogError, Result};
 
 /// Manifests fetched at the same time.
@@ -42,6 +45,8 @@ pub enum BackupState {
     Uncommitted(Option<Box<Intent>>),
     /// Somebody took its manifest key to abort it.
     Aborted,
+    /// It was deleted, or is being deleted; why.
+    Doomed(String),
     /// Its manifest cannot be believed or read.
     Unreadable(String),
 }
@@ -138,6 +143,27 @@ impl Repository {
         Ok(self.store.put_own(&key, to_json(&key, intent)?).await?)
     }
 
+    /// Looks whether everything that a manifest names is there with its size, as the store lists it: a store that acknowledges
+    /// what it loses is found out before the commit. One request for a thousand objects.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotStored`], or what the store says.
+    pub async fn everything_stands(&self, manifest: &Manifest) -> Result<()> {
+        let mut sizes: HashMap<String, u64> = HashMap::new();
+        for folder in [format!("{}/{}", Layout::DATA, manifest.source), Layout::backup(&manifest.source, &manifest.id)] {
+            sizes.extend(self.store.list(&folder).await?.into_iter().map(|o| (o.key, o.bytes)));
+        }
+        let lost: Vec<&ObjectRef> = manifest.objects.iter().filter(|o| sizes.get(&o.key) != Some(&o.bytes)).collect();
+        let Some(first) = lost.first() else { return Ok(()) };
+        Err(CatalogError::NotStored {
+            url: self.store.url().to_owned(),
+            count: lost.len(),
+            key: first.key.clone(),
+            expected: first.bytes,
+            found: sizes.get(&first.key).copied(),
+        })
+    }
+
     /// Commits a backup: its manifest is put, create-only. Everything it names must be there.
     ///
     /// # Errors
@@ -146,8 +172,7 @@ impl Repository {
         let key = Layout::file(&manifest.source, &manifest.id, "manifest.json");
         let bytes = manifest.to_bytes().map_err(|e| CatalogError::Record { key: key.clone(), reason: e.to_string() })?;
         let bytes = Bytes::from(bytes);
-        // A retry after a lost answer finds its own bytes.
-        if self.store.put_new(&key, bytes.clone()).await? == PutOutcome::Exists && self.store.get(&key).await? != bytes {
+        if self.store.put_new(&key, bytes.clone()).await? == PutOutcome::Exists {
             return Err(CatalogError::Fate { source_name: manifest.source.clone(), id: manifest.id.clone() });
         }
         Ok(bytes)
@@ -194,8 +219,9 @@ impl Repository {
             .await
     }
 
-    async fn state(&self, source: &SourceName, id: &BackupId) -> Result<BackupState> {
+    pub(crate) async fn state(&self, source: &SourceName, id: &BackupId) -> Result<BackupState> {
         match self.manifest(source, id).await {
+            Err(CatalogError::Doomed { reason, .. }) => Ok(BackupState::Doomed(reason)),
             Ok(manifest) => Ok(BackupState::Committed(Box::new(manifest))),
             Err(CatalogError::NoBackup { .. }) => {
                 let key = Layout::file(source, id, "intent.json");
@@ -211,11 +237,15 @@ impl Repository {
         }
     }
 
-    /// Loads one manifest, checking its digest, its version, its place and every key that it names.
+    /// Loads one manifest, checking its fate, its digest, its version, its place and every key that it names.
     ///
     /// # Errors
-    /// [`CatalogError::NoBackup`] when it is missing, [`CatalogError::Manifest`] when it cannot be believed.
+    /// [`CatalogError::NoBackup`] when it is missing, [`CatalogError::Doomed`] when it was deleted, [`CatalogError::Manifest`] when
+    /// it cannot be believed.
     pub async fn manifest(&self, source: &SourceName, id: &BackupId) -> Result<Manifest> {
+        if let Fate::Doomed(record) = self.fate(source, id).await? {
+            return Err(doomed(source, id, record));
+        }
         let key = Layout::file(source, id, "manifest.json");
         let Some(bytes) = self.store.get_opt(&key).await? else {
             return Err(CatalogError::NoBackup { selector: format!("{source}@{id}") });

@@ -71,7 +71,11 @@ impl Repository {
                         break;
                     }
                     match self.manifest(&source, &id).await {
-                        Err(CatalogError::NoBackup { .. } | CatalogError::Manifest { source: ManifestError::Aborted, .. }) => {}
+                        Err(
+                            CatalogError::NoBackup { .. }
+                            | CatalogError::Doomed { .. }
+                            | CatalogError::Manifest { source: ManifestError::Aborted, .. },
+                        ) => {}
                         other => {
                             let found = other?;
                             if latest.as_ref().is_none_or(|l| l.started < found.started) {

@@ -318,6 +318,9 @@ pub(crate) struct Fingerprint {
 /// `dozo gc`
 #[derive(Debug, Args)]
 pub(crate) struct Gc {
+    /// Leave alone what is younger, unless its process is known to be dead
+    #[arg(long, value_name = "SPAN", default_value = "24h", global = true)]
+    pub(crate) grace: Span,
     /// What to do [default: plan]
     #[command(subcommand)]
     pub(crate) verb: Option<GcVerb>,
@@ -328,6 +331,8 @@ pub(crate) struct Gc {
 pub(crate) enum GcVerb {
     /// List uncommitted backups and orphans; change nothing
     Plan,
+    /// Abort abandoned backups and delete what no backup needs
+    Apply,
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `backup`: one snapshot of a Postgres database, table by table, into Parquet; the manifest last.
 //!
 //! *Ordering*: lease → parent → intent → locks, snapshot → catalogs → change tokens → schema dump → rows of what changed, in
-//! chunks → sequences → files → WAL flushed, parent and coordinator still stand → manifest. *Crash behaviour*: anything before
+//! chunks → sequences → files → WAL flushed, all objects are listed, parent and coordinator still stand → manifest. *Crash behaviour*: anything before
 //! the manifest is an uncommitted backup that `gc plan` lists. *Cancellation*: workers stop within a block, uploads are aborted.
 
 mod dump;
@@ -379,6 +379,7 @@ impl Run<'_> {
         // Several partitions may share an object.
         objects.dedup();
         manifest.objects = objects;
+        self.repository.everything_stands(&manifest).await?;
         if let Some(parent) = &manifest.parent {
             self.repository.parent_stands(&source.name, parent).await?;
         }

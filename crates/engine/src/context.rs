@@ -35,6 +35,8 @@ pub struct RepositorySettings {
     pub base: std::path::PathBuf,
     /// Percent of the disk that a backup leaves free.
     pub min_free: u8,
+    /// The only host that writes to it: allows deletes on a store without create-only puts.
+    pub only_host: Option<String>,
 }
 
 impl RepositorySettings {

@@ -41,7 +41,9 @@ pub use status::{AcceptReport, BackupLine, SourceStatus, accept, list, status};
 pub use verify::{VerifyReport, verify, verify_entry};
 
 // What the binary needs from the crates below.
-pub use dozo_catalog::{BackupEntry, BackupSelector, BackupState, CatalogError, GcPlan, Repository, tool};
+pub use dozo_catalog::{
+    BackupEntry, BackupSelector, BackupState, CatalogError, GcDone, GcOptions, GcPlan, Repository, Uncommitted, tool,
+};
 pub use dozo_postgres::{ConnInfo, PgError, ToolChoice, UrlRef};
 pub use dozo_store::{Store, StoreError, StoreOptions};
 

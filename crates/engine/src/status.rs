@@ -81,6 +81,8 @@ pub async fn list(ctx: &Context, repository: &Repository, source: Option<&Source
                 line.age_seconds = line.started.map(|s| now.duration_since(s).as_secs());
             }
             BackupState::Aborted => line.state = "aborted",
+            // Told by nobody any more but `gc plan`, while something is left of it.
+            BackupState::Doomed(_) => continue,
             BackupState::Unreadable(why) => {
                 line.state = "unreadable";
                 line.note = Some(why);

@@ -158,7 +158,7 @@ pub async fn verify_entry(
         BackupState::Uncommitted(_) if !repository.checks(&entry.source, &entry.id).await?.is_empty() => {
             "it is missing, but the backup was verified before".into()
         }
-        BackupState::Uncommitted(_) | BackupState::Aborted => return Ok(None),
+        BackupState::Uncommitted(_) | BackupState::Aborted | BackupState::Doomed(_) => return Ok(None),
         BackupState::Unreadable(why) => why.clone(),
     };
     let object = dozo_store::Layout::file(&entry.source, &entry.id, "manifest.json");

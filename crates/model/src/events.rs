@@ -1,4 +1,4 @@
-//! What stands beside a manifest: the repository's marker, intents, leases, and the results of checks.
+//! What stands beside a manifest: the repository's marker, intents, fates, leases, and the results of checks.
 //!
 //! All of these are created once and never edited. A check is an event beside the manifest, never a change of it.
 
@@ -61,6 +61,62 @@ pub struct Intent {
     pub started: Timestamp,
     /// Process that makes it.
     pub holder: LeaseHolder,
+}
+
+/// What a fate record says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FateState {
+    /// The backup is to be deleted; until the next record it can be taken back.
+    Tombstone,
+    /// It is not deleted after all.
+    Undo,
+    /// Its objects may be deleted. Final.
+    Doom,
+}
+
+/// `fate-<n>.json`: records with an even number are tombstones, the one behind it decides. Whoever creates that key decides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FateRecord {
+    /// Layout version.
+    pub format: u32,
+    /// Backup.
+    pub backup: BackupId,
+    /// What it says.
+    pub state: FateState,
+    /// When it was written, by its host's clock.
+    pub at: Timestamp,
+    /// Until when a tombstone can be taken back.
+    pub due: Option<Timestamp>,
+    /// Why.
+    pub reason: String,
+    /// Told apart from a record of the same words.
+    pub nonce: String,
+    /// Who wrote it.
+    pub operator: Operator,
+}
+
+/// What stands at the manifest key of a backup that somebody aborted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AbortRecord {
+    /// When, by the clock of the host that aborted it.
+    pub aborted: Timestamp,
+    /// Why.
+    pub reason: String,
+    /// Who did.
+    pub operator: Operator,
+}
+
+impl AbortRecord {
+    /// Serializes it as a manifest is: with its digest line.
+    ///
+    /// # Errors
+    /// What the serializer says.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        crate::manifest::with_digest(self)
+    }
 }
 
 /// A process on a host, told apart from its namesakes.

@@ -113,11 +113,7 @@ impl Manifest {
     /// # Errors
     /// Only when a float is not finite; dozo writes none.
     pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
-        let mut bytes = serde_json::to_vec_pretty(self)?;
-        bytes.push(b'\n');
-        let digest = Sha256Digest::of(&bytes);
-        bytes.extend_from_slice(format!("sha256:{digest}\n").as_bytes());
-        Ok(bytes)
+        with_digest(self)
     }
 
     /// Checks the digest line, then the version, then reads the rest.
@@ -162,6 +158,15 @@ impl Manifest {
 }
 
 /// Returns the bytes that the last line vouches for.
+/// Serializes what stands at a manifest's key: JSON, then the digest of every byte before it.
+pub(crate) fn with_digest(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
+    let mut bytes = serde_json::to_vec_pretty(value)?;
+    bytes.push(b'\n');
+    let digest = Sha256Digest::of(&bytes);
+    bytes.extend_from_slice(format!("sha256:{digest}\n").as_bytes());
+    Ok(bytes)
+}
+
 fn checked_body(bytes: &[u8]) -> Result<&[u8], ManifestError> {
     let line_len = "sha256:".len() + 64 + 1;
     let split = bytes.len().checked_sub(line_len).ok_or(ManifestError::Digest)?;

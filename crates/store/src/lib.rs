@@ -8,6 +8,7 @@
 
 mod error;
 mod fetch;
+mod intercept;
 mod layout;
 mod open;
 mod upload;
@@ -16,12 +17,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use dozo_model::Timestamp;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 pub use error::StoreError;
 pub use fetch::{Fetched, ObjectData};
+pub use intercept::{Intercept, Operation, Request, Verdict};
 pub use layout::{Layout, encode_name};
 pub use open::StoreOptions;
 pub use upload::{PART_BYTES, PARTS_IN_FLIGHT, UploadPart};
@@ -37,13 +40,15 @@ pub enum PutOutcome {
     Exists,
 }
 
-/// Key and size of a stored object.
+/// What a listing says of an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ObjectInfo {
     /// Key under the repository's URL.
     pub key: String,
     /// Size.
     pub bytes: u64,
+    /// When it was written, by the store's clock.
+    pub modified: Timestamp,
 }
 
 /// A place for objects. Cheap to clone.
@@ -86,30 +91,32 @@ impl Store {
         StoreError::from_source(action, key, &self.url, source)
     }
 
-    /// Puts `bytes` under a key that must not exist.
+    /// Puts `bytes` under a key that must not exist. A request that was repeated after its answer was lost finds its own bytes:
+    /// that counts as created, so two writers must never put the same bytes and mean different things.
     ///
     /// # Errors
-    /// When the store cannot be reached or refuses the write. An existing key is not an error but
+    /// When the store cannot be reached or refuses the write. A key with other bytes is not an error but
     /// [`PutOutcome::Exists`].
     pub async fn put_new(&self, key: &str, bytes: Bytes) -> Result<PutOutcome> {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.inner.put_opts(&self.path(key)?, PutPayload::from_bytes(bytes), options).await {
+        match self.inner.put_opts(&self.path(key)?, PutPayload::from_bytes(bytes.clone()), options).await {
             Ok(_) => Ok(PutOutcome::Created),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(PutOutcome::Exists),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Ok(if self.get_opt(key).await? == Some(bytes) { PutOutcome::Created } else { PutOutcome::Exists })
+            }
             Err(e) => Err(self.error("write", key, e)),
         }
     }
 
-    /// Puts `bytes` under a key that only this run can have written. A retry after a lost answer finds its own
-    /// bytes and is content; anything else is a conflict.
+    /// Puts `bytes` under a key that only this run can have written.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when the key holds other bytes, else as [`Store::put_new`].
     pub async fn put_own(&self, key: &str, bytes: Bytes) -> Result<()> {
-        if self.put_new(key, bytes.clone()).await? == PutOutcome::Created || self.get(key).await? == bytes {
-            return Ok(());
+        match self.put_new(key, bytes).await? {
+            PutOutcome::Created => Ok(()),
+            PutOutcome::Exists => Err(StoreError::Conflict { key: key.to_owned(), url: self.url.clone() }),
         }
-        Err(StoreError::Conflict { key: key.to_owned(), url: self.url.clone() })
     }
 
     /// Returns a whole (small) object.
@@ -154,7 +161,11 @@ impl Store {
         let mut found: Vec<ObjectInfo> = self
             .inner
             .list(Some(&prefix))
-            .map_ok(|meta| ObjectInfo { key: self.key(&meta.location), bytes: meta.size })
+            .map_ok(|meta| ObjectInfo {
+                key: self.key(&meta.location),
+                bytes: meta.size,
+                modified: Timestamp::from_millisecond(meta.last_modified.timestamp_millis()).unwrap_or(Timestamp::MAX),
+            })
             .try_collect()
             .await
             .map_err(|e| self.error("list", folder, e))?;
@@ -174,7 +185,7 @@ impl Store {
         Ok(names)
     }
 
-    /// Deletes an object. Only leases use this: nothing else is deleted without a won doom.
+    /// Deletes an object. Nothing but leases is deleted without a won doom or a won abort.
     ///
     /// # Errors
     /// When the store refuses; a missing object is not an error.
@@ -182,6 +193,18 @@ impl Store {
         match self.inner.delete(&self.path(key)?).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(e) => Err(self.error("delete", key, e)),
+        }
+    }
+
+    /// Removes a staging file that [`Store::staged`] listed. An upload that is still being written then fails.
+    ///
+    /// # Errors
+    /// When the file system refuses; a missing file is not an error.
+    pub fn remove_staged(&self, key: &str) -> Result<()> {
+        let Some(root) = &self.local else { return Ok(()) };
+        match std::fs::remove_file(root.join(key)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io("delete", key, &self.url, e)),
+            _ => Ok(()),
         }
     }
 
@@ -206,7 +229,10 @@ impl Store {
                     open.push(path);
                 } else if name.rsplit_once('#').is_some_and(|(_, n)| !n.is_empty() && n.bytes().all(|c| c.is_ascii_digit())) {
                     let key = path.strip_prefix(root).unwrap_or(&path).display().to_string();
-                    found.push(ObjectInfo { key, bytes: entry.metadata().map_or(0, |m| m.len()) });
+                    let meta = entry.metadata().ok();
+                    let modified = meta.as_ref().and_then(|m| Timestamp::try_from(m.modified().ok()?).ok());
+                    let (bytes, modified) = (meta.map_or(0, |m| m.len()), modified.unwrap_or(Timestamp::MAX));
+                    found.push(ObjectInfo { key, bytes, modified });
                 }
             }
         }

@@ -1,37 +1,63 @@
-//! `dozo gc plan`: what belongs to no backup. Nothing is changed.
+//! `dozo gc`: what belongs to no backup. `plan` changes nothing, `apply` deletes.
 
+use dozo_engine::{GcDone, GcOptions, GcPlan, Uncommitted};
 use dozo_model::human_bytes;
 
 use super::{Outcome, Session, when};
 use crate::args::{Gc, GcVerb};
 
 pub(super) async fn run(session: &Session, args: Gc) -> Outcome {
-    // A bare `gc` plans.
-    let GcVerb::Plan = args.verb.unwrap_or(GcVerb::Plan);
     let config = session.config()?;
+    let options = GcOptions { grace: args.grace.0, now: session.ctx.clock.now(), only_host: config.repository.only_host.clone() };
     let repository = config.repository.open().await?;
-    let plan = repository.gc_plan().await?;
-    session.output.result(&plan, || {
-        let mut lines = Vec::new();
-        for b in &plan.uncommitted {
-            let state = match (b.running, b.aborted) {
-                (true, _) => "running",
-                (_, true) => "aborted",
-                _ => "never committed",
-            };
-            lines.push(format!(
-                "{}@{}  {state}, started {}, {} objects, {}",
-                b.source,
-                b.id,
-                when(b.started),
-                b.objects,
-                human_bytes(b.bytes)
-            ));
+    // A bare `gc` plans.
+    match args.verb.unwrap_or(GcVerb::Plan) {
+        GcVerb::Plan => {
+            let plan = repository.gc_plan(&options).await?;
+            session.output.result(&plan, || {
+                let lines = plan_lines(&plan);
+                if lines.is_empty() { "nothing: every object belongs to a backup".into() } else { lines.join("\n") }
+            })?;
         }
-        lines.extend(plan.orphans.iter().map(|key| format!("{key}  named by no manifest")));
-        lines.extend(plan.staged.iter().map(|key| format!("{key}  left by a killed upload")));
-        lines.extend(plan.unreadable.iter().map(|why| format!("unreadable: {why}; nothing may be deleted while this is so")));
-        if lines.is_empty() { "nothing: every object belongs to a backup".into() } else { lines.join("\n") }
-    })?;
+        GcVerb::Apply => {
+            if !repository.marker().create_only {
+                session
+                    .ctx
+                    .progress
+                    .warn("the store has no create-only puts: another host that writes to it may lose its backup");
+            }
+            let done = repository.gc_apply(&options, &session.ctx.operator).await?;
+            session.output.result(&done, || done_lines(&done).join("\n"))?;
+        }
+    }
     Ok(0)
+}
+
+fn plan_lines(plan: &GcPlan) -> Vec<String> {
+    let mut lines = Vec::new();
+    for b in &plan.uncommitted {
+        let state = match b.state {
+            Uncommitted::Running => "running, or not older than the grace",
+            Uncommitted::Abandoned => "never committed",
+            Uncommitted::Aborted => "aborted",
+        };
+        let (started, size) = (when(b.started), human_bytes(b.bytes));
+        lines.push(format!("{}@{}  {state}, started {started}, {} objects, {size}", b.source, b.id, b.objects));
+    }
+    for b in &plan.marked {
+        lines.push(format!("{}@{}  marked for deletion, can be taken back until {}", b.source, b.id, when(b.due)));
+    }
+    lines.extend(plan.orphans.iter().map(|key| format!("{key}  named by no manifest")));
+    lines.extend(plan.staged.iter().map(|key| format!("{key}  left by a killed upload")));
+    lines.extend(plan.foreign.iter().map(|key| format!("{key}  not written by dozo, left alone")));
+    lines.extend(plan.unreadable.iter().map(|why| format!("unreadable: {why}; nothing may be deleted while this is so")));
+    lines
+}
+
+fn done_lines(done: &GcDone) -> Vec<String> {
+    let mut lines: Vec<String> = done.doomed.iter().map(|b| format!("{b}  deleted for good")).collect();
+    lines.extend(done.aborted.iter().map(|b| format!("{b}  aborted: it was never committed")));
+    lines.push(format!("{} objects deleted, {}", done.objects, human_bytes(done.bytes)));
+    lines.extend(done.postponed.iter().map(|b| format!("{b}  may still be running: nothing of its source was deleted")));
+    lines
 }

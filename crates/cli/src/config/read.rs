@@ -233,12 +233,13 @@ impl<'t> Reader<'t> {
             profile: self.text(&mut table, "profile"),
         };
         let min_free = self.parsed::<Percent>(&mut table, "min-free").unwrap_or(MIN_FREE).0;
+        let only_host = self.text(&mut table, "only-host");
         self.no_more(&table);
         let Some(url) = url else {
             self.problem(line, "repository.url", "it is missing".into());
             return None;
         };
-        let settings = RepositorySettings { url, store, base: self.base.clone(), min_free };
+        let settings = RepositorySettings { url, store, base: self.base.clone(), min_free, only_host };
         if let Err(e) = settings.check_url() {
             self.problem(line, "repository.url", e.to_string());
         }

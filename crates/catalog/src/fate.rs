@@ -1,0 +1,171 @@
+//! Who decides that a backup goes, or stays: create-only puts, never clocks or leases.
+//!
+//! *Protocol*: a committed backup gets a tombstone (`fate-<even n>.json`). At the key behind it stands, later, either `doom` or
+//! `undo`: whoever creates it decides. Only a won doom licenses deletes; it is final, and stays for ever, so that a commit that
+//! was repeated by a process asleep since then brings nothing back to life. A backup that was never committed is discarded by taking its
+//! manifest's key. *Ordering*: a backup looks at its parent's fate after its intent was put, and again before its manifest.
+
+use dozo_model::{AbortRecord, BackupId, FORMAT_VERSION, FateRecord, FateState, Operator, SourceName, Timestamp, random_suffix};
+use dozo_store::{Layout, PutOutcome};
+
+use crate::repository::{BackupState, Repository, from_json, to_json};
+use crate::{CatalogError, Result};
+
+/// What is to become of a committed backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays.
+    Stands,
+    /// It is to go, and can be taken back.
+    Marked(FateRecord),
+    /// It goes, or is gone.
+    Doomed(FateRecord),
+}
+
+/// Somebody who decides about a backup.
+#[derive(Debug, Clone)]
+pub struct Decision<'a> {
+    /// Who.
+    pub operator: &'a Operator,
+    /// When, by this host's clock.
+    pub at: Timestamp,
+    /// Why, in words.
+    pub reason: &'a str,
+}
+
+impl Decision<'_> {
+    fn record(&self, backup: &BackupId, state: FateState, due: Option<Timestamp>) -> FateRecord {
+        FateRecord {
+            format: FORMAT_VERSION,
+            backup: backup.clone(),
+            state,
+            at: self.at,
+            due,
+            reason: self.reason.to_owned(),
+            nonce: random_suffix(&mut rand::rng(), 12),
+            operator: self.operator.clone(),
+        }
+    }
+}
+
+impl Repository {
+    /// Returns the fate of a backup.
+    ///
+    /// # Errors
+    /// What the store says, or a damaged record.
+    pub async fn fate(&self, source: &SourceName, id: &BackupId) -> Result<Fate> {
+        Ok(self.fate_and_next(source, id).await?.0)
+    }
+
+    /// Returns the fate, and the number of the record that would change it.
+    async fn fate_and_next(&self, source: &SourceName, id: &BackupId) -> Result<(Fate, u32)> {
+        let mut fate = Fate::Stands;
+        for n in 0.. {
+            let key = fate_key(source, id, n);
+            let Some(bytes) = self.store().get_opt(&key).await? else { return Ok((fate, n)) };
+            let record: FateRecord = from_json(&key, &bytes)?;
+            fate = match (n % 2, record.state) {
+                (0, FateState::Tombstone) => Fate::Marked(record),
+                (1, FateState::Undo) => Fate::Stands,
+                (1, FateState::Doom) => return Ok((Fate::Doomed(record), n + 1)),
+                _ => return Err(CatalogError::Record { key, reason: "it stands where another kind of record belongs".into() }),
+            };
+        }
+        Ok((fate, u32::MAX))
+    }
+
+    /// Marks a committed backup for deletion, which may be taken back until it is doomed. Returns the mark that stands.
+    ///
+    /// # Errors
+    /// [`CatalogError::NoBackup`] when it is not committed, [`CatalogError::Doomed`], or what the store says.
+    pub async fn mark(&self, source: &SourceName, id: &BackupId, by: &Decision<'_>, due: Timestamp) -> Result<FateRecord> {
+        self.manifest(source, id).await?;
+        let record = by.record(id, FateState::Tombstone, Some(due));
+        loop {
+            let n = match self.fate_and_next(source, id).await? {
+                (Fate::Marked(found), _) => return Ok(found),
+                (Fate::Doomed(found), _) => return Err(doomed(source, id, found)),
+                (Fate::Stands, n) => n,
+            };
+            if self.put_fate(source, id, n, &record).await? {
+                return Ok(record);
+            }
+        }
+    }
+
+    /// Takes a mark back.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotMarked`], [`CatalogError::Doomed`] when it is too late, or what the store says.
+    pub async fn undo(&self, source: &SourceName, id: &BackupId, by: &Decision<'_>) -> Result<()> {
+        match self.decide(source, id, &by.record(id, FateState::Undo, None)).await? {
+            Fate::Doomed(found) => Err(doomed(source, id, found)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Dooms a marked backup whose time has come. Returns whether it is doomed now, by us or by somebody else.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotMarked`], or what the store says.
+    pub async fn doom(&self, source: &SourceName, id: &BackupId, by: &Decision<'_>) -> Result<bool> {
+        let fate = self.decide(source, id, &by.record(id, FateState::Doom, None)).await?;
+        Ok(matches!(fate, Fate::Doomed(_)))
+    }
+
+    /// Puts what decides about a mark, and returns what was decided: by us, or by whoever came first.
+    async fn decide(&self, source: &SourceName, id: &BackupId, record: &FateRecord) -> Result<Fate> {
+        match self.fate_and_next(source, id).await? {
+            (Fate::Stands, _) => Err(CatalogError::NotMarked { source_name: source.clone(), id: id.clone() }),
+            (Fate::Doomed(found), _) => Ok(Fate::Doomed(found)),
+            (Fate::Marked(_), n) => {
+                self.put_fate(source, id, n, record).await?;
+                self.fate(source, id).await
+            }
+        }
+    }
+
+    async fn put_fate(&self, source: &SourceName, id: &BackupId, n: u32, record: &FateRecord) -> Result<bool> {
+        let key = fate_key(source, id, n);
+        Ok(self.store().put_new(&key, to_json(&key, record)?).await? == PutOutcome::Created)
+    }
+
+    /// Makes sure that a backup whose objects are to be shared still stands: it is committed, and nobody has marked it for
+    /// deletion.
+    ///
+    /// # Errors
+    /// [`CatalogError::ParentGone`], or what the store says.
+    pub async fn parent_stands(&self, source: &SourceName, id: &BackupId) -> Result<()> {
+        let gone = || CatalogError::ParentGone { source_name: source.clone(), id: id.clone() };
+        match self.manifest(source, id).await {
+            Ok(_) if self.fate(source, id).await? == Fate::Stands => Ok(()),
+            Ok(_) | Err(CatalogError::NoBackup { .. } | CatalogError::Manifest { .. } | CatalogError::Doomed { .. }) => {
+                Err(gone())
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Discards a backup that was not committed, by taking its manifest's key. Returns what it is now: aborted, or committed
+    /// after all.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn abort(&self, source: &SourceName, id: &BackupId, by: &Decision<'_>) -> Result<BackupState> {
+        let key = Layout::file(source, id, "manifest.json");
+        let record = AbortRecord { aborted: by.at, reason: by.reason.to_owned(), operator: by.operator.clone() };
+        let bytes = record.to_bytes().map_err(|e| CatalogError::Record { key: key.clone(), reason: e.to_string() })?;
+        match self.store().put_new(&key, bytes.into()).await? {
+            PutOutcome::Created => Ok(BackupState::Aborted),
+            PutOutcome::Exists => self.state(source, id).await,
+        }
+    }
+}
+
+fn fate_key(source: &SourceName, id: &BackupId, n: u32) -> String {
+    Layout::file(source, id, &format!("fate-{n}.json"))
+}
+
+pub(crate) fn doomed(source: &SourceName, id: &BackupId, record: FateRecord) -> CatalogError {
+    CatalogError::Doomed { source_name: source.clone(), id: id.clone(), reason: record.reason }
+}

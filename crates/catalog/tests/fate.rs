@@ -1,0 +1,130 @@
+//! A deletion from its mark to the last object, on a store in memory.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dozo_catalog::{BackupState, CatalogError, Decision, Fate, GcOptions, Repository};
+use dozo_model::{BackupId, FixedClock, Manifest, ObjectRef, Operator, Sha256Digest, Timestamp};
+use dozo_store::{Intercept, Operation, Request, Store, Verdict};
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn operator() -> Operator {
+    Operator { user: "tester".into(), host: "here".into(), arguments: vec![] }
+}
+
+fn options(now: Timestamp) -> GcOptions {
+    GcOptions { grace: Duration::from_secs(86_400), now, only_host: None }
+}
+
+/// A committed backup of one object of its own and the given ones.
+async fn committed(repository: &Repository, n: usize, parent: Option<&Manifest>) -> Manifest {
+    let mut manifest = Manifest::from_bytes(include_bytes!("../../model/golden/manifest_v1.json")).unwrap();
+    manifest.id = BackupId::parse(&format!("2026112{n}T020000Z-aaaaa{n}")).unwrap();
+    manifest.datasets.clear();
+    let key = format!("data/{}/public/orders/00000-{}-abcdefgh.parquet", manifest.source, manifest.id);
+    manifest.objects = vec![ObjectRef { bytes: key.len() as u64, sha256: Sha256Digest::of(key.as_bytes()), key: key.clone() }];
+    manifest.parent = parent.map(|p| p.id.clone());
+    manifest.objects.extend(parent.into_iter().flat_map(|p| p.objects.clone()));
+    repository.store().put_own(&key, Bytes::from(key.clone())).await.unwrap();
+    repository.commit(&manifest).await.unwrap();
+    manifest
+}
+
+async fn there(repository: &Repository, manifest: &Manifest, n: usize) -> bool {
+    repository.store().size(&manifest.objects[n].key).await.unwrap().is_some()
+}
+
+#[tokio::test]
+async fn marked_taken_back_marked_again_doomed_and_gone() {
+    let now = at("2026-11-25T00:00:00Z");
+    let repository = Repository::open_or_init(Store::memory(), &FixedClock(now)).await.unwrap();
+    let old = committed(&repository, 1, None).await;
+    let new = committed(&repository, 2, Some(&old)).await;
+    let (source, who) = (&old.source, operator());
+    let by = Decision { operator: &who, at: now, reason: "monthly tier is full" };
+    assert!(matches!(repository.undo(source, &old.id, &by).await, Err(CatalogError::NotMarked { .. })));
+
+    let mark = repository.mark(source, &old.id, &by, at("2026-11-26T00:00:00Z")).await.unwrap();
+    assert_eq!(repository.mark(source, &old.id, &by, now).await.unwrap(), mark, "the first mark counts");
+    assert!(matches!(repository.parent_stands(source, &old.id).await, Err(CatalogError::ParentGone { .. })));
+    // Not due: nothing happens. It can still be restored, and taken back.
+    let done = repository.gc_apply(&options(now), &who).await.unwrap();
+    assert_eq!((done.doomed.len(), done.objects, done.left.marked.len()), (0, 0, 1));
+    assert!(repository.manifest(source, &old.id).await.is_ok());
+    repository.undo(source, &old.id, &by).await.unwrap();
+    assert_eq!(repository.fate(source, &old.id).await.unwrap(), Fate::Stands);
+    repository.parent_stands(source, &old.id).await.unwrap();
+
+    repository.mark(source, &old.id, &by, now).await.unwrap();
+    let done = repository.gc_apply(&options(now), &who).await.unwrap();
+    assert_eq!(done.doomed, [format!("{source}@{}", old.id)]);
+    assert!(matches!(repository.undo(source, &old.id, &by).await, Err(CatalogError::Doomed { .. })), "a doom is final");
+    // The object that the child names stays; the child still verifies and may be shared.
+    assert!(there(&repository, &old, 0).await && there(&repository, &new, 0).await);
+    repository.parent_stands(source, &new.id).await.unwrap();
+    assert!(matches!(repository.manifest(source, &old.id).await, Err(CatalogError::Doomed { .. })));
+    let latest = repository.resolve(&"latest".parse().unwrap()).await.unwrap();
+    assert_eq!(latest.id, new.id);
+
+    // A commit that was repeated while its process slept brings nothing back to life.
+    repository.commit(&old).await.unwrap();
+    assert!(matches!(repository.manifest(source, &old.id).await, Err(CatalogError::Doomed { .. })));
+    let states = repository.backups(None).await.unwrap();
+    assert!(matches!(states[0].state, BackupState::Doomed(_)) && matches!(states[1].state, BackupState::Committed(_)));
+
+    // With the child, everything goes.
+    repository.mark(source, &new.id, &by, now).await.unwrap();
+    let done = repository.gc_apply(&options(now), &who).await.unwrap();
+    assert!(done.objects >= 3, "{done:?}");
+    assert!(repository.store().list("data").await.unwrap().is_empty());
+    let left = repository.store().list("backups").await.unwrap();
+    assert!(left.iter().all(|o| o.key.contains("/fate-")), "{left:?}");
+}
+
+#[tokio::test]
+async fn what_asks_for_a_newer_deleter_stops_every_deletion() {
+    let now = at("2026-11-25T00:00:00Z");
+    let repository = Repository::open_or_init(Store::memory(), &FixedClock(now)).await.unwrap();
+    let old = committed(&repository, 1, None).await;
+    let mut newer = committed(&repository, 2, None).await;
+    newer.id = BackupId::parse("20261123T020000Z-aaaaa3").unwrap();
+    newer.min_deleter = 99;
+    repository.commit(&newer).await.unwrap();
+    let who = operator();
+    let by = Decision { operator: &who, at: now, reason: "test" };
+    repository.mark(&old.source, &old.id, &by, now).await.unwrap();
+    assert!(matches!(repository.gc_apply(&options(now), &who).await, Err(CatalogError::UnknownNeeds { count: 1, .. })));
+    assert_eq!(repository.gc_plan(&options(now)).await.unwrap().unreadable.len(), 1);
+    assert!(there(&repository, &old, 0).await);
+    assert!(matches!(repository.fate(&old.source, &old.id).await.unwrap(), Fate::Marked(_)), "nothing was doomed either");
+}
+
+/// Acknowledges data and loses it.
+#[derive(Debug)]
+struct Liar;
+
+#[async_trait::async_trait]
+impl Intercept for Liar {
+    async fn before(&self, request: Request) -> Verdict {
+        let data = request.operation == Operation::Put && request.path.starts_with("data/");
+        if data { Verdict::LoseWrite } else { Verdict::Pass }
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_loses_what_it_acknowledged_is_found_out() {
+    let now = at("2026-11-25T00:00:00Z");
+    let honest = Store::memory();
+    let repository = Repository::open_or_init(honest.intercepted(Arc::new(Liar)), &FixedClock(now)).await.unwrap();
+    let lost = committed(&repository, 1, None).await;
+    let error = repository.everything_stands(&lost).await.unwrap_err();
+    assert!(matches!(&error, CatalogError::NotStored { count: 1, found: None, .. }), "{error}");
+    let kept = committed(&Repository::open(honest).await.unwrap(), 2, None).await;
+    repository.everything_stands(&kept).await.unwrap();
+}

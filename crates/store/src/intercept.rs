@@ -1,0 +1,219 @@
+//! Something between a store and its server: it sees every request, may hold it back, and may answer in its place.
+//!
+//! Place in the flow: right in front of the object store. Protocol tests stop a process between any two requests with it, and
+//! make stores fail, lose what they acknowledged, or cut what they return. *Invariant*: without an interceptor nothing of this
+//! is on the path.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart,
+};
+
+use crate::Store;
+
+/// What a request is about to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Write an object.
+    Put,
+    /// Begin a multipart upload.
+    Begin,
+    /// Write one part of it.
+    Part,
+    /// End it: the object appears.
+    Complete,
+    /// Give it up.
+    Abort,
+    /// Read an object, or look at it.
+    Get,
+    /// List.
+    List,
+    /// Delete an object.
+    Delete,
+}
+
+/// One request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// What it does.
+    pub operation: Operation,
+    /// Key, or prefix of a listing, with the store's own prefix.
+    pub path: String,
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is carried out.
+    Pass,
+    /// It fails and does nothing.
+    Fail,
+    /// It is carried out, and its answer is lost.
+    LoseAnswer,
+    /// A write is acknowledged and does nothing; everything else is carried out.
+    LoseWrite,
+    /// A read returns so many bytes fewer than it should; everything else is carried out.
+    Truncate(u64),
+}
+
+/// Stands between a store and its server.
+#[async_trait]
+pub trait Intercept: fmt::Debug + Send + Sync {
+    /// Is asked before every request; the request waits for the answer.
+    async fn before(&self, request: Request) -> Verdict;
+}
+
+impl Store {
+    /// Returns this store with somebody in between.
+    #[must_use]
+    pub fn intercepted(&self, by: Arc<dyn Intercept>) -> Self {
+        Self { inner: Arc::new(Intercepted { inner: Arc::clone(&self.inner), by }), ..self.clone() }
+    }
+}
+
+#[derive(Debug)]
+struct Intercepted {
+    inner: Arc<dyn ObjectStore>,
+    by: Arc<dyn Intercept>,
+}
+
+impl fmt::Display for Intercepted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "intercepted {}", self.inner)
+    }
+}
+
+type Result<T> = object_store::Result<T>;
+
+fn failed<T>() -> Result<T> {
+    Err(object_store::Error::Generic { store: "intercepted", source: "the connection was lost".into() })
+}
+
+async fn ask(by: &Arc<dyn Intercept>, operation: Operation, path: Option<&Path>) -> Verdict {
+    by.before(Request { operation, path: path.map(ToString::to_string).unwrap_or_default() }).await
+}
+
+/// Carries out a write as the verdict says; `acknowledged` is the answer of a server that does nothing.
+async fn write<T>(verdict: Verdict, acknowledged: T, request: impl Future<Output = Result<T>>) -> Result<T> {
+    match verdict {
+        Verdict::Fail => failed(),
+        Verdict::LoseWrite => Ok(acknowledged),
+        Verdict::LoseAnswer => {
+            let _ = request.await;
+            failed()
+        }
+        Verdict::Pass | Verdict::Truncate(_) => request.await,
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Intercepted {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        let verdict = ask(&self.by, Operation::Put, Some(location)).await;
+        let acknowledged = PutResult { e_tag: None, version: None, extensions: Default::default() };
+        write(verdict, acknowledged, self.inner.put_opts(location, payload, opts)).await
+    }
+
+    async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        match ask(&self.by, Operation::Begin, Some(location)).await {
+            Verdict::Fail | Verdict::LoseAnswer => failed(),
+            _ => {
+                let inner = self.inner.put_multipart_opts(location, opts).await?;
+                Ok(Box::new(InterceptedUpload { inner, by: Arc::clone(&self.by), location: location.clone() }))
+            }
+        }
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let verdict = ask(&self.by, Operation::Get, Some(location)).await;
+        if matches!(verdict, Verdict::Fail | Verdict::LoseAnswer) {
+            return failed();
+        }
+        let got = self.inner.get_opts(location, options).await?;
+        let Verdict::Truncate(missing) = verdict else { return Ok(got) };
+        let (meta, range, attributes, extensions) =
+            (got.meta.clone(), got.range.clone(), got.attributes.clone(), got.extensions.clone());
+        let mut bytes = got.bytes().await?;
+        bytes.truncate(bytes.len().saturating_sub(usize::try_from(missing).unwrap_or(usize::MAX)));
+        let payload = GetResultPayload::Stream(futures::stream::once(async { Ok(bytes) }).boxed());
+        Ok(GetResult { payload, meta, range, attributes, extensions })
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<bytes::Bytes>> {
+        match ask(&self.by, Operation::Get, Some(location)).await {
+            Verdict::Fail | Verdict::LoseAnswer => failed(),
+            _ => self.inner.get_ranges(location, ranges).await,
+        }
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let (inner, by) = (Arc::clone(&self.inner), Arc::clone(&self.by));
+        let delete = move |location: Result<Path>| {
+            let (inner, by) = (Arc::clone(&inner), Arc::clone(&by));
+            async move {
+                let location = location?;
+                let verdict = ask(&by, Operation::Delete, Some(&location)).await;
+                write(verdict, (), inner.delete(&location)).await?;
+                Ok(location)
+            }
+        };
+        locations.then(delete).boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let (inner, by, prefix) = (Arc::clone(&self.inner), Arc::clone(&self.by), prefix.cloned());
+        let listing = async move {
+            match ask(&by, Operation::List, prefix.as_ref()).await {
+                Verdict::Fail | Verdict::LoseAnswer => failed(),
+                _ => Ok(inner.list(prefix.as_ref())),
+            }
+        };
+        futures::stream::once(listing).try_flatten().boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        match ask(&self.by, Operation::List, prefix).await {
+            Verdict::Fail | Verdict::LoseAnswer => failed(),
+            _ => self.inner.list_with_delimiter(prefix).await,
+        }
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        let verdict = ask(&self.by, Operation::Put, Some(to)).await;
+        write(verdict, (), self.inner.copy_opts(from, to, options)).await
+    }
+}
+
+#[derive(Debug)]
+struct InterceptedUpload {
+    inner: Box<dyn MultipartUpload>,
+    by: Arc<dyn Intercept>,
+    location: Path,
+}
+
+#[async_trait]
+impl MultipartUpload for InterceptedUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let (part, by, location) = (self.inner.put_part(data), Arc::clone(&self.by), self.location.clone());
+        Box::pin(async move { write(ask(&by, Operation::Part, Some(&location)).await, (), part).await })
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let verdict = ask(&self.by, Operation::Complete, Some(&self.location)).await;
+        let acknowledged = PutResult { e_tag: None, version: None, extensions: Default::default() };
+        write(verdict, acknowledged, self.inner.complete()).await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        let verdict = ask(&self.by, Operation::Abort, Some(&self.location)).await;
+        write(verdict, (), self.inner.abort()).await
+    }
+}

@@ -1,0 +1,108 @@
+//! `gc apply`: what killed backups left goes, what anybody needs stays.
+
+use std::fs;
+
+use dozo_testkit::shared;
+use serde_json::Value;
+
+use crate::harness::{Dozo, Place, files};
+use crate::protocol::until;
+
+fn plan(dozo: &Dozo) -> Value {
+    dozo.run(&["--json", "gc", "plan"]).exits(0).json()
+}
+
+/// Kills a backup once it has an intent and is not committed.
+fn leave_a_killed_backup(dozo: &Dozo) {
+    let before = plan(dozo)["uncommitted"].as_array().unwrap().len();
+    let mut child = dozo.command(&["backup", "shop", "--full"]).spawn().unwrap();
+    until("intent", || plan(dozo)["uncommitted"].as_array().unwrap().len() > before);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn what_a_killed_backup_left_is_deleted() {
+    let cluster = shared(15);
+    let shop = cluster.shop("0.1");
+    for place in [Place::Local, Place::S3] {
+        let mut dozo = Dozo::new(&shop, place);
+        let first = dozo.backup();
+        for _ in 0..2 {
+            leave_a_killed_backup(&dozo);
+        }
+        let open = plan(&dozo)["uncommitted"].as_array().unwrap().len();
+        assert_eq!(open, 2);
+        let done = dozo.run(&["--json", "gc", "apply", "--grace", "0s"]).exits(0).json();
+        assert_eq!(done["aborted"].as_array().unwrap().len(), 2, "{done}");
+        assert!(done["objects"].as_u64().unwrap() >= 2, "{done}");
+        for list in ["uncommitted", "orphans", "staged", "marked", "foreign"] {
+            assert!(done["left"][list].as_array().unwrap().is_empty(), "{done}");
+        }
+        // A second run finds nothing to do.
+        let again = dozo.run(&["--json", "gc", "apply", "--grace", "0s"]).exits(0).json();
+        assert_eq!((&again["objects"], again["aborted"].as_array().unwrap().len()), (&Value::from(0), 0), "{again}");
+        let _ = dozo.run(&["verify", "--all"]).exits(0);
+        let second = dozo.backup();
+        assert_ne!(first, second);
+        let _ = dozo.restore_into(cluster, "after_gc");
+    }
+}
+
+#[test]
+fn a_running_backup_is_waited_for() {
+    let cluster = shared(15);
+    let shop = cluster.shop("0.1");
+    let dozo = Dozo::new(&shop, Place::Local);
+    let _ = dozo.backup();
+    let running = dozo.command(&["backup", "shop", "--full", "--rate", "2MB"]).spawn().unwrap();
+    until("intent", || !plan(&dozo)["uncommitted"].as_array().unwrap().is_empty());
+    // An object of a source that a running backup holds stays, whoever it belongs to.
+    let orphan = dozo.repository().join("data/shop/public/orders/00000-20260101T000000Z-aaaaaa-abcdefgh.parquet");
+    fs::create_dir_all(orphan.parent().unwrap()).unwrap();
+    fs::write(&orphan, "left").unwrap();
+    let run = dozo.run(&["gc", "apply", "--grace", "0s"]).exits(0);
+    assert!(run.stdout.contains("may still be running"), "{}", run.stdout);
+    assert!(orphan.exists());
+    let out = running.wait_with_output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let _ = dozo.run(&["gc", "apply", "--grace", "0s"]).exits(0);
+    assert!(!orphan.exists());
+    let _ = dozo.run(&["verify", "--all"]).exits(0);
+}
+
+#[test]
+fn nothing_goes_while_the_needs_of_a_backup_are_unknown() {
+    let cluster = shared(15);
+    let shop = cluster.shop("0.01");
+    let dozo = Dozo::new(&shop, Place::Local);
+    let id = dozo.backup();
+    let _ = dozo.run(&["verify", "shop@latest"]).exits(0);
+    let orphan = dozo.repository().join("data/shop/public/orders/00000-20260101T000000Z-aaaaaa-abcdefgh.parquet");
+    let foreign = dozo.repository().join("data/shop/notes.txt");
+    let manifest = dozo.repository().join("backups/shop").join(&id).join("manifest.json");
+    let good = fs::read(&manifest).unwrap();
+    for file in [&orphan, &foreign] {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, "left").unwrap();
+    }
+    let all = files(&dozo.repository());
+    let mut damaged = good.clone();
+    damaged[100] ^= 1;
+    fs::write(&manifest, damaged).unwrap();
+    let run = dozo.run(&["gc", "apply", "--grace", "0s"]).exits(3);
+    assert!(run.stderr.contains("DOZO-E5015") && run.stderr.contains(&id), "{}", run.stderr);
+    assert_eq!(files(&dozo.repository()), all);
+    // It was verified once, so it was committed once: a manifest that is not there is no sign of a killed backup.
+    fs::remove_file(&manifest).unwrap();
+    let run = dozo.run(&["gc", "apply", "--grace", "0s"]).exits(3);
+    assert!(run.stderr.contains("is missing"), "{}", run.stderr);
+    fs::write(&manifest, good).unwrap();
+    assert_eq!(files(&dozo.repository()), all);
+    // Younger than the grace: it stays. What dozo did not write stays anyway.
+    let _ = dozo.run(&["gc", "apply"]).exits(0);
+    assert!(orphan.exists());
+    let _ = dozo.run(&["gc", "apply", "--grace", "0s"]).exits(0);
+    assert!(!orphan.exists() && foreign.exists());
+    let _ = dozo.run(&["verify", "--all"]).exits(0);
+}
