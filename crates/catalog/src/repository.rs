@@ -105,8 +105,16 @@ impl Repository {
             let mut rng = rand::rng();
             (format!("probe-{}", random_suffix(&mut rng, 12)), random_suffix(&mut rng, 16))
         };
-        store.put_new(&probe, Bytes::from_static(b"first")).await?;
-        let second = store.put_new(&probe, Bytes::from_static(b"second")).await?;
+        // Two writers at the same time: of a store with create-only puts one wins, and its bytes stand.
+        let (one, other) = (Bytes::from_static(b"one"), Bytes::from_static(b"other"));
+        let (first, second) = futures::join!(store.put_new(&probe, one.clone()), store.put_new(&probe, other.clone()));
+        let winner = match (first?, second?) {
+            (PutOutcome::Created, PutOutcome::Exists) => Some(one),
+            (PutOutcome::Exists, PutOutcome::Created) => Some(other),
+            _ => None,
+        };
+        let late = store.put_new(&probe, Bytes::from_static(b"late")).await?;
+        let create_only = late == PutOutcome::Exists && winner.is_some() && store.get_opt(&probe).await? == winner;
         // A host that may not delete leaves the probe behind; `gc plan` lists it.
         let _ = store.delete(&probe).await;
         let marker = RepositoryMarker {
@@ -115,7 +123,7 @@ impl Repository {
             id,
             created: clock.now(),
             tool: tool(),
-            create_only: second == PutOutcome::Exists,
+            create_only,
         };
         // Whoever comes second opens what the first one made.
         store.put_new(Layout::MARKER, to_json(Layout::MARKER, &marker)?).await?;

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use dozo_model::Timestamp;
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{Attributes, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 pub use error::StoreError;
 pub use fetch::{Fetched, ObjectData};
@@ -58,17 +58,19 @@ pub struct Store {
     prefix: Path,
     url: String,
     local: Option<PathBuf>,
+    /// Storage class of uploads.
+    class: Option<String>,
 }
 
 impl Store {
     /// Returns an empty store in memory.
     #[must_use]
     pub fn memory() -> Self {
-        Self::new(Arc::new(object_store::memory::InMemory::new()), Path::default(), "memory://".into(), None)
+        Self::new(Arc::new(object_store::memory::InMemory::new()), Path::default(), "memory://".into())
     }
 
-    fn new(inner: Arc<dyn ObjectStore>, prefix: Path, url: String, local: Option<PathBuf>) -> Self {
-        Self { inner, prefix, url, local }
+    fn new(inner: Arc<dyn ObjectStore>, prefix: Path, url: String) -> Self {
+        Self { inner, prefix, url, local: None, class: None }
     }
 
     /// Returns the URL, without secrets.
@@ -98,7 +100,11 @@ impl Store {
     /// When the store cannot be reached or refuses the write. A key with other bytes is not an error but
     /// [`PutOutcome::Exists`].
     pub async fn put_new(&self, key: &str, bytes: Bytes) -> Result<PutOutcome> {
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        self.put_with(key, bytes, Attributes::new()).await
+    }
+
+    async fn put_with(&self, key: &str, bytes: Bytes, attributes: Attributes) -> Result<PutOutcome> {
+        let options = PutOptions { mode: PutMode::Create, attributes, ..PutOptions::default() };
         match self.inner.put_opts(&self.path(key)?, PutPayload::from_bytes(bytes.clone()), options).await {
             Ok(_) => Ok(PutOutcome::Created),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
@@ -113,7 +119,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::Conflict`] when the key holds other bytes, else as [`Store::put_new`].
     pub async fn put_own(&self, key: &str, bytes: Bytes) -> Result<()> {
-        match self.put_new(key, bytes).await? {
+        let outcome = self.put_new(key, bytes).await?;
+        self.own(key, outcome)
+    }
+
+    fn own(&self, key: &str, outcome: PutOutcome) -> Result<()> {
+        match outcome {
             PutOutcome::Created => Ok(()),
             PutOutcome::Exists => Err(StoreError::Conflict { key: key.to_owned(), url: self.url.clone() }),
         }

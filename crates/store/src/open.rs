@@ -4,10 +4,10 @@ use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{BackoffConfig, ClientOptions, RetryConfig};
+use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
 
 use crate::{Result, Store, StoreError};
 
@@ -20,9 +20,28 @@ pub struct StoreOptions {
     pub region: Option<String>,
     /// `true` = `https://endpoint/bucket/key`, as most S3 servers other than AWS want it.
     pub path_style: Option<bool>,
-    /// Profile in `~/.aws/credentials`; else `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.
+    /// Profile in the credentials file; else `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, a web identity, the instance's role.
     pub profile: Option<String>,
+    /// File of profiles; else `$AWS_SHARED_CREDENTIALS_FILE`, else `~/.aws/credentials`. With it, the profile is `default`.
+    pub credentials_file: Option<PathBuf>,
+    /// PEM file of certificate authorities that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Encryption at rest by the server: `AES256` or `aws:kms`; else the bucket's own.
+    pub encryption: Option<String>,
+    /// Key for `aws:kms`; else the account's own.
+    pub kms_key: Option<String>,
+    /// Storage class of data objects; manifests and what stands beside them are in the bucket's own.
+    pub storage_class: Option<String>,
+    /// Deadline of one request.
+    pub request_timeout: Option<Duration>,
 }
+
+/// Storage classes out of which an object is read at once.
+const INSTANT: [&str; 6] = ["STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "EXPRESS_ONEZONE"];
+/// Deadline of one request: a part of [`crate::PART_BYTES`] at 30 kB/s.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
+/// After this long no request is tried again.
+const RETRY_FOR: Duration = Duration::from_secs(60);
 
 impl Store {
     /// Checks the form of a URL, without credentials and without opening anything.
@@ -49,7 +68,7 @@ impl Store {
         Self::check_url(url)?;
         let config = |reason: String| StoreError::Config { url: without_secret(url), reason };
         match url.split_once("://") {
-            Some(("s3", rest)) => Self::s3(rest, options).map_err(config),
+            Some(("s3", rest)) => Self::s3(rest, options, base).map_err(config),
             Some((_, path)) if path.starts_with('/') => Self::local(FsPath::new(path)),
             Some((_, path)) => Self::local(&base.join(path)),
             None => Err(config("it is not a URL".into())),
@@ -71,13 +90,24 @@ impl Store {
         let prefix = Path::from_absolute_path(&path).or_else(|_| Path::parse(text.trim_start_matches('/')));
         let prefix = prefix.map_err(|e| config(e.to_string()))?;
         let inner = LocalFileSystem::new().with_fsync(true);
-        Ok(Self::new(Arc::new(inner), prefix, url.clone(), Some(path)))
+        Ok(Self { local: Some(path), ..Self::new(Arc::new(inner), prefix, url.clone()) })
     }
 
-    fn s3(rest: &str, options: &StoreOptions) -> std::result::Result<Self, String> {
+    fn s3(rest: &str, options: &StoreOptions, base: &FsPath) -> std::result::Result<Self, String> {
         let (bucket, prefix) = rest.trim_end_matches('/').split_once('/').unwrap_or((rest.trim_end_matches('/'), ""));
-        let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: 5, retry_timeout: Duration::from_secs(60) };
-        let client = ClientOptions::new().with_connect_timeout(Duration::from_secs(10)).with_timeout(Duration::from_secs(300));
+        let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: 5, retry_timeout: RETRY_FOR };
+        let deadline = options.request_timeout.unwrap_or(REQUEST_TIMEOUT);
+        let mut client = ClientOptions::new().with_connect_timeout(Duration::from_secs(10)).with_timeout(deadline);
+        if let Some(file) = &options.ca_file {
+            let file = base.join(file);
+            let bad = |e: &dyn std::fmt::Display| format!("ca-file {}: {e}", file.display());
+            let pem = std::fs::read(&file).map_err(|e| bad(&e))?;
+            let all = Certificate::from_pem_bundle(&pem).map_err(|e| bad(&e))?;
+            if all.is_empty() {
+                return Err(bad(&"it holds no certificate"));
+            }
+            client = all.into_iter().fold(client, ClientOptions::with_root_certificate);
+        }
         let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry).with_client_options(client);
         if let Some(endpoint) = &options.endpoint {
             builder = builder.with_allow_http(endpoint.starts_with("http://")).with_endpoint(endpoint);
@@ -87,12 +117,29 @@ impl Store {
         }
         let path_style = options.path_style.unwrap_or(options.endpoint.is_some());
         builder = builder.with_virtual_hosted_style_request(!path_style);
+        let by_server: AmazonS3ConfigKey =
+            "aws_server_side_encryption".parse().map_err(|e: object_store::Error| e.to_string())?;
+        match (options.encryption.as_deref(), &options.kms_key) {
+            (None, None) => {}
+            (Some("AES256"), None) => builder = builder.with_config(by_server, "AES256"),
+            (Some("aws:kms"), Some(key)) => builder = builder.with_sse_kms_encryption(key),
+            (Some("aws:kms"), None) => builder = builder.with_config(by_server, "aws:kms"),
+            (Some("AES256") | None, Some(_)) => return Err("kms-key needs encryption = \"aws:kms\"".into()),
+            (Some(other), _) => return Err(format!("encryption `{other}` is not known (AES256 or aws:kms)")),
+        }
+        if let Some(class) = options.storage_class.as_deref().filter(|c| !INSTANT.contains(c)) {
+            let all = INSTANT.join(", ");
+            return Err(format!("storage-class `{class}` is not one that objects are read out of at once ({all})"));
+        }
+        let default = || options.credentials_file.is_some().then(|| "default".to_owned());
         let profile = options
             .profile
             .clone()
+            .or_else(default)
             .or_else(|| std::env::var("AWS_ACCESS_KEY_ID").is_err().then(|| std::env::var("AWS_PROFILE").ok()).flatten());
         if let Some(profile) = profile {
-            let (id, secret, token) = credentials_of_profile(&profile)?;
+            let (id, secret, token) =
+                credentials_of_profile(&profile, options.credentials_file.as_ref().map(|file| base.join(file)))?;
             builder = builder.with_access_key_id(id).with_secret_access_key(secret);
             if let Some(token) = token {
                 builder = builder.with_token(token);
@@ -100,17 +147,18 @@ impl Store {
         }
         let inner = builder.build().map_err(|e| e.to_string())?;
         let prefix = Path::parse(prefix).map_err(|e| e.to_string())?;
-        Ok(Self::new(Arc::new(inner), prefix, format!("s3://{rest}"), None))
+        let class = options.storage_class.clone();
+        Ok(Self { class, ..Self::new(Arc::new(inner), prefix, format!("s3://{rest}")) })
     }
 }
 
-/// Reads key id, secret and session token of a profile from `$AWS_SHARED_CREDENTIALS_FILE` or `~/.aws/credentials`.
+/// Reads key id, secret and session token of a profile from a file, else `$AWS_SHARED_CREDENTIALS_FILE`, else `~/.aws/credentials`.
 ///
 /// # Errors
 /// A text that names the file and what is missing in it.
-fn credentials_of_profile(profile: &str) -> std::result::Result<(String, String, Option<String>), String> {
-    let path = std::env::var_os("AWS_SHARED_CREDENTIALS_FILE")
-        .map(PathBuf::from)
+fn credentials_of_profile(profile: &str, file: Option<PathBuf>) -> std::result::Result<(String, String, Option<String>), String> {
+    let path = file
+        .or_else(|| std::env::var_os("AWS_SHARED_CREDENTIALS_FILE").map(PathBuf::from))
         .or_else(|| std::env::var_os("HOME").map(|home| FsPath::new(&home).join(".aws/credentials")));
     let path = path.ok_or("no HOME, so no ~/.aws/credentials")?;
     let file = ini::Ini::load_from_file(&path).map_err(|e| format!("profile `{profile}`: {}: {e}", path.display()))?;
@@ -148,6 +196,14 @@ mod tests {
         assert_eq!(open("file://../a/./b"), "file:///a/b");
         assert!(reason("/var/lib/dozo").contains("not a URL"));
         assert!(reason("ftp://x/y").contains("`ftp` is not supported"));
+        let s3 = |options: StoreOptions| Store::open("s3://bucket/x", &options, FsPath::new("/base")).unwrap_err().to_string();
+        let text = |s: &str| Some(s.to_owned());
+        assert!(s3(StoreOptions { encryption: text("rot13"), ..Default::default() }).contains("`rot13` is not known"));
+        assert!(s3(StoreOptions { kms_key: text("k"), ..Default::default() }).contains("kms-key needs"));
+        assert!(s3(StoreOptions { storage_class: text("DEEP_ARCHIVE"), ..Default::default() }).contains("DEEP_ARCHIVE"));
+        assert!(s3(StoreOptions { ca_file: Some("ca.pem".into()), ..Default::default() }).contains("ca-file /base/ca.pem"));
+        let file = StoreOptions { credentials_file: Some("keys".into()), ..Default::default() };
+        assert!(s3(file).contains("profile `default`: /base/keys"));
         let secret = reason("s3://AKIA:hunter2@bucket/x");
         assert!(!secret.contains("hunter2"), "{secret}");
     }

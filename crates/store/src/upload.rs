@@ -5,7 +5,7 @@
 //! that aborts the upload. *Cancellation*: dropping the sender.
 
 use bytes::Bytes;
-use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
+use object_store::{Attribute, Attributes, MultipartUpload, PutPayload};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -34,20 +34,25 @@ impl Store {
     /// multipart upload was aborted.
     pub async fn upload(&self, key: &str, mut parts: mpsc::Receiver<UploadPart>) -> Result<u64> {
         let stopped = || StoreError::Cancelled { key: key.to_owned() };
-        let first = match parts.recv().await {
-            Some(UploadPart::Data(first)) => first,
-            Some(UploadPart::End) => Bytes::new(),
+        let (first, next) = match parts.recv().await {
+            Some(UploadPart::Data(first)) => (first, parts.recv().await),
+            Some(UploadPart::End) => (Bytes::new(), Some(UploadPart::End)),
             None => return Err(stopped()),
         };
-        match parts.recv().await {
+        match next {
             Some(UploadPart::End) => {
                 let size = first.len() as u64;
-                self.put_own(key, first).await?;
+                let outcome = self.put_with(key, first, self.attributes()).await?;
+                self.own(key, outcome)?;
                 Ok(size)
             }
             Some(UploadPart::Data(second)) => {
                 let path = self.path(key)?;
-                let mut upload = self.inner.put_multipart(&path).await.map_err(|e| self.error("write", key, e))?;
+                let mut upload = self
+                    .inner
+                    .put_multipart_opts(&path, self.attributes().into())
+                    .await
+                    .map_err(|e| self.error("write", key, e))?;
                 match self.parts(key, upload.as_mut(), first, second, &mut parts).await {
                     Ok(size) => Ok(size),
                     Err(error) => {
@@ -59,6 +64,11 @@ impl Store {
             }
             None => Err(stopped()),
         }
+    }
+
+    /// The storage class counts from the first byte: moving an object later costs a request and a minimum stay.
+    fn attributes(&self) -> Attributes {
+        self.class.iter().map(|class| (Attribute::StorageClass, class.clone())).collect()
     }
 
     async fn parts(

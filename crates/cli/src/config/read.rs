@@ -231,6 +231,12 @@ impl<'t> Reader<'t> {
             region: self.text(&mut table, "region"),
             path_style: self.boolean(&mut table, "path-style"),
             profile: self.text(&mut table, "profile"),
+            credentials_file: self.text(&mut table, "credentials-file").map(PathBuf::from),
+            ca_file: self.text(&mut table, "ca-file").map(PathBuf::from),
+            encryption: self.text(&mut table, "encryption"),
+            kms_key: self.text(&mut table, "kms-key"),
+            storage_class: self.text(&mut table, "storage-class"),
+            request_timeout: self.parsed::<Span>(&mut table, "request-timeout").map(|span| span.0),
         };
         let min_free = self.parsed::<Percent>(&mut table, "min-free").unwrap_or(MIN_FREE).0;
         let only_host = self.text(&mut table, "only-host");

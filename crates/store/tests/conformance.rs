@@ -1,0 +1,199 @@
+//! What every store must do, asked of memory, a local folder and a real S3 server by the same function.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use dozo_model::Sha256Digest;
+use dozo_store::{
+    Intercept, ObjectData, Operation, PART_BYTES, PutOutcome, Request, Store, StoreError, StoreOptions, UploadPart, Verdict,
+};
+use dozo_testkit::shared_s3;
+use tokio::sync::mpsc;
+
+struct Place {
+    name: &'static str,
+    store: Store,
+    /// Kept until the test ends.
+    _folder: Option<tempfile::TempDir>,
+}
+
+/// A store of each kind, empty.
+fn places(test: &str) -> Vec<Place> {
+    let local = tempfile::tempdir().unwrap();
+    let folder = Store::open("file://repo", &StoreOptions::default(), local.path()).unwrap();
+    let s3 = shared_s3();
+    let keys = tempfile::tempdir().unwrap();
+    let text = format!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n", s3.key, s3.secret);
+    std::fs::write(keys.path().join("credentials"), text).unwrap();
+    let options = StoreOptions {
+        endpoint: Some(s3.endpoint.clone()),
+        region: Some("us-east-1".into()),
+        credentials_file: Some("credentials".into()),
+        storage_class: Some("STANDARD_IA".into()),
+        ..StoreOptions::default()
+    };
+    let url = format!("s3://{}/conformance/{test}-{}", s3.bucket, std::process::id());
+    let remote = Store::open(&url, &options, keys.path()).unwrap();
+    vec![
+        Place { name: "memory", store: Store::memory(), _folder: None },
+        Place { name: "local", store: folder, _folder: Some(local) },
+        Place { name: "s3", store: remote, _folder: Some(keys) },
+    ]
+}
+
+fn noise(len: usize) -> Bytes {
+    let byte = |i: usize| (i.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0];
+    (0..len).map(byte).collect::<Vec<u8>>().into()
+}
+
+async fn upload(store: &Store, key: &str, parts: &[Bytes], end: bool) -> Result<u64, StoreError> {
+    let (sender, receiver) = mpsc::channel(1);
+    let feed = async {
+        for part in parts {
+            if sender.send(UploadPart::Data(part.clone())).await.is_err() {
+                return;
+            }
+        }
+        if end {
+            let _ = sender.send(UploadPart::End).await;
+        }
+        drop(sender);
+    };
+    futures::join!(feed, store.upload(key, receiver)).1
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_written_once() {
+    for Place { name, store, _folder } in places("once") {
+        assert_eq!(store.put_new("a/one", Bytes::from_static(b"1")).await.unwrap(), PutOutcome::Created, "{name}");
+        // The same request once more: its answer may have been lost.
+        assert_eq!(store.put_new("a/one", Bytes::from_static(b"1")).await.unwrap(), PutOutcome::Created, "{name}");
+        assert_eq!(store.put_new("a/one", Bytes::from_static(b"2")).await.unwrap(), PutOutcome::Exists, "{name}");
+        assert!(matches!(store.put_own("a/one", Bytes::from_static(b"2")).await, Err(StoreError::Conflict { .. })), "{name}");
+        assert_eq!(store.get("a/one").await.unwrap(), "1", "{name}");
+        // A race: many writers, one winner, whose bytes stand.
+        for round in 0..3 {
+            let key = format!("race/{round}");
+            let writers = (0..8).map(|n| {
+                let (store, key) = (store.clone(), key.clone());
+                tokio::spawn(async move { (n, store.put_new(&key, Bytes::from(format!("writer {n}"))).await.unwrap()) })
+            });
+            let done = futures::future::join_all(writers).await.into_iter().map(Result::unwrap);
+            let won: Vec<i32> = done.filter(|(_, o)| *o == PutOutcome::Created).map(|(n, _)| n).collect();
+            assert_eq!(won.len(), 1, "{name}: {won:?}");
+            assert_eq!(store.get(&key).await.unwrap(), format!("writer {}", won[0]), "{name}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_written_is_listed_at_once_and_gone_when_deleted() {
+    for Place { name, store, _folder } in places("list") {
+        assert!(store.list("data").await.unwrap().is_empty(), "{name}");
+        assert_eq!(store.get_opt("data/none").await.unwrap(), None, "{name}");
+        assert_eq!(store.size("data/none").await.unwrap(), None, "{name}");
+        let keys = ["data/a/-4frders/1", "data/a/orders/1", "data/a/orders/2", "data/b/x", "database/y"];
+        for (n, key) in keys.iter().enumerate() {
+            store.put_own(key, noise(n + 1)).await.unwrap();
+            let folder = key.split('/').next().unwrap();
+            assert!(store.list(folder).await.unwrap().iter().any(|o| o.key == *key), "{name}: {key}");
+        }
+        let listed = store.list("data").await.unwrap();
+        assert_eq!(listed.iter().map(|o| o.key.as_str()).collect::<Vec<_>>(), keys[..4], "{name}");
+        assert_eq!(listed.iter().map(|o| o.bytes).collect::<Vec<_>>(), [1, 2, 3, 4], "{name}");
+        assert_eq!(store.folders("data").await.unwrap(), ["a", "b"], "{name}");
+        assert_eq!(store.size(keys[1]).await.unwrap(), Some(2), "{name}");
+        store.delete(keys[1]).await.unwrap();
+        store.delete(keys[1]).await.unwrap();
+        assert_eq!(store.list("data").await.unwrap().len(), 3, "{name}");
+        assert!(matches!(store.get(keys[1]).await, Err(StoreError::NotFound { .. })), "{name}");
+        for key in ["../x", "a/../x", "a//b"] {
+            assert!(matches!(store.put_new(key, Bytes::new()).await, Err(StoreError::BadKey { .. })), "{name}: {key}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_appear_whole_or_not_at_all() {
+    for Place { name, store, _folder } in places("upload") {
+        let (full, rest) = (noise(PART_BYTES), noise(12_345));
+        for (key, parts) in [
+            ("data/empty", vec![]),
+            ("data/one", vec![rest.clone()]),
+            ("data/many", vec![full.clone(), full.clone(), full.clone(), rest.clone()]),
+        ] {
+            let whole: Vec<u8> = parts.concat();
+            assert_eq!(upload(&store, key, &parts, true).await.unwrap(), whole.len() as u64, "{name}: {key}");
+            let fetched = store.fetch(key).await.unwrap();
+            assert_eq!((fetched.bytes, fetched.sha256), (whole.len() as u64, Sha256Digest::of(&whole)), "{name}: {key}");
+            if let ObjectData::Memory(bytes) = fetched.data {
+                assert_eq!(bytes, whole, "{name}: {key}");
+            }
+        }
+        // Stopped in the middle: no object, and nothing staged.
+        for parts in [vec![], vec![rest.clone()], vec![full.clone(), full.clone()]] {
+            assert!(matches!(upload(&store, "data/stopped", &parts, false).await, Err(StoreError::Cancelled { .. })), "{name}");
+            assert_eq!(store.size("data/stopped").await.unwrap(), None, "{name}");
+        }
+        assert!(store.staged().unwrap().is_empty(), "{name}");
+        assert_eq!(store.list("data").await.unwrap().len(), 3, "{name}");
+    }
+}
+
+/// Answers one request of an operation, counted from 0, in its own way.
+#[derive(Debug)]
+struct Nth {
+    operation: Operation,
+    nth: usize,
+    seen: AtomicUsize,
+    verdict: Verdict,
+}
+
+impl Nth {
+    fn new(operation: Operation, nth: usize, verdict: Verdict) -> Arc<Self> {
+        Arc::new(Self { operation, nth, seen: AtomicUsize::new(0), verdict })
+    }
+}
+
+#[async_trait::async_trait]
+impl Intercept for Nth {
+    async fn before(&self, request: Request) -> Verdict {
+        let hit = request.operation == self.operation && self.seen.fetch_add(1, Ordering::SeqCst) == self.nth;
+        if hit { self.verdict } else { Verdict::Pass }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_lost_answers_and_short_reads_are_seen() {
+    for Place { name, store, _folder } in places("faults") {
+        let (full, rest) = (noise(PART_BYTES), noise(777));
+        let parts = [full, rest.clone()];
+        // Whichever request fails: an error, no object, nothing staged, and the next attempt under another key goes through.
+        for (operation, nth) in [(Operation::Begin, 0), (Operation::Part, 0), (Operation::Part, 1), (Operation::Complete, 0)] {
+            let key = format!("data/{operation:?}-{nth}").to_lowercase();
+            let failing = store.intercepted(Nth::new(operation, nth, Verdict::Fail));
+            assert!(matches!(upload(&failing, &key, &parts, true).await, Err(StoreError::Failed { .. })), "{name}: {key}");
+            assert_eq!(store.size(&key).await.unwrap(), None, "{name}: {key}");
+            assert!(upload(&failing, &format!("{key}-again"), &parts, true).await.is_ok(), "{name}: {key}");
+        }
+        assert!(store.staged().unwrap().is_empty(), "{name}");
+        // The answer to a put is lost: the request made again finds its own bytes.
+        let losing = store.intercepted(Nth::new(Operation::Put, 0, Verdict::LoseAnswer));
+        assert!(losing.put_own("fate", Bytes::from_static(b"doom")).await.is_err(), "{name}");
+        losing.put_own("fate", Bytes::from_static(b"doom")).await.unwrap();
+        // A put that is acknowledged and lost is not there when somebody looks.
+        let lying = store.intercepted(Nth::new(Operation::Put, 0, Verdict::LoseWrite));
+        lying.put_own("data/lost", rest.clone()).await.unwrap();
+        assert_eq!(store.size("data/lost").await.unwrap(), None, "{name}");
+        // A read that ends early has another length and digest.
+        store.put_own("data/whole", rest.clone()).await.unwrap();
+        let short = store.intercepted(Nth::new(Operation::Get, 0, Verdict::Truncate(7)));
+        let fetched = short.fetch("data/whole").await.unwrap();
+        assert_eq!(fetched.bytes, 770, "{name}");
+        assert_ne!(fetched.sha256, Sha256Digest::of(&rest), "{name}");
+        assert_eq!(short.fetch("data/whole").await.unwrap().sha256, Sha256Digest::of(&rest), "{name}");
+    }
+}
