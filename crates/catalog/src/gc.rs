@@ -7,7 +7,7 @@
 //! whose intent comes later sees every doom that was read. *Crash behaviour*: objects of a doomed backup go before its manifest, its fate stays; the next run
 //! goes on.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use dozo_model::{BackupId, FORMAT_VERSION, LeaseRecord, Operator, SourceName, Timestamp};
@@ -107,8 +107,6 @@ pub struct GcDone {
     pub bytes: u64,
     /// Sources of which nothing was deleted, because these backups are running.
     pub postponed: Vec<String>,
-    /// What is left.
-    pub left: GcPlan,
 }
 
 /// A look at everything.
@@ -171,7 +169,6 @@ impl Repository {
             done.bytes += object.bytes;
         }
         done.postponed = survey.running.iter().map(|(source, id)| format!("{source}@{id}")).collect();
-        done.left = self.gc_plan(options).await?;
         Ok(done)
     }
 
@@ -194,11 +191,11 @@ impl Repository {
             Survey { plan: GcPlan::default(), garbage: Vec::new(), staged: Vec::new(), running: came_since.collect() };
         let plan = &mut survey.plan;
         let mut named: HashSet<&str> = HashSet::new();
-        let mut parents: HashMap<&BackupId, &BackupId> = HashMap::new();
+        let mut parents: HashSet<&BackupId> = HashSet::new();
         for entry in &entries {
             let BackupState::Committed(manifest) = &entry.state else { continue };
             named.extend(manifest.objects.iter().map(|o| o.key.as_str()));
-            parents.extend(manifest.parent.as_ref().map(|p| (p, &entry.id)));
+            parents.extend(&manifest.parent);
             if manifest.min_deleter > FORMAT_VERSION {
                 plan.unreadable.push(format!("{}@{} asks for a newer dozo to delete anything", entry.source, entry.id));
             }
@@ -229,9 +226,10 @@ impl Repository {
                     Uncommitted::Aborted
                 }
                 BackupState::Uncommitted(_) => {
-                    // A check, an acceptance or a child: it was committed, and its manifest is lost.
-                    let was_committed = own.iter().any(|o| o.key.contains("/checks/") || o.key.ends_with("/accepted.json"));
-                    if was_committed || parents.contains_key(&entry.id) {
+                    // A check, an acceptance or a child: it was committed, and its manifest is lost, unless it came since.
+                    let events = own.iter().any(|o| o.key.contains("/checks/") || o.key.ends_with("/accepted.json"));
+                    let committed_since = own.iter().any(|o| o.key.ends_with("/manifest.json"));
+                    if (events || parents.contains(&entry.id)) && !committed_since {
                         plan.unreadable.push(format!("the manifest of {}@{} is missing", entry.source, entry.id));
                         continue;
                     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -55,7 +56,8 @@ async fn marked_taken_back_marked_again_doomed_and_gone() {
     assert!(matches!(repository.parent_stands(source, &old.id).await, Err(CatalogError::ParentGone { .. })));
     // Not due: nothing happens. It can still be restored, and taken back.
     let done = repository.gc_apply(&options(now), &who).await.unwrap();
-    assert_eq!((done.doomed.len(), done.objects, done.left.marked.len()), (0, 0, 1));
+    assert_eq!((done.doomed.len(), done.objects), (0, 0));
+    assert_eq!(repository.gc_plan(&options(now)).await.unwrap().marked.len(), 1);
     assert!(repository.manifest(source, &old.id).await.is_ok());
     repository.undo(source, &old.id, &by).await.unwrap();
     assert_eq!(repository.fate(source, &old.id).await.unwrap(), Fate::Stands);
@@ -127,4 +129,61 @@ async fn a_store_that_loses_what_it_acknowledged_is_found_out() {
     assert!(matches!(&error, CatalogError::NotStored { count: 1, found: None, .. }), "{error}");
     let kept = committed(&Repository::open(honest).await.unwrap(), 2, None).await;
     repository.everything_stands(&kept).await.unwrap();
+}
+
+/// Answers one request, counted from 0, in its own way.
+#[derive(Debug)]
+struct Nth {
+    nth: usize,
+    seen: AtomicUsize,
+    verdict: Verdict,
+}
+
+#[async_trait::async_trait]
+impl Intercept for Nth {
+    async fn before(&self, _: Request) -> Verdict {
+        if self.seen.fetch_add(1, Ordering::SeqCst) == self.nth { self.verdict } else { Verdict::Pass }
+    }
+}
+
+/// Whichever request of a collection fails, or loses its answer: an error, nothing lost that is needed, and the next run ends
+/// where one without a fault ends.
+#[tokio::test]
+async fn a_collection_fails_at_any_request_and_goes_on() {
+    let now = at("2026-11-25T00:00:00Z");
+    let (who, mut swept) = (operator(), 0);
+    for verdict in [Verdict::Fail, Verdict::LoseAnswer] {
+        for nth in 0.. {
+            let store = Store::memory();
+            let repository = Repository::open_or_init(store.clone(), &FixedClock(now)).await.unwrap();
+            let old = committed(&repository, 1, None).await;
+            let lone = committed(&repository, 2, None).await;
+            let kept = committed(&repository, 3, Some(&old)).await;
+            let by = Decision { operator: &who, at: now, reason: "test" };
+            for gone in [&old, &lone] {
+                repository.mark(&gone.source, &gone.id, &by, now).await.unwrap();
+            }
+            let fault = Arc::new(Nth { nth, seen: AtomicUsize::new(0), verdict });
+            let faulty = Repository::open(store.intercepted(Arc::clone(&fault) as Arc<dyn Intercept>)).await;
+            let failed = match &faulty {
+                Ok(faulty) => faulty.gc_apply(&options(now), &who).await.is_err(),
+                Err(_) => true,
+            };
+            repository.everything_stands(&kept).await.unwrap();
+            if fault.seen.load(Ordering::SeqCst) <= nth {
+                assert!(!failed, "no fault, no failure");
+                break;
+            }
+            assert!(failed, "request {nth}, {verdict:?}: a failure is told");
+            swept += 1;
+            repository.gc_apply(&options(now), &who).await.unwrap();
+            repository.everything_stands(&kept).await.unwrap();
+            let data: Vec<String> = store.list("data").await.unwrap().into_iter().map(|o| o.key).collect();
+            let mut needed: Vec<String> = kept.objects.iter().map(|o| o.key.clone()).collect();
+            needed.sort();
+            assert_eq!(data, needed, "request {nth}, {verdict:?}");
+        }
+    }
+    println!("{swept} requests of a collection failed, one in each run");
+    assert!(swept >= 60, "{swept}");
 }
