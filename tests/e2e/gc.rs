@@ -55,11 +55,11 @@ fn a_running_backup_is_waited_for() {
     let cluster = shared(15);
     let shop = cluster.shop("0.1");
     let dozo = Dozo::new(&shop, Place::Local);
-    let _ = dozo.backup();
+    let id = dozo.backup();
     let running = dozo.command(&["backup", "shop", "--full", "--rate", "2MB"]).spawn().unwrap();
     until("intent", || !plan(&dozo)["uncommitted"].as_array().unwrap().is_empty());
     // An object of a source that a running backup holds stays, whoever it belongs to.
-    let orphan = dozo.repository().join("data/shop/public/orders/00000-20260101T000000Z-aaaaaa-abcdefgh.parquet");
+    let orphan = dozo.repository().join(format!("data/shop/public/orders/00000-{id}-zzzzzzzz.parquet"));
     fs::create_dir_all(orphan.parent().unwrap()).unwrap();
     fs::write(&orphan, "left").unwrap();
     let run = dozo.run(&["gc", "apply", "--grace", "0s"]).exits(0);
@@ -79,7 +79,7 @@ fn nothing_goes_while_the_needs_of_a_backup_are_unknown() {
     let dozo = Dozo::new(&shop, Place::Local);
     let id = dozo.backup();
     let _ = dozo.run(&["verify", "shop@latest"]).exits(0);
-    let orphan = dozo.repository().join("data/shop/public/orders/00000-20260101T000000Z-aaaaaa-abcdefgh.parquet");
+    let orphan = dozo.repository().join(format!("data/shop/public/orders/00000-{id}-zzzzzzzz.parquet"));
     let foreign = dozo.repository().join("data/shop/notes.txt");
     let manifest = dozo.repository().join("backups/shop").join(&id).join("manifest.json");
     let good = fs::read(&manifest).unwrap();
@@ -99,6 +99,15 @@ fn nothing_goes_while_the_needs_of_a_backup_are_unknown() {
     let run = dozo.run(&["gc", "apply", "--grace", "0s"]).exits(3);
     assert!(run.stderr.contains("is missing"), "{}", run.stderr);
     fs::write(&manifest, good).unwrap();
+    assert_eq!(files(&dozo.repository()), all);
+    // Nor is a folder that is missing, or renamed, as a whole.
+    let folder = manifest.parent().unwrap();
+    for elsewhere in [dozo.folder.path().join("lost"), folder.with_extension("bak")] {
+        fs::rename(folder, &elsewhere).unwrap();
+        let run = dozo.run(&["gc", "apply", "--grace", "0s"]).exits(3);
+        assert!(run.stderr.contains("DOZO-E5015"), "{}", run.stderr);
+        fs::rename(&elsewhere, folder).unwrap();
+    }
     assert_eq!(files(&dozo.repository()), all);
     // Younger than the grace: it stays. What dozo did not write stays anyway.
     let _ = dozo.run(&["gc", "apply"]).exits(0);

@@ -104,7 +104,7 @@ impl Repository {
         }
     }
 
-    /// Dooms a marked backup whose time has come. Returns whether it is doomed now, by us or by somebody else.
+    /// Dooms a marked backup. Returns whether it is doomed now, by us or by somebody else; a mark that is not due stays.
     ///
     /// # Errors
     /// [`CatalogError::NotMarked`], or what the store says.
@@ -118,6 +118,10 @@ impl Repository {
         match self.fate_and_next(source, id).await? {
             (Fate::Stands, _) => Err(CatalogError::NotMarked { source_name: source.clone(), id: id.clone() }),
             (Fate::Doomed(found), _) => Ok(Fate::Doomed(found)),
+            // Another mark than the one that was looked at: it was taken back and made again meanwhile.
+            (Fate::Marked(mark), _) if record.state == FateState::Doom && mark.due.is_some_and(|due| due > record.at) => {
+                Ok(Fate::Marked(mark))
+            }
             (Fate::Marked(_), n) => {
                 self.put_fate(source, id, n, record).await?;
                 self.fate(source, id).await

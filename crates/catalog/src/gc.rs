@@ -177,12 +177,14 @@ impl Repository {
         let data = self.store().list(Layout::DATA).await?;
         let entries = self.backups(None).await?;
         // Intents last: one that comes later than this listing sees every doom that was read above.
+        let mut misplaced = Vec::new();
         let mut beside: BTreeMap<(SourceName, BackupId), Vec<ObjectInfo>> = BTreeMap::new();
         for object in self.store().list(Layout::BACKUPS).await? {
             let mut parts = object.key.split('/').skip(1);
             let source = parts.next().and_then(|s| SourceName::parse(s).ok());
-            if let (Some(source), Some(id)) = (source, parts.next().and_then(|id| BackupId::parse(id).ok())) {
-                beside.entry((source, id)).or_default().push(object);
+            match (source, parts.next().and_then(|id| BackupId::parse(id).ok())) {
+                (Some(source), Some(id)) => beside.entry((source, id)).or_default().push(object),
+                _ => misplaced.push(object.key),
             }
         }
         let known: HashSet<(&SourceName, &BackupId)> = entries.iter().map(|e| (&e.source, &e.id)).collect();
@@ -190,12 +192,19 @@ impl Repository {
         let mut survey =
             Survey { plan: GcPlan::default(), garbage: Vec::new(), staged: Vec::new(), running: came_since.collect() };
         let plan = &mut survey.plan;
+        for key in misplaced {
+            // Somebody renamed a folder: what its backup needs is not seen.
+            let list = if key.ends_with("/manifest.json") { &mut plan.unreadable } else { &mut plan.foreign };
+            list.push(format!("{key} stands where no backup of dozo stands"));
+        }
         let mut named: HashSet<&str> = HashSet::new();
-        let mut parents: HashSet<&BackupId> = HashSet::new();
+        // Whose objects are named by others was committed once.
+        let mut parents: HashSet<BackupId> = HashSet::new();
         for entry in &entries {
             let BackupState::Committed(manifest) = &entry.state else { continue };
             named.extend(manifest.objects.iter().map(|o| o.key.as_str()));
-            parents.extend(&manifest.parent);
+            parents.extend(manifest.parent.clone());
+            parents.extend(manifest.objects.iter().filter_map(|o| backup_of(&o.key)));
             if manifest.min_deleter > FORMAT_VERSION {
                 plan.unreadable.push(format!("{}@{} asks for a newer dozo to delete anything", entry.source, entry.id));
             }
@@ -216,8 +225,11 @@ impl Repository {
                 }
                 BackupState::Doomed(_) => {
                     gone.insert(&entry.id);
-                    let is_fate = |o: &&ObjectInfo| o.key.rsplit('/').next().is_some_and(|name| name.starts_with("fate-"));
-                    survey.garbage.extend(own.iter().filter(|o| !is_fate(o)).cloned());
+                    let left: Vec<ObjectInfo> = own.iter().filter(|o| !o.key.contains("/fate-")).cloned().collect();
+                    if !left.is_empty() {
+                        plan.marked.push(MarkedBackup { source: entry.source.clone(), id: entry.id.clone(), due: None });
+                    }
+                    survey.garbage.extend(left);
                     continue;
                 }
                 BackupState::Aborted => {
@@ -226,14 +238,16 @@ impl Repository {
                     Uncommitted::Aborted
                 }
                 BackupState::Uncommitted(_) => {
-                    // A check, an acceptance or a child: it was committed, and its manifest is lost, unless it came since.
-                    let events = own.iter().any(|o| o.key.contains("/checks/") || o.key.ends_with("/accepted.json"));
+                    // A check, an acceptance, a fate or a child: it was committed, and its manifest is lost, unless it came since.
+                    let is_event = |key: &str| ["/checks/", "/accepted.json", "/fate-"].iter().any(|part| key.contains(part));
+                    let events = own.iter().any(|o| is_event(&o.key));
                     let committed_since = own.iter().any(|o| o.key.ends_with("/manifest.json"));
                     if (events || parents.contains(&entry.id)) && !committed_since {
                         plan.unreadable.push(format!("the manifest of {}@{} is missing", entry.source, entry.id));
                         continue;
                     }
-                    let state = self.uncommitted(entry, options).await?;
+                    let newest = own.iter().map(|o| o.modified).max().unwrap_or(options.now);
+                    let state = self.uncommitted(entry, newest, options).await?;
                     survey.running.insert((entry.source.clone(), entry.id.clone()));
                     state
                 }
@@ -255,11 +269,20 @@ impl Repository {
         let held: HashSet<&str> = survey.running.iter().map(|(source, _)| source.as_str()).collect();
         let is_held = |o: &ObjectInfo| o.key.split('/').nth(1).is_some_and(|source| held.contains(source));
         let mut garbage = Vec::new();
+        let ids: HashSet<&BackupId> = entries.iter().map(|e| &e.id).collect();
+        let mut lost: HashSet<BackupId> = HashSet::new();
         for object in data.into_iter().filter(|o| !named.contains(o.key.as_str())) {
-            let Some(id) = backup_of(&object) else {
+            let Some(id) = backup_of(&object.key) else {
                 plan.foreign.push(object.key);
                 continue;
             };
+            if !ids.contains(&id) {
+                // Intents come before objects, and aborts and dooms stay: its folder is lost, and what else it named is unknown.
+                if lost.insert(id.clone()) {
+                    plan.unreadable.push(format!("{} is there, and nothing of its backup {id} is", object.key));
+                }
+                continue;
+            }
             if let Some(backup) = open.get(&id).and_then(|n| plan.uncommitted.get_mut(*n)) {
                 backup.objects += 1;
                 backup.bytes += object.bytes;
@@ -276,7 +299,7 @@ impl Repository {
         garbage.extend(files);
         garbage.extend(manifests);
         garbage.retain(|o| !is_held(o));
-        for object in self.store().list("").await?.into_iter().filter(|o| o.key.starts_with("probe-")) {
+        for object in self.store().list("").await?.into_iter().filter(|o| is_probe(&o.key)) {
             plan.orphan_bytes += object.bytes;
             plan.orphans.push(object.key.clone());
             garbage.extend(Some(object).filter(old));
@@ -301,7 +324,7 @@ impl Repository {
 
     /// Tells whether a backup without a manifest is to be waited for. Being wrong costs work, never an object that a committed
     /// backup names.
-    async fn uncommitted(&self, entry: &BackupEntry, options: &GcOptions) -> Result<Uncommitted> {
+    async fn uncommitted(&self, entry: &BackupEntry, newest: Timestamp, options: &GcOptions) -> Result<Uncommitted> {
         let BackupState::Uncommitted(intent) = &entry.state else { return Ok(Uncommitted::Aborted) };
         let running = match intent.as_ref().and_then(|i| lives(&i.holder)) {
             Some(alive) => alive,
@@ -309,7 +332,7 @@ impl Repository {
                 let (_, lease) = self.newest_lease(&entry.source).await?;
                 let patience = options.grace.max(3 * LEASE_DEAD_AFTER);
                 let beats = |l: &LeaseRecord| l.backup == entry.id && !older(l.written, options.now, patience);
-                let started = intent.as_ref().map_or(Timestamp::MIN, |i| i.started);
+                let started = intent.as_ref().map_or(newest, |i| i.started);
                 lease.as_ref().is_some_and(beats) || !older(started, options.now, options.grace)
             }
         };
@@ -330,9 +353,14 @@ fn older(at: Timestamp, now: Timestamp, least: Duration) -> bool {
     !age.is_negative() && age.unsigned_abs() >= least
 }
 
+/// Tells whether a key is one that the probe of a new repository leaves behind.
+fn is_probe(key: &str) -> bool {
+    key.strip_prefix("probe-").is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|c| c.is_ascii_alphanumeric()))
+}
+
 /// Reads the backup id out of a data key: `<chunk>-<backup id>-<random>.parquet`.
-fn backup_of(object: &ObjectInfo) -> Option<BackupId> {
-    let name = object.key.rsplit('/').next()?.strip_suffix(".parquet")?;
+fn backup_of(key: &str) -> Option<BackupId> {
+    let name = key.rsplit('/').next()?.strip_suffix(".parquet")?;
     let (_, rest) = name.split_once('-')?;
     BackupId::parse(rest.get(..23)?).ok()
 }

@@ -237,7 +237,7 @@ impl Repository {
                 Ok(BackupState::Uncommitted(intent.and_then(|b| from_json(&key, &b).ok()).map(Box::new)))
             }
             Err(CatalogError::Manifest { source: ManifestError::Aborted, .. }) => Ok(BackupState::Aborted),
-            Err(e @ (CatalogError::Manifest { .. } | CatalogError::Misplaced { .. })) => {
+            Err(e @ (CatalogError::Manifest { .. } | CatalogError::Misplaced { .. } | CatalogError::Record { .. })) => {
                 let cause = std::error::Error::source(&e).map(|s| format!(": {s}")).unwrap_or_default();
                 Ok(BackupState::Unreadable(format!("{e}{cause}")))
             }
@@ -256,7 +256,11 @@ impl Repository {
         }
         let key = Layout::file(source, id, "manifest.json");
         let Some(bytes) = self.store.get_opt(&key).await? else {
-            return Err(CatalogError::NoBackup { selector: format!("{source}@{id}") });
+            // It may have been doomed and deleted since its fate was read.
+            return match self.fate(source, id).await? {
+                Fate::Doomed(record) => Err(doomed(source, id, record)),
+                _ => Err(CatalogError::NoBackup { selector: format!("{source}@{id}") }),
+            };
         };
         let manifest = Manifest::from_bytes(&bytes).map_err(|e| CatalogError::Manifest {
             source_name: source.clone(),

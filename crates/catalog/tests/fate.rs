@@ -54,6 +54,7 @@ async fn marked_taken_back_marked_again_doomed_and_gone() {
     let mark = repository.mark(source, &old.id, &by, at("2026-11-26T00:00:00Z")).await.unwrap();
     assert_eq!(repository.mark(source, &old.id, &by, now).await.unwrap(), mark, "the first mark counts");
     assert!(matches!(repository.parent_stands(source, &old.id).await, Err(CatalogError::ParentGone { .. })));
+    assert!(!repository.doom(source, &old.id, &by).await.unwrap(), "a mark that is not due stays");
     // Not due: nothing happens. It can still be restored, and taken back.
     let done = repository.gc_apply(&options(now), &who).await.unwrap();
     assert_eq!((done.doomed.len(), done.objects), (0, 0));

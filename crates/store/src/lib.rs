@@ -236,7 +236,8 @@ impl Store {
             for entry in entries.flatten() {
                 let path = entry.path();
                 let name = entry.file_name().to_string_lossy().into_owned();
-                if path.is_dir() {
+                // Links are not followed: they may lead out of the repository.
+                if entry.file_type().is_ok_and(|t| t.is_dir()) {
                     open.push(path);
                 } else if name.rsplit_once('#').is_some_and(|(_, n)| !n.is_empty() && n.bytes().all(|c| c.is_ascii_digit())) {
                     let key = path.strip_prefix(root).unwrap_or(&path).display().to_string();

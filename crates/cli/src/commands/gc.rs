@@ -45,7 +45,11 @@ fn plan_lines(plan: &GcPlan) -> Vec<String> {
         lines.push(format!("{}@{}  {state}, started {started}, {} objects, {size}", b.source, b.id, b.objects));
     }
     for b in &plan.marked {
-        lines.push(format!("{}@{}  marked for deletion, can be taken back until {}", b.source, b.id, when(b.due)));
+        let state = match b.due {
+            Some(_) => format!("marked for deletion, can be taken back until {}", when(b.due)),
+            None => "deleted, but not yet all of it".into(),
+        };
+        lines.push(format!("{}@{}  {state}", b.source, b.id));
     }
     lines.extend(plan.orphans.iter().map(|key| format!("{key}  named by no manifest")));
     lines.extend(plan.staged.iter().map(|key| format!("{key}  left by a killed upload")));
