@@ -37,7 +37,7 @@ fn what_a_killed_backup_left_is_deleted() {
         assert_eq!(done["aborted"].as_array().unwrap().len(), 2, "{done}");
         assert!(done["objects"].as_u64().unwrap() >= 2, "{done}");
         let left = plan(&dozo);
-        for list in ["uncommitted", "orphans", "staged", "marked", "foreign"] {
+        for list in ["uncommitted", "orphans", "unfinished", "marked", "foreign"] {
             assert!(left[list].as_array().unwrap().is_empty(), "{left}");
         }
         // A second run finds nothing to do.

@@ -20,6 +20,7 @@ mod protocol;
 mod random;
 mod readers;
 mod readme;
+mod replicate;
 mod reuse;
 mod roundtrip;
 mod suspect;

@@ -83,10 +83,10 @@ pub struct GcPlan {
     pub orphans: Vec<String>,
     /// Their bytes.
     pub orphan_bytes: u64,
-    /// Staging files of killed uploads (local stores).
-    pub staged: Vec<String>,
-    /// Their bytes.
-    pub staged_bytes: u64,
+    /// Staging files (local stores) and unfinished multipart uploads (S3) of killed uploads.
+    pub unfinished: Vec<String>,
+    /// Their bytes, where they are known.
+    pub unfinished_bytes: u64,
     /// Files that dozo did not write: they are never deleted.
     pub foreign: Vec<String>,
     /// Backups whose needs cannot be known: while there is one, nothing is deleted.
@@ -114,8 +114,8 @@ struct Survey {
     plan: GcPlan,
     /// What may go now, in this order.
     garbage: Vec<ObjectInfo>,
-    /// Staging files that may go.
-    staged: Vec<ObjectInfo>,
+    /// What killed uploads left, and may go.
+    unfinished: Vec<ObjectInfo>,
     /// Backups that hold back the deletes of their source.
     running: BTreeSet<(SourceName, BackupId)>,
 }
@@ -163,8 +163,8 @@ impl Repository {
             done.objects += 1;
             done.bytes += object.bytes;
         }
-        for object in &survey.staged {
-            self.store().remove_staged(&object.key)?;
+        for object in &survey.unfinished {
+            self.store().remove_unfinished(&object.key).await?;
             done.objects += 1;
             done.bytes += object.bytes;
         }
@@ -190,7 +190,7 @@ impl Repository {
         let known: HashSet<(&SourceName, &BackupId)> = entries.iter().map(|e| (&e.source, &e.id)).collect();
         let came_since = beside.keys().filter(|(source, id)| !known.contains(&(source, id))).cloned();
         let mut survey =
-            Survey { plan: GcPlan::default(), garbage: Vec::new(), staged: Vec::new(), running: came_since.collect() };
+            Survey { plan: GcPlan::default(), garbage: Vec::new(), unfinished: Vec::new(), running: came_since.collect() };
         let plan = &mut survey.plan;
         for key in misplaced {
             // Somebody renamed a folder: what its backup needs is not seen.
@@ -204,7 +204,7 @@ impl Repository {
             let BackupState::Committed(manifest) = &entry.state else { continue };
             named.extend(manifest.objects.iter().map(|o| o.key.as_str()));
             parents.extend(manifest.parent.clone());
-            parents.extend(manifest.objects.iter().filter_map(|o| backup_of(&o.key)));
+            parents.extend(manifest.objects.iter().filter_map(|o| Layout::owner(&o.key)));
             if manifest.min_deleter > FORMAT_VERSION {
                 plan.unreadable.push(format!("{}@{} asks for a newer dozo to delete anything", entry.source, entry.id));
             }
@@ -272,7 +272,7 @@ impl Repository {
         let ids: HashSet<&BackupId> = entries.iter().map(|e| &e.id).collect();
         let mut lost: HashSet<BackupId> = HashSet::new();
         for object in data.into_iter().filter(|o| !named.contains(o.key.as_str())) {
-            let Some(id) = backup_of(&object.key) else {
+            let Some(id) = Layout::owner(&object.key) else {
                 plan.foreign.push(object.key);
                 continue;
             };
@@ -299,22 +299,24 @@ impl Repository {
         garbage.extend(files);
         garbage.extend(manifests);
         garbage.retain(|o| !is_held(o));
-        for object in self.store().list("").await?.into_iter().filter(|o| is_probe(&o.key)) {
-            plan.orphan_bytes += object.bytes;
-            plan.orphans.push(object.key.clone());
-            garbage.extend(Some(object).filter(old));
+        for folder in self.store().folders("").await?.into_iter().filter(|name| is_probe(name)) {
+            for object in self.store().list(&folder).await? {
+                plan.orphan_bytes += object.bytes;
+                plan.orphans.push(object.key.clone());
+                garbage.extend(Some(object).filter(old));
+            }
         }
-        for object in self.store().staged()? {
-            plan.staged_bytes += object.bytes;
-            plan.staged.push(object.key.clone());
-            survey.staged.extend(Some(object).filter(|o| old(o) && !is_held(o)));
+        for object in self.store().unfinished().await? {
+            plan.unfinished_bytes += object.bytes;
+            plan.unfinished.push(object.key.clone());
+            survey.unfinished.extend(Some(object).filter(|o| old(o) && !is_held(o)));
         }
         if !plan.unreadable.is_empty() {
             // What they need cannot be known, so nothing can be called an orphan.
             plan.orphans.clear();
             plan.orphan_bytes = 0;
             garbage.clear();
-            survey.staged.clear();
+            survey.unfinished.clear();
         }
         // Aborted ones of which nothing but the mark is left are no news.
         plan.uncommitted.retain(|b| b.state != Uncommitted::Aborted || b.objects > 1);
@@ -326,16 +328,16 @@ impl Repository {
     /// backup names.
     async fn uncommitted(&self, entry: &BackupEntry, newest: Timestamp, options: &GcOptions) -> Result<Uncommitted> {
         let BackupState::Uncommitted(intent) = &entry.state else { return Ok(Uncommitted::Aborted) };
-        let running = match intent.as_ref().and_then(|i| lives(&i.holder)) {
-            Some(alive) => alive,
-            None => {
-                let (_, lease) = self.newest_lease(&entry.source).await?;
-                let patience = options.grace.max(3 * LEASE_DEAD_AFTER);
-                let beats = |l: &LeaseRecord| l.backup == entry.id && !older(l.written, options.now, patience);
+        // Whoever holds the lease for it works on it; it may be another process than the one that began it.
+        let (_, lease) = self.newest_lease(&entry.source).await?;
+        let patience = options.grace.max(3 * LEASE_DEAD_AFTER);
+        let beats = |l: &LeaseRecord| lives(&l.holder).unwrap_or(!older(l.written, options.now, patience));
+        let held = lease.as_ref().is_some_and(|l| l.backup == entry.id && beats(l));
+        let running = held
+            || intent.as_ref().and_then(|i| lives(&i.holder)).unwrap_or_else(|| {
                 let started = intent.as_ref().map_or(newest, |i| i.started);
-                lease.as_ref().is_some_and(beats) || !older(started, options.now, options.grace)
-            }
-        };
+                !older(started, options.now, options.grace)
+            });
         Ok(if running { Uncommitted::Running } else { Uncommitted::Abandoned })
     }
 }
@@ -353,14 +355,7 @@ fn older(at: Timestamp, now: Timestamp, least: Duration) -> bool {
     !age.is_negative() && age.unsigned_abs() >= least
 }
 
-/// Tells whether a key is one that the probe of a new repository leaves behind.
-fn is_probe(key: &str) -> bool {
-    key.strip_prefix("probe-").is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|c| c.is_ascii_alphanumeric()))
-}
-
-/// Reads the backup id out of a data key: `<chunk>-<backup id>-<random>.parquet`.
-fn backup_of(key: &str) -> Option<BackupId> {
-    let name = key.rsplit('/').next()?.strip_suffix(".parquet")?;
-    let (_, rest) = name.split_once('-')?;
-    BackupId::parse(rest.get(..23)?).ok()
+/// Tells whether a folder is one that a probe of the store leaves behind.
+fn is_probe(folder: &str) -> bool {
+    folder.strip_prefix("probe-").is_some_and(|rest| rest.len() == 12 && rest.bytes().all(|c| c.is_ascii_alphanumeric()))
 }

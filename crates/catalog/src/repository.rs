@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use dozo_model::{
-    BackupId, CheckEvent, Clock, FORMAT_VERSION, Finding, Intent, Manifest, ManifestError, ObjectRef, RepositoryMarker,
+    Ability, BackupId, CheckEvent, Clock, FORMAT_VERSION, Finding, Intent, Manifest, ManifestError, ObjectRef, RepositoryMarker,
     SourceName, Tool, Verdict, VerifyLevel, random_suffix,
 };
 use dozo_store::{Layout, PutOutcome, Store};
@@ -103,27 +103,17 @@ impl Repository {
         }
         let (probe, id) = {
             let mut rng = rand::rng();
-            (format!("probe-{}", random_suffix(&mut rng, 12)), random_suffix(&mut rng, 16))
+            (random_suffix(&mut rng, 12), random_suffix(&mut rng, 16))
         };
-        // Two writers at the same time: of a store with create-only puts one wins, and its bytes stand.
-        let (one, other) = (Bytes::from_static(b"one"), Bytes::from_static(b"other"));
-        let (first, second) = futures::join!(store.put_new(&probe, one.clone()), store.put_new(&probe, other.clone()));
-        let winner = match (first?, second?) {
-            (PutOutcome::Created, PutOutcome::Exists) => Some(one),
-            (PutOutcome::Exists, PutOutcome::Created) => Some(other),
-            _ => None,
-        };
-        let late = store.put_new(&probe, Bytes::from_static(b"late")).await?;
-        let create_only = late == PutOutcome::Exists && winner.is_some() && store.get_opt(&probe).await? == winner;
-        // A host that may not delete leaves the probe behind; `gc plan` lists it.
-        let _ = store.delete(&probe).await;
+        let found = store.probe(&probe).await?;
         let marker = RepositoryMarker {
             format: FORMAT_VERSION,
             min_reader: FORMAT_VERSION,
             id,
             created: clock.now(),
             tool: tool(),
-            create_only,
+            create_only: found.create_only == Ability::Yes,
+            capabilities: Some(found),
         };
         // Whoever comes second opens what the first one made.
         store.put_new(Layout::MARKER, to_json(Layout::MARKER, &marker)?).await?;
@@ -178,12 +168,22 @@ impl Repository {
     /// [`CatalogError::Fate`] when the key is taken: the backup was aborted by somebody else.
     pub async fn commit(&self, manifest: &Manifest) -> Result<Bytes> {
         let key = Layout::file(&manifest.source, &manifest.id, "manifest.json");
-        let bytes = manifest.to_bytes().map_err(|e| CatalogError::Record { key: key.clone(), reason: e.to_string() })?;
+        let bytes = manifest.to_bytes().map_err(|e| CatalogError::Record { key, reason: e.to_string() })?;
         let bytes = Bytes::from(bytes);
-        if self.store.put_new(&key, bytes.clone()).await? == PutOutcome::Exists {
-            return Err(CatalogError::Fate { source_name: manifest.source.clone(), id: manifest.id.clone() });
-        }
+        self.commit_bytes(&manifest.source, &manifest.id, bytes.clone()).await?;
         Ok(bytes)
+    }
+
+    /// Commits a backup whose manifest is serialized.
+    ///
+    /// # Errors
+    /// As [`Repository::commit`].
+    pub async fn commit_bytes(&self, source: &SourceName, id: &BackupId, bytes: Bytes) -> Result<()> {
+        let key = Layout::file(source, id, "manifest.json");
+        match self.store.put_new(&key, bytes).await? {
+            PutOutcome::Created => Ok(()),
+            PutOutcome::Exists => Err(CatalogError::Fate { source_name: source.clone(), id: id.clone() }),
+        }
     }
 
     /// Returns the names of all sources that have a backup.

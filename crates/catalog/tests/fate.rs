@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dozo_catalog::{BackupState, CatalogError, Decision, Fate, GcOptions, Repository};
 use dozo_model::{BackupId, FixedClock, Manifest, ObjectRef, Operator, Sha256Digest, Timestamp};
-use dozo_store::{Intercept, Operation, Request, Store, Verdict};
+use dozo_store::{Intercept, Interference, Operation, Request, Store};
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -114,9 +114,9 @@ struct Liar;
 
 #[async_trait::async_trait]
 impl Intercept for Liar {
-    async fn before(&self, request: Request) -> Verdict {
+    async fn before(&self, request: Request) -> Interference {
         let data = request.operation == Operation::Put && request.path.starts_with("data/");
-        if data { Verdict::LoseWrite } else { Verdict::Pass }
+        if data { Interference::LoseWrite } else { Interference::Pass }
     }
 }
 
@@ -137,13 +137,13 @@ async fn a_store_that_loses_what_it_acknowledged_is_found_out() {
 struct Nth {
     nth: usize,
     seen: AtomicUsize,
-    verdict: Verdict,
+    interference: Interference,
 }
 
 #[async_trait::async_trait]
 impl Intercept for Nth {
-    async fn before(&self, _: Request) -> Verdict {
-        if self.seen.fetch_add(1, Ordering::SeqCst) == self.nth { self.verdict } else { Verdict::Pass }
+    async fn before(&self, _: Request) -> Interference {
+        if self.seen.fetch_add(1, Ordering::SeqCst) == self.nth { self.interference } else { Interference::Pass }
     }
 }
 
@@ -153,7 +153,7 @@ impl Intercept for Nth {
 async fn a_collection_fails_at_any_request_and_goes_on() {
     let now = at("2026-11-25T00:00:00Z");
     let (who, mut swept) = (operator(), 0);
-    for verdict in [Verdict::Fail, Verdict::LoseAnswer] {
+    for interference in [Interference::Fail, Interference::LoseAnswer] {
         for nth in 0.. {
             let store = Store::memory();
             let repository = Repository::open_or_init(store.clone(), &FixedClock(now)).await.unwrap();
@@ -164,7 +164,7 @@ async fn a_collection_fails_at_any_request_and_goes_on() {
             for gone in [&old, &lone] {
                 repository.mark(&gone.source, &gone.id, &by, now).await.unwrap();
             }
-            let fault = Arc::new(Nth { nth, seen: AtomicUsize::new(0), verdict });
+            let fault = Arc::new(Nth { nth, seen: AtomicUsize::new(0), interference });
             let faulty = Repository::open(store.intercepted(Arc::clone(&fault) as Arc<dyn Intercept>)).await;
             let failed = match &faulty {
                 Ok(faulty) => faulty.gc_apply(&options(now), &who).await.is_err(),
@@ -175,14 +175,14 @@ async fn a_collection_fails_at_any_request_and_goes_on() {
                 assert!(!failed, "no fault, no failure");
                 break;
             }
-            assert!(failed, "request {nth}, {verdict:?}: a failure is told");
+            assert!(failed, "request {nth}, {interference:?}: a failure is told");
             swept += 1;
             repository.gc_apply(&options(now), &who).await.unwrap();
             repository.everything_stands(&kept).await.unwrap();
             let data: Vec<String> = store.list("data").await.unwrap().into_iter().map(|o| o.key).collect();
             let mut needed: Vec<String> = kept.objects.iter().map(|o| o.key.clone()).collect();
             needed.sort();
-            assert_eq!(data, needed, "request {nth}, {verdict:?}");
+            assert_eq!(data, needed, "request {nth}, {interference:?}");
         }
     }
     println!("{swept} requests of a collection failed, one in each run");

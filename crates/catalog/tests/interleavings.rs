@@ -18,7 +18,7 @@ use dozo_catalog::{BackupState, Decision, GcOptions, Repository};
 use dozo_model::{
     BackupId, FORMAT_VERSION, FixedClock, Intent, LeaseHolder, Manifest, ObjectRef, Operator, Sha256Digest, SourceName, Timestamp,
 };
-use dozo_store::{Intercept, Operation, Request, Store, Verdict};
+use dozo_store::{Intercept, Interference, Operation, Request, Store};
 use futures::FutureExt;
 use rand::{Rng, SeedableRng};
 
@@ -50,7 +50,7 @@ struct PaceState {
 
 #[async_trait::async_trait]
 impl Intercept for Pace {
-    async fn before(&self, request: Request) -> Verdict {
+    async fn before(&self, request: Request) -> Interference {
         poll_fn(|cx| {
             let mut state = self.state.lock().unwrap();
             if state.permits == 0 {
@@ -62,7 +62,7 @@ impl Intercept for Pace {
         })
         .await;
         self.state.lock().unwrap().last = Some(request);
-        Verdict::Pass
+        Interference::Pass
     }
 }
 
@@ -187,6 +187,7 @@ fn intent(manifest: &Manifest) -> Intent {
             pid: 1,
             pid_start: 1,
         },
+        replica_of: None,
     }
 }
 

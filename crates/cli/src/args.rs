@@ -30,6 +30,9 @@ pub(crate) struct Global {
     /// Append what happens to this file: time, who, where, what; never a secret
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) log_file: Option<PathBuf>,
+    /// Work on this replica instead of the repository: read and restore from it when that is gone
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) replica: Option<String>,
     /// Take this as the current time (RFC 3339)
     #[arg(long, global = true, value_name = "TIME", hide = true)]
     pub(crate) now: Option<Timestamp>,
@@ -57,6 +60,8 @@ pub(crate) enum Verb {
     Accept(Accept),
     /// Restore a database, schemas or tables
     Restore(Restore),
+    /// Copy backups to the replicas, and prove that they arrived
+    Replicate(Replicate),
     /// Compare two databases, a database and a backup, or two backups: which tables, partitions, keys differ
     Compare(Compare),
     /// Compute fingerprints of live tables in the server
@@ -126,6 +131,9 @@ pub(crate) struct Backup {
     /// Read at most this many bytes per second (like 50MB)
     #[arg(long, value_name = "SIZE", value_parser = positive_size)]
     pub(crate) rate: Option<ByteSize>,
+    /// Memory of the run (like 128MB); fewer workers are used where it is too little
+    #[arg(long, value_name = "SIZE", value_parser = positive_size)]
+    pub(crate) memory: Option<ByteSize>,
 }
 
 fn positive_size(text: &str) -> Result<ByteSize, String> {
@@ -279,6 +287,26 @@ pub(crate) struct Restore {
     /// Connections [default: cores, at most 4]
     #[arg(long, short = 'j', value_name = "N")]
     pub(crate) jobs: Option<usize>,
+}
+
+/// `dozo replicate`
+#[derive(Debug, Args)]
+pub(crate) struct Replicate {
+    /// Backups: SOURCE@latest, SOURCE@ID, or a unique prefix of an id [default: as each replica is configured]
+    #[arg(value_name = "BACKUP")]
+    pub(crate) backups: Vec<String>,
+    /// Only this replica (repeatable) [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) to: Vec<String>,
+    /// Every backup that is missing there
+    #[arg(long, conflicts_with = "backups")]
+    pub(crate) all: bool,
+    /// The newest backup of each source
+    #[arg(long, conflicts_with_all = ["backups", "all"])]
+    pub(crate) latest: bool,
+    /// Send at most this many bytes per second (like 50MB)
+    #[arg(long, value_name = "SIZE", value_parser = positive_size)]
+    pub(crate) rate: Option<ByteSize>,
 }
 
 /// `dozo compare`

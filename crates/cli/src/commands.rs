@@ -8,6 +8,7 @@ mod fingerprint;
 mod gc;
 mod init;
 mod list;
+mod replicate;
 mod restore;
 mod show;
 mod status;
@@ -19,6 +20,7 @@ use clap::CommandFactory;
 use dozo_engine::{ConnInfo, Context, UrlRef};
 use dozo_model::{Clock, FixedClock, SystemClock};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::args::{Cli, Global, Verb};
 use crate::config::Config;
@@ -39,18 +41,23 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn config(&self) -> Result<Config, CliError> {
-        Config::load(self.global.config.as_deref()).map_err(CliError::Config)
+        let mut config = Config::load(self.global.config.as_deref()).map_err(CliError::Config)?;
+        if let Some(name) = &self.global.replica {
+            let replica = config.repository.replicas.iter().find(|r| &r.name == name);
+            config.repository = replica.ok_or_else(|| unknown_replica(&config, name))?.repository.clone();
+        }
+        Ok(config)
     }
 }
 
 /// Runs a verb and returns the exit code.
-pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken) -> u8 {
+pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken, uploads: TaskTracker) -> u8 {
     let clock: Arc<dyn Clock> = match cli.global.now {
         Some(now) => Arc::new(FixedClock(now)),
         None => Arc::new(SystemClock),
     };
     let progress = reporter(output.quiet());
-    let ctx = Context { progress, clock, cancel, operator: this_operator() };
+    let ctx = Context { progress, clock, cancel, operator: this_operator(), uploads };
     let session = Session { global: cli.global, output: *output, ctx };
     let outcome = match cli.verb {
         Verb::Init(args) => init::run(&session, args).await,
@@ -61,6 +68,7 @@ pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken) ->
         Verb::Status => status::run(&session).await,
         Verb::Verify(args) => verify::run(&session, args).await,
         Verb::Accept(args) => accept::run(&session, args).await,
+        Verb::Replicate(args) => replicate::run(&session, args).await,
         Verb::Restore(args) => restore::run(&session, args).await,
         Verb::Compare(args) => compare::run(&session, args).await,
         Verb::Fingerprint(args) => fingerprint::run(&session, args).await,
@@ -94,6 +102,16 @@ pub(crate) fn database(session: &Session, text: &str) -> Result<ConnInfo, CliErr
         Some(source) => Ok(source.url.resolve()?),
         None => Err(unknown_source(&config, text)),
     }
+}
+
+/// Says which replicas there are.
+pub(crate) fn unknown_replica(config: &Config, name: &str) -> CliError {
+    let known: Vec<&str> = config.repository.replicas.iter().map(|r| r.name.as_str()).collect();
+    CliError::Usage(
+        Usage::UnknownReplica,
+        format!("replica `{name}` is not in {}", config.file.display()),
+        if known.is_empty() { "add [[repository.replica]]".into() } else { format!("use one of: {}", known.join(", ")) },
+    )
 }
 
 /// Says which sources there are.

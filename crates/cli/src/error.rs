@@ -21,6 +21,8 @@ pub(crate) enum Usage {
     Options,
     /// The log file cannot be opened.
     LogFile,
+    /// The replica is not in the configuration.
+    UnknownReplica,
 }
 
 impl Usage {
@@ -31,6 +33,7 @@ impl Usage {
             Self::NoSource => "DOZO-E1007",
             Self::Options => "DOZO-E1008",
             Self::LogFile => "DOZO-E1010",
+            Self::UnknownReplica => "DOZO-E1011",
         }
     }
 }

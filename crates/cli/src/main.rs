@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::args::Cli;
 use crate::error::{CliError, Usage};
@@ -54,7 +55,8 @@ fn main() -> ExitCode {
     };
     let cancel = CancellationToken::new();
     runtime.spawn(stop_on_signal(cancel.clone()));
-    let run = || runtime.block_on(commands::run(cli, &output, cancel.clone()));
+    let uploads = TaskTracker::new();
+    let run = || runtime.block_on(commands::run(cli, &output, cancel.clone(), uploads.clone()));
     let code = match catch_unwind(AssertUnwindSafe(run)) {
         Ok(code) => code,
         Err(_) => {
@@ -62,6 +64,9 @@ fn main() -> ExitCode {
             70
         }
     };
+    // Uploads that were stopped abort what they began. The signal's own deadline ends this, too.
+    uploads.close();
+    let _ = runtime.block_on(async { tokio::time::timeout(STOP_WITHIN, uploads.wait()).await });
     log::line("end", &format!("exit {code}"));
     runtime.shutdown_timeout(Duration::from_millis(100));
     ExitCode::from(code)

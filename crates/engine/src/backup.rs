@@ -207,6 +207,7 @@ impl Run<'_> {
             parent: self.reuse.parent().map(|p| p.id.clone()),
             started: self.ctx.clock.now(),
             holder: this_process(),
+            replica_of: None,
         };
         self.repository.begin(&intent).await?;
         if let Some(parent) = &intent.parent {
@@ -249,7 +250,13 @@ impl Run<'_> {
             let reason = "subscription: its connection may not be read".into();
             left_out.push(LeftOut { name, reason, error: false, needed_by: vec![] });
         }
-        let plan = Plan::new(&coordinator, source, &large, Budget::new(source.memory.0, source.workers)).await?;
+        let plan = Plan::new(
+            &coordinator,
+            source,
+            &large,
+            Budget::new(source.memory.0, source.workers, self.repository.store().parts()),
+        )
+        .await?;
         if plan.tables.is_empty() && coordinator.tables.iter().any(dozo_postgres::TableInfo::has_rows) {
             let why = left_out.first().map(|l| format!("{}: {}", l.name, l.reason)).unwrap_or_default();
             return Err(EngineError::NothingToBackUp { source_name: source.name.to_string(), why });
@@ -330,6 +337,7 @@ impl Run<'_> {
             repository: self.repository.marker().id.clone(),
             id: self.id.clone(),
             source: source.name.clone(),
+            replica_of: None,
             parent: parent.map(|p| p.id.clone()),
             kind: "postgres".into(),
             tool: tool(),
@@ -499,6 +507,8 @@ impl Run<'_> {
         reused.retain(|(i, blocks, _)| prove.wants(*i, *blocks));
         let unknown = |o: &Outcome| matches!(o, Outcome::Copy { versions: None, .. });
         let wanted = (0..outcome.len()).filter(|i| unknown(&outcome[*i]) && plan.tables[*i].shape.is_ok());
+        let stop = self.ctx.cancel.child_token();
+        let unless_stored = stop.clone().drop_guard();
         let shared = Arc::new(UnitContext {
             source: self.source.name.clone(),
             id: self.id.clone(),
@@ -513,12 +523,15 @@ impl Run<'_> {
             uploads: Arc::new(Semaphore::new(plan.budget.workers * UPLOADS_PER_WORKER)),
             upload_failed: Arc::default(),
             handle: Handle::current(),
+            tracker: self.ctx.uploads.clone(),
+            stop_uploads: stop.clone(),
             progress: Arc::clone(&self.ctx.progress),
         });
         let of_workers = Arc::clone(&shared);
         let work = move |worker: &mut SnapshotWorker, unit| run_unit(worker, &unit, &of_workers);
         let mut done = self.pool(coordinator, &plan.tables, plan.budget.workers, units, work).await?;
         all_stored(&mut done, &shared).await?;
+        unless_stored.disarm();
         if !reused.is_empty() {
             let (tables, warnings) = (Arc::clone(&plan.tables), self.warnings.clone());
             let work = move |worker: &mut SnapshotWorker, (i, blocks, stored): (usize, _, _)| {

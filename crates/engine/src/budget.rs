@@ -1,6 +1,6 @@
 //! Memory, computed before the first byte: what each worker may hold, and the peak that follows.
 
-use dozo_store::{PART_BYTES, PARTS_IN_FLIGHT};
+use dozo_store::Parts;
 
 /// Rows in flight as COPY bytes, as Arrow arrays, in the sample and in the writer's buffers.
 const BLOCK_FOOTPRINT: usize = 16 << 20;
@@ -22,24 +22,31 @@ pub struct Budget {
     pub row_group_rows: usize,
     /// Heap bytes in one unit of work.
     pub unit_bytes: u64,
+    /// How uploads are cut.
+    pub parts: Parts,
 }
 
 impl Budget {
     /// Divides `memory` bytes among `workers`; with too little memory there are fewer workers.
     #[must_use]
-    pub fn new(memory: u64, workers: usize) -> Self {
+    pub fn new(memory: u64, workers: usize, parts: Parts) -> Self {
         let memory = usize::try_from(memory).unwrap_or(usize::MAX).saturating_sub(BASE);
-        let fixed = BLOCK_FOOTPRINT + PART_BYTES * (PARTS_IN_FLIGHT + 3);
+        let fixed = fixed(parts);
         let workers = workers.clamp(1, (memory / (fixed + ROW_GROUP_MIN)).max(1));
         let row_group_bytes = (memory / workers).saturating_sub(fixed).clamp(ROW_GROUP_MIN, ROW_GROUP_MAX);
-        Self { workers, row_group_bytes, row_group_rows: 1 << 20, unit_bytes: 128 << 20 }
+        Self { workers, row_group_bytes, row_group_rows: 1 << 20, unit_bytes: 128 << 20, parts }
     }
 
     /// Returns the expected peak, without the largest single row.
     #[must_use]
     pub fn peak_bytes(&self) -> usize {
-        BASE + self.workers * (self.row_group_bytes + BLOCK_FOOTPRINT + PART_BYTES * (PARTS_IN_FLIGHT + 3))
+        BASE + self.workers * (self.row_group_bytes + fixed(self.parts))
     }
+}
+
+/// What a worker holds beside its row group: rows, and parts that are filled, queued and on their way.
+fn fixed(parts: Parts) -> usize {
+    BLOCK_FOOTPRINT + parts.bytes * (parts.in_flight + 3)
 }
 
 #[cfg(test)]
@@ -50,9 +57,9 @@ mod tests {
     fn stays_within_what_was_given() {
         for memory in [100_000_000u64, 128_000_000, 256_000_000, 1_000_000_000, 8_000_000_000] {
             for workers in 1..=8 {
-                let budget = Budget::new(memory, workers);
+                let budget = Budget::new(memory, workers, Parts::default());
                 assert!(budget.workers >= 1 && budget.workers <= workers);
-                let least = Budget::new(0, 1).peak_bytes() as u64;
+                let least = Budget::new(0, 1, Parts::default()).peak_bytes() as u64;
                 assert!(budget.peak_bytes() as u64 <= memory.max(least), "{memory} {workers} {budget:?}");
             }
         }

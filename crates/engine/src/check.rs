@@ -1,10 +1,11 @@
 //! `check`: the doctor. One line per question, each ok, warn or fail with the next step.
 
 use dozo_catalog::Repository;
-use dozo_model::{Explain, human_bytes, random_suffix};
+use dozo_model::{Ability, Capabilities, Explain, human_bytes, random_suffix};
 use dozo_postgres::{
     PgError, PgTools, Session, large_objects, lock_budget, missing_grants, sequences, tables, visible_user_mappings,
 };
+use dozo_store::Parts;
 use serde::Serialize;
 
 use crate::backup::{Readable, readable, wanted_sequences};
@@ -78,9 +79,13 @@ fn idle_excludes(source: &SourceSettings, tables: &[dozo_postgres::TableInfo]) -
 /// When the work is interrupted. What does not work is in the lines.
 pub async fn check(ctx: &Context, repository: &RepositorySettings, sources: &[SourceSettings]) -> Result<Vec<CheckLine>> {
     let work = async {
-        let mut lines = check_repository(repository, sources).await;
+        let mut lines = check_repository("repository", repository, sources).await;
+        for replica in &repository.replicas {
+            lines.extend(check_repository(&format!("replica {}", replica.name), &replica.repository, &[]).await);
+        }
+        let parts = repository.store().map(|s| s.parts()).unwrap_or_default();
         for source in sources {
-            lines.extend(check_source(ctx, source).await);
+            lines.extend(check_source(ctx, source, parts).await);
         }
         lines
     };
@@ -91,8 +96,9 @@ pub async fn check(ctx: &Context, repository: &RepositorySettings, sources: &[So
     }
 }
 
-async fn check_repository(settings: &RepositorySettings, sources: &[SourceSettings]) -> Vec<CheckLine> {
-    let mut doctor = Doctor { about: "repository".into(), lines: Vec::new() };
+/// Looks at a repository, or at a replica of it.
+async fn check_repository(about: &str, settings: &RepositorySettings, sources: &[SourceSettings]) -> Vec<CheckLine> {
+    let mut doctor = Doctor { about: about.to_owned(), lines: Vec::new() };
     let store = match settings.store() {
         Ok(store) => store,
         Err(e) => {
@@ -100,34 +106,25 @@ async fn check_repository(settings: &RepositorySettings, sources: &[SourceSettin
             return doctor.lines;
         }
     };
+    let mut recorded = None;
     match Repository::open(store.clone()).await {
         Ok(r) => {
             doctor.ok("repository", format!("{} (id {}, format version {})", store.url(), r.marker().id, r.marker().format));
-            if !r.marker().create_only {
-                doctor.add(
-                    "create-only puts",
-                    CheckStatus::Warn,
-                    "the store lets the second of two writers overwrite the first",
-                    Some("back up from one host only".into()),
-                );
-            }
+            recorded = Some(r.marker().create_only);
         }
         Err(dozo_catalog::CatalogError::NoRepository { url }) => {
             doctor.add(
                 "repository",
                 CheckStatus::Warn,
                 format!("{url} holds no repository yet"),
-                Some("the first `dozo backup` makes one".into()),
+                Some("the first `dozo backup` makes one, and `dozo replicate` a replica".into()),
             );
         }
         Err(e) => doctor.fail("repository", &e),
     }
-    let probe = format!("probe-{}", random_suffix(&mut rand::rng(), 12));
-    match store.put_new(&probe, bytes::Bytes::from_static(b"probe")).await {
-        Ok(_) => match store.delete(&probe).await {
-            Ok(()) => doctor.ok("writable", "an object was written and removed"),
-            Err(e) => doctor.add("writable", CheckStatus::Warn, format!("an object was written but not removed: {e}"), e.next()),
-        },
+    let random = random_suffix(&mut rand::rng(), 12);
+    match store.probe(&random).await {
+        Ok(found) => tell_capabilities(&mut doctor, &found, recorded, settings),
         Err(e) => doctor.fail("writable", &e),
     }
     if let Some((free, total)) = store.space() {
@@ -137,24 +134,78 @@ async fn check_repository(settings: &RepositorySettings, sources: &[SourceSettin
         doctor.add("room", status, format!("{} of {} free", human_bytes(free), human_bytes(total)), next);
     }
     for source in sources {
-        let budget = Budget::new(source.memory.0, source.workers);
-        doctor.ok(
-            "memory",
-            format!("source {}: {} workers, peak about {}", source.name, budget.workers, human_bytes(budget.peak_bytes() as u64)),
-        );
+        let budget = Budget::new(source.memory.0, source.workers, store.parts());
+        let (workers, peak) = (budget.workers, human_bytes(budget.peak_bytes() as u64));
+        doctor.ok("memory", format!("source {}: {workers} workers, peak about {peak}", source.name));
     }
     doctor.lines
 }
 
-async fn check_source(ctx: &Context, source: &SourceSettings) -> Vec<CheckLine> {
+/// Says what the store can do, as it was just found out, and what follows from it.
+fn tell_capabilities(doctor: &mut Doctor, found: &Capabilities, recorded: Option<bool>, settings: &RepositorySettings) {
+    match found.delete {
+        Ability::Yes => doctor.ok("writable", "objects were written, read, listed and removed"),
+        _ => doctor.add(
+            "writable",
+            CheckStatus::Warn,
+            "objects were written, but not removed",
+            Some("fine for a host that only backs up; `dozo gc apply` needs the permission to delete".into()),
+        ),
+    }
+    let only = settings.only_host.as_deref();
+    if found.create_only == Ability::Yes && recorded != Some(false) {
+        doctor.ok("create-only puts", "the second of two writers is refused");
+    } else {
+        let was = if found.create_only == Ability::Yes { "when the repository was made, " } else { "" };
+        let what = format!("{was}the store let the second of two writers overwrite the first");
+        let next = match only {
+            Some(host) => format!("only {host} may ever write to it: two hosts would lose backups"),
+            None => "back up from one host only; to delete anything, name it: only-host".into(),
+        };
+        doctor.add("create-only puts", CheckStatus::Warn, what, Some(next));
+    }
+    if found.list_after_write == Ability::No {
+        let next = "use another store: a backup would not be committed here".to_owned();
+        doctor.add("listing", CheckStatus::Fail, "it does not show what was just written", Some(next));
+    }
+    if found.multipart == Ability::No {
+        let next = "objects of more than part-size cannot be stored".to_owned();
+        doctor.add("uploads in parts", CheckStatus::Fail, "refused, or not what was sent", Some(next));
+    }
+    if found.checksums == Ability::No {
+        let next = "transport errors are found by `dozo verify` only".to_owned();
+        doctor.add("checksums", CheckStatus::Warn, "the store accepts bytes that do not match their SHA-256", Some(next));
+    }
+    if found.storage_class == Ability::No {
+        let next = "remove storage-class, or correct it".to_owned();
+        doctor.add("storage class", CheckStatus::Warn, "the configured class is refused or not kept", Some(next));
+    }
+    let words = [
+        ("If-Match", found.if_match),
+        ("multipart", found.multipart),
+        ("checksums", found.checksums),
+        ("storage class", found.storage_class),
+        ("versioning", found.versioning),
+        ("object lock", found.object_lock),
+    ];
+    let word = |a: Ability| match a {
+        Ability::Yes => "yes",
+        Ability::No => "no",
+        Ability::Unknown => "not asked",
+    };
+    let words: Vec<String> = words.iter().map(|(name, a)| format!("{name} {}", word(*a))).collect();
+    doctor.ok("store", words.join(", "));
+}
+
+async fn check_source(ctx: &Context, source: &SourceSettings, parts: Parts) -> Vec<CheckLine> {
     let mut doctor = Doctor { about: source.name.to_string(), lines: Vec::new() };
-    if let Err(e) = look_at_source(ctx, source, &mut doctor).await {
+    if let Err(e) = look_at_source(ctx, source, parts, &mut doctor).await {
         doctor.fail("source", &e);
     }
     doctor.lines
 }
 
-async fn look_at_source(ctx: &Context, source: &SourceSettings, doctor: &mut Doctor) -> Result<()> {
+async fn look_at_source(ctx: &Context, source: &SourceSettings, parts: Parts, doctor: &mut Doctor) -> Result<()> {
     let info = match source.connection() {
         Ok(info) => info,
         Err(e) => {
@@ -256,7 +307,7 @@ async fn look_at_source(ctx: &Context, source: &SourceSettings, doctor: &mut Doc
         Err(e) => doctor.fail("pg_dump", &e),
     }
     let locks = lock_budget(&session).await?;
-    let workers = Budget::new(source.memory.0, source.workers).workers as u64;
+    let workers = Budget::new(source.memory.0, source.workers, parts).workers as u64;
     // The coordinator, pg_dump and each worker lock every table they read.
     let needed = wanted.len() as u64 * (workers + 2);
     let free = locks.slots.saturating_sub(locks.used);

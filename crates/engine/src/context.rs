@@ -8,6 +8,7 @@ use dozo_model::{ByteSize, Clock, Operator, Profile, Progress, SourceName};
 use dozo_postgres::{ConnInfo, ToolChoice, UrlRef};
 use dozo_store::{Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::{EngineError, Result};
 
@@ -22,6 +23,8 @@ pub struct Context {
     pub cancel: CancellationToken,
     /// Who runs it.
     pub operator: Operator,
+    /// Uploads on their way. Whoever ends the process after a cancellation waits a moment for them: they abort what they began.
+    pub uploads: TaskTracker,
 }
 
 /// `[repository]`, resolved.
@@ -37,6 +40,21 @@ pub struct RepositorySettings {
     pub min_free: u8,
     /// The only host that writes to it: allows deletes on a store without create-only puts.
     pub only_host: Option<String>,
+    /// Repositories that hold copies of its backups.
+    pub replicas: Vec<ReplicaSettings>,
+}
+
+/// `[[repository.replica]]`, resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaSettings {
+    /// Name on the command line.
+    pub name: String,
+    /// The repository that is filled; it has no replicas itself.
+    pub repository: RepositorySettings,
+    /// Whether only the newest backup of each source is copied to it.
+    pub latest_only: bool,
+    /// Whether each backup is copied as soon as it is made.
+    pub after_backup: bool,
 }
 
 impl RepositorySettings {

@@ -1,4 +1,4 @@
-//! The verbs: backup, verify, restore, fingerprint, check, init, list, status, accept; and the pipeline that carries rows.
+//! The verbs: backup, verify, replicate, restore, fingerprint, check, init, list, status, accept; and the pipeline that carries rows.
 //!
 //! Place in the flow: connects postgres, encode, store and catalog; the binary is a shell around it. *Data path*:
 //! shared-nothing workers, one OS thread and one connection each, from socket to encoded object without a task switch.
@@ -16,6 +16,7 @@ mod fingerprint;
 mod hooks;
 mod init;
 mod intact;
+mod replicate;
 mod restore;
 mod restore_md;
 mod select;
@@ -28,11 +29,12 @@ pub use budget::Budget;
 pub use check::{CheckLine, CheckStatus, check};
 pub use cluster::{Expanded, expand, vanished};
 pub use compare::{CompareOptions, CompareReport, CompareSide, PartitionComparison, RowDifference, TableComparison, compare};
-pub use context::{Context, DatabaseChoice, Hook, Hooks, OnBlock, RepositorySettings, SourceSettings};
+pub use context::{Context, DatabaseChoice, Hook, Hooks, OnBlock, ReplicaSettings, RepositorySettings, SourceSettings};
 pub use error::EngineError;
 pub use fingerprint::{FingerprintLine, FingerprintReport, fingerprint, fingerprint_statements};
 pub use hooks::run as run_hook;
 pub use init::{Draft, inspect_for_init};
+pub use replicate::{FailedCopy, ReplicaLag, ReplicateReport, Replicated, ReplicatedBackup, replicate};
 pub use restore::{
     Content, Existing, PreviewTable, RestoreOptions, RestorePreview, RestoreReport, RestoredTable, preview, restore,
 };

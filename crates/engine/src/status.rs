@@ -6,7 +6,8 @@ use dozo_catalog::{BackupRecord, BackupState, Repository, tool};
 use dozo_model::{Acceptance, BackupId, FORMAT_VERSION, Loss, Manifest, SourceName, Timestamp, Verdict, VerifyLevel};
 use serde::Serialize;
 
-use crate::context::Context;
+use crate::context::{Context, ReplicaSettings};
+use crate::replicate::{ReplicaLag, lags};
 use crate::{EngineError, Result};
 
 /// One backup in a list.
@@ -63,6 +64,8 @@ pub struct SourceStatus {
     pub fewest_copies: Option<(String, usize)>,
     /// Physical copies of the rows of each table of the newest backup.
     pub copies: BTreeMap<String, usize>,
+    /// How far each replica is behind.
+    pub replicas: Vec<ReplicaLag>,
 }
 
 /// Lists backups, oldest first.
@@ -145,7 +148,12 @@ impl BackupLine {
 ///
 /// # Errors
 /// When the repository cannot be read.
-pub async fn status(ctx: &Context, repository: &Repository, configured: &[SourceName]) -> Result<Vec<SourceStatus>> {
+pub async fn status(
+    ctx: &Context,
+    repository: &Repository,
+    replicas: &[ReplicaSettings],
+    configured: &[SourceName],
+) -> Result<Vec<SourceStatus>> {
     let mut names = repository.sources().await?;
     names.extend(configured.iter().cloned());
     names.sort();
@@ -161,6 +169,8 @@ pub async fn status(ctx: &Context, repository: &Repository, configured: &[Source
             Some(newest) => history.physical_copies(&newest.manifest).into_iter().map(|(n, c)| (n.to_string(), c)).collect(),
             None => BTreeMap::new(),
         };
+        let manifests: Vec<&Manifest> = history.records.iter().map(|r| r.manifest.as_ref()).collect();
+        let replicas = lags(repository, replicas, &source, &manifests).await;
         all.push(SourceStatus {
             backups: committed.len(),
             newest: committed.last().cloned(),
@@ -168,6 +178,7 @@ pub async fn status(ctx: &Context, repository: &Repository, configured: &[Source
             bytes: objects.values().sum(),
             fewest_copies: copies.iter().min_by_key(|(_, n)| **n).map(|(t, n)| (t.clone(), *n)),
             copies,
+            replicas,
             source,
         });
     }

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BackupId, SourceName, Timestamp};
+use crate::{BackupId, Sha256Digest, SourceName, Timestamp};
 
 /// `dozo-repository.json`, created once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,51 @@ pub struct RepositoryMarker {
     pub tool: Tool,
     /// Whether the store refused the second of two create-only puts of one key when it was first used.
     pub create_only: bool,
+    /// What else the store could do then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Capabilities>,
+}
+
+/// What a store can do, as it was found out by doing it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Capabilities {
+    /// The second of two writers of one key is refused, also when both come at once.
+    pub create_only: Ability,
+    /// A put that names the version it replaces is refused when another stands.
+    pub if_match: Ability,
+    /// Objects can be written in parts.
+    pub multipart: Ability,
+    /// A body that does not match its announced SHA-256 is refused.
+    pub checksums: Ability,
+    /// The configured storage class is kept.
+    pub storage_class: Ability,
+    /// The bucket keeps versions.
+    pub versioning: Ability,
+    /// A locked version cannot be deleted.
+    pub object_lock: Ability,
+    /// A listing shows what was just written.
+    pub list_after_write: Ability,
+    /// This user may delete.
+    pub delete: Ability,
+}
+
+/// Whether a store can do something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ability {
+    /// It did.
+    Yes,
+    /// It did not.
+    No,
+    /// It was not asked, or gave no answer.
+    Unknown,
+}
+
+impl From<bool> for Ability {
+    fn from(can: bool) -> Self {
+        if can { Self::Yes } else { Self::No }
+    }
 }
 
 /// The program.
@@ -61,6 +106,21 @@ pub struct Intent {
     pub started: Timestamp,
     /// Process that makes it.
     pub holder: LeaseHolder,
+    /// Backup of another repository that it is to be a copy of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica_of: Option<ReplicaOf>,
+}
+
+/// A backup of another repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ReplicaOf {
+    /// Id of the repository.
+    pub repository: String,
+    /// Id of the backup there.
+    pub id: BackupId,
+    /// SHA-256 of its `manifest.json`.
+    pub manifest: Sha256Digest,
 }
 
 /// What a fate record says.

@@ -21,8 +21,8 @@ pub use clock::{Clock, FixedClock, SystemClock, Timestamp};
 pub use digest::{Sha256Digest, Sha256Hasher};
 pub use error::{ErrorClass, Explain};
 pub use events::{
-    AbortRecord, CheckEvent, FateRecord, FateState, Finding, FindingKind, Intent, LeaseHolder, LeaseRecord, LeaseState, Operator,
-    RepositoryMarker, SkippedObject, Tool, Verdict, VerifyLevel,
+    Ability, AbortRecord, Capabilities, CheckEvent, FateRecord, FateState, Finding, FindingKind, Intent, LeaseHolder,
+    LeaseRecord, LeaseState, Operator, ReplicaOf, RepositoryMarker, SkippedObject, Tool, Verdict, VerifyLevel,
 };
 pub use fingerprint::{ALGORITHM, Fingerprint, FingerprintError, RowDigester};
 pub use ids::{BackupId, IdError, SourceName, random_suffix};

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BackupId, ChangeToken, Fingerprint, Loss, Operator, PgType, Profile, QualifiedName, Sha256Digest, SourceMatch, SourceName,
-    Timestamp, Tool,
+    BackupId, ChangeToken, Fingerprint, Loss, Operator, PgType, Profile, QualifiedName, ReplicaOf, Sha256Digest, SourceMatch,
+    SourceName, Timestamp, Tool,
 };
 
 /// The format version that this code writes, and the newest that it reads.
@@ -53,6 +53,9 @@ pub struct Manifest {
     pub id: BackupId,
     /// Source.
     pub source: SourceName,
+    /// Backup of another repository that it is a copy of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica_of: Option<ReplicaOf>,
     /// Backup whose objects it shares; none for a backup that copied everything.
     pub parent: Option<BackupId>,
     /// Kind of source: `postgres`.
@@ -116,6 +119,22 @@ impl Manifest {
         with_digest(self)
     }
 
+    /// Serializes a manifest that is a tree of JSON, with its digest line: what a copy of one has and this version does not know stays.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn seal(tree: &serde_json::Value) -> Result<Vec<u8>, serde_json::Error> {
+        with_digest(tree)
+    }
+
+    /// Checks the digest line, and reads the rest as a tree of JSON, with what this version does not know.
+    ///
+    /// # Errors
+    /// See [`ManifestError`].
+    pub fn tree(bytes: &[u8]) -> Result<serde_json::Value, ManifestError> {
+        serde_json::from_slice(checked_body(bytes)?).map_err(ManifestError::Syntax)
+    }
+
     /// Checks the digest line, then the version, then reads the rest.
     ///
     /// # Errors
@@ -157,7 +176,6 @@ impl Manifest {
     }
 }
 
-/// Returns the bytes that the last line vouches for.
 /// Serializes what stands at a manifest's key: JSON, then the digest of every byte before it.
 pub(crate) fn with_digest(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     let mut bytes = serde_json::to_vec_pretty(value)?;
@@ -167,6 +185,7 @@ pub(crate) fn with_digest(value: &impl Serialize) -> Result<Vec<u8>, serde_json:
     Ok(bytes)
 }
 
+/// Returns the bytes that the last line vouches for.
 fn checked_body(bytes: &[u8]) -> Result<&[u8], ManifestError> {
     let line_len = "sha256:".len() + 64 + 1;
     let split = bytes.len().checked_sub(line_len).ok_or(ManifestError::Digest)?;

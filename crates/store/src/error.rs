@@ -2,6 +2,8 @@
 
 use dozo_model::{ErrorClass, Explain};
 
+use crate::retry::bucket_is_missing;
+
 /// Why a store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -90,6 +92,9 @@ impl StoreError {
     pub(crate) fn from_source(action: &'static str, key: &str, url: &str, source: object_store::Error) -> Self {
         let (key, url) = (key.to_owned(), url.to_owned());
         match source {
+            e @ object_store::Error::NotFound { .. } if bucket_is_missing(&e) => {
+                Self::Failed { action, key, url, source: e.into() }
+            }
             object_store::Error::NotFound { .. } => Self::NotFound { key, url },
             object_store::Error::AlreadyExists { .. } => Self::Conflict { key, url },
             e @ (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) => {

@@ -9,9 +9,10 @@ use std::io::{Read, Seek, Write};
 use bytes::Bytes;
 use dozo_model::{Sha256Digest, Sha256Hasher};
 use futures::TryStreamExt;
+use object_store::path::Path;
 use object_store::{GetResultPayload, ObjectStoreExt};
 
-use crate::{Result, Store, StoreError};
+use crate::{Operation, Result, Store};
 
 /// Objects up to this size are held in memory.
 const MEMORY_MAX: u64 = 16 << 20;
@@ -42,8 +43,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`], or what the store or the temporary folder says.
     pub async fn fetch(&self, key: &str) -> Result<Fetched> {
-        let got = self.inner.get(&self.path(key)?).await.map_err(|e| self.error("read", key, e))?;
-        let io = |e| StoreError::io("read", key, &self.url, e);
+        let path = self.path(key)?;
+        let fetched = self.again(Operation::Get, || self.fetch_once(&path)).await;
+        fetched.map_err(|e| self.error("read", key, e))
+    }
+
+    async fn fetch_once(&self, path: &Path) -> object_store::Result<Fetched> {
+        let got = self.inner.get(path).await?;
+        let io = |e: std::io::Error| object_store::Error::Generic { store: "local", source: e.into() };
         if let GetResultPayload::File(mut file, _) = got.payload {
             return tokio::task::spawn_blocking(move || {
                 let mut hasher = Sha256Hasher::default();
@@ -60,8 +67,7 @@ impl Store {
                 file.rewind()?;
                 Ok(Fetched { bytes, sha256: hasher.finish(), data: ObjectData::File(file) })
             })
-            .await
-            .map_err(|e| self.error("read", key, e.into()))?
+            .await?
             .map_err(io);
         }
         let mut spool = (got.meta.size > MEMORY_MAX).then(tempfile::tempfile).transpose().map_err(io)?;
@@ -69,7 +75,7 @@ impl Store {
         let mut hasher = Sha256Hasher::default();
         let mut bytes = 0;
         let mut stream = got.into_stream();
-        while let Some(chunk) = stream.try_next().await.map_err(|e| self.error("read", key, e))? {
+        while let Some(chunk) = stream.try_next().await? {
             hasher.update(&chunk);
             bytes += chunk.len() as u64;
             match &mut spool {

@@ -17,10 +17,13 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart,
 };
 
+use serde::Serialize;
+
 use crate::Store;
 
 /// What a request is about to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Operation {
     /// Write an object.
     Put,
@@ -40,6 +43,12 @@ pub enum Operation {
     Delete,
 }
 
+impl Operation {
+    /// All of them, in order.
+    pub const ALL: [Self; 8] =
+        [Self::Put, Self::Begin, Self::Part, Self::Complete, Self::Abort, Self::Get, Self::List, Self::Delete];
+}
+
 /// One request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
@@ -51,7 +60,7 @@ pub struct Request {
 
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Interference {
     /// It is carried out.
     Pass,
     /// It fails and does nothing.
@@ -68,7 +77,7 @@ pub enum Verdict {
 #[async_trait]
 pub trait Intercept: fmt::Debug + Send + Sync {
     /// Is asked before every request; the request waits for the answer.
-    async fn before(&self, request: Request) -> Verdict;
+    async fn before(&self, request: Request) -> Interference;
 }
 
 impl Store {
@@ -97,34 +106,34 @@ fn failed<T>() -> Result<T> {
     Err(object_store::Error::Generic { store: "intercepted", source: "the connection was lost".into() })
 }
 
-async fn ask(by: &Arc<dyn Intercept>, operation: Operation, path: Option<&Path>) -> Verdict {
+async fn ask(by: &Arc<dyn Intercept>, operation: Operation, path: Option<&Path>) -> Interference {
     by.before(Request { operation, path: path.map(ToString::to_string).unwrap_or_default() }).await
 }
 
-/// Carries out a write as the verdict says; `acknowledged` is the answer of a server that does nothing.
-async fn write<T>(verdict: Verdict, acknowledged: T, request: impl Future<Output = Result<T>>) -> Result<T> {
-    match verdict {
-        Verdict::Fail => failed(),
-        Verdict::LoseWrite => Ok(acknowledged),
-        Verdict::LoseAnswer => {
+/// Carries out a write as the interference says; `acknowledged` is the answer of a server that does nothing.
+async fn write<T>(interference: Interference, acknowledged: T, request: impl Future<Output = Result<T>>) -> Result<T> {
+    match interference {
+        Interference::Fail => failed(),
+        Interference::LoseWrite => Ok(acknowledged),
+        Interference::LoseAnswer => {
             let _ = request.await;
             failed()
         }
-        Verdict::Pass | Verdict::Truncate(_) => request.await,
+        Interference::Pass | Interference::Truncate(_) => request.await,
     }
 }
 
 #[async_trait]
 impl ObjectStore for Intercepted {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        let verdict = ask(&self.by, Operation::Put, Some(location)).await;
+        let interference = ask(&self.by, Operation::Put, Some(location)).await;
         let acknowledged = PutResult { e_tag: None, version: None, extensions: Default::default() };
-        write(verdict, acknowledged, self.inner.put_opts(location, payload, opts)).await
+        write(interference, acknowledged, self.inner.put_opts(location, payload, opts)).await
     }
 
     async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
         match ask(&self.by, Operation::Begin, Some(location)).await {
-            Verdict::Fail | Verdict::LoseAnswer => failed(),
+            Interference::Fail | Interference::LoseAnswer => failed(),
             _ => {
                 let inner = self.inner.put_multipart_opts(location, opts).await?;
                 Ok(Box::new(InterceptedUpload { inner, by: Arc::clone(&self.by), location: location.clone() }))
@@ -133,12 +142,12 @@ impl ObjectStore for Intercepted {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        let verdict = ask(&self.by, Operation::Get, Some(location)).await;
-        if matches!(verdict, Verdict::Fail | Verdict::LoseAnswer) {
+        let interference = ask(&self.by, Operation::Get, Some(location)).await;
+        if matches!(interference, Interference::Fail | Interference::LoseAnswer) {
             return failed();
         }
         let got = self.inner.get_opts(location, options).await?;
-        let Verdict::Truncate(missing) = verdict else { return Ok(got) };
+        let Interference::Truncate(missing) = interference else { return Ok(got) };
         let (meta, range, attributes, extensions) =
             (got.meta.clone(), got.range.clone(), got.attributes.clone(), got.extensions.clone());
         let mut bytes = got.bytes().await?;
@@ -149,7 +158,7 @@ impl ObjectStore for Intercepted {
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<bytes::Bytes>> {
         match ask(&self.by, Operation::Get, Some(location)).await {
-            Verdict::Fail | Verdict::LoseAnswer => failed(),
+            Interference::Fail | Interference::LoseAnswer => failed(),
             _ => self.inner.get_ranges(location, ranges).await,
         }
     }
@@ -160,8 +169,8 @@ impl ObjectStore for Intercepted {
             let (inner, by) = (Arc::clone(&inner), Arc::clone(&by));
             async move {
                 let location = location?;
-                let verdict = ask(&by, Operation::Delete, Some(&location)).await;
-                write(verdict, (), inner.delete(&location)).await?;
+                let interference = ask(&by, Operation::Delete, Some(&location)).await;
+                write(interference, (), inner.delete(&location)).await?;
                 Ok(location)
             }
         };
@@ -172,7 +181,7 @@ impl ObjectStore for Intercepted {
         let (inner, by, prefix) = (Arc::clone(&self.inner), Arc::clone(&self.by), prefix.cloned());
         let listing = async move {
             match ask(&by, Operation::List, prefix.as_ref()).await {
-                Verdict::Fail | Verdict::LoseAnswer => failed(),
+                Interference::Fail | Interference::LoseAnswer => failed(),
                 _ => Ok(inner.list(prefix.as_ref())),
             }
         };
@@ -181,14 +190,14 @@ impl ObjectStore for Intercepted {
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         match ask(&self.by, Operation::List, prefix).await {
-            Verdict::Fail | Verdict::LoseAnswer => failed(),
+            Interference::Fail | Interference::LoseAnswer => failed(),
             _ => self.inner.list_with_delimiter(prefix).await,
         }
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        let verdict = ask(&self.by, Operation::Put, Some(to)).await;
-        write(verdict, (), self.inner.copy_opts(from, to, options)).await
+        let interference = ask(&self.by, Operation::Put, Some(to)).await;
+        write(interference, (), self.inner.copy_opts(from, to, options)).await
     }
 }
 
@@ -207,13 +216,13 @@ impl MultipartUpload for InterceptedUpload {
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        let verdict = ask(&self.by, Operation::Complete, Some(&self.location)).await;
+        let interference = ask(&self.by, Operation::Complete, Some(&self.location)).await;
         let acknowledged = PutResult { e_tag: None, version: None, extensions: Default::default() };
-        write(verdict, acknowledged, self.inner.complete()).await
+        write(interference, acknowledged, self.inner.complete()).await
     }
 
     async fn abort(&mut self) -> Result<()> {
-        let verdict = ask(&self.by, Operation::Abort, Some(&self.location)).await;
-        write(verdict, (), self.inner.abort()).await
+        let interference = ask(&self.by, Operation::Abort, Some(&self.location)).await;
+        write(interference, (), self.inner.abort()).await
     }
 }

@@ -67,6 +67,22 @@ impl Layout {
         format!("{key}/{chunk:05}-{id}-{random}.parquet")
     }
 
+    /// Returns the backup that wrote a data object, by its key.
+    #[must_use]
+    pub fn owner(key: &str) -> Option<BackupId> {
+        let name = key.rsplit('/').next()?.strip_suffix(".parquet")?;
+        let (_, rest) = name.split_once('-')?;
+        BackupId::parse(rest.get(..23)?).ok()
+    }
+
+    /// Returns the key of a copy of the data object `key` that backup `id` writes; `mark` tells its bytes.
+    #[must_use]
+    pub fn copied(key: &str, id: &BackupId, mark: &str) -> Option<String> {
+        let (folder, name) = key.rsplit_once('/')?;
+        let (chunk, _) = name.split_once('-')?;
+        Self::owner(key).map(|_| format!("{folder}/{chunk}-{id}-{mark}.parquet"))
+    }
+
     /// Tells whether `key` is one that a manifest of `source` may name.
     #[must_use]
     pub fn may_name(source: &SourceName, id: &BackupId, key: &str) -> bool {
@@ -133,6 +149,15 @@ mod tests {
         ] {
             assert!(Layout::may_name(&source, &id, &key), "{key}");
         }
+        let key = Layout::data(&source, &table, Some("p"), 7, &id, "abcdefgh");
+        assert_eq!(Layout::owner(&key), Some(id.clone()));
+        let other = BackupId::parse("20261122T020000Z-abcdef").unwrap();
+        let copy = Layout::copied(&key, &other, "0011").unwrap();
+        assert!(
+            Layout::may_name(&source, &other, &copy) && copy.ends_with("/p/00007-20261122T020000Z-abcdef-0011.parquet"),
+            "{copy}"
+        );
+        assert_eq!(Layout::owner("data/shop/public/x/notes.parquet"), None);
         for key in [
             "data/shop/../../etc/passwd.parquet",
             "data/crm/public/orders/0.parquet",

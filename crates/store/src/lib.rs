@@ -4,17 +4,24 @@
 //! *Invariants*: no key is ever overwritten ([`Store::put_new`] is create-only, uploads go to keys that carry a
 //! random part); local files are written to a staging name, synced together with their folder, then renamed.
 //! *Crash behaviour*: a killed upload leaves a staging file (`…#1`, listed by [`Store::staged`]) or an unfinished
-//! multipart upload, never an object. *Memory*: an upload holds at most [`PART_BYTES`] × [`PARTS_IN_FLIGHT`].
+//! multipart upload (listed by [`Store::unfinished`]), never an object. *Memory*: an upload holds at most [`Parts::bytes`] ×
+//! [`Parts::in_flight`].
 
+mod copy;
 mod error;
 mod fetch;
 mod intercept;
 mod layout;
 mod open;
+mod probe;
+mod requests;
+mod retry;
+mod s3;
 mod upload;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dozo_model::Timestamp;
@@ -24,10 +31,14 @@ use object_store::{Attributes, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 
 pub use error::StoreError;
 pub use fetch::{Fetched, ObjectData};
-pub use intercept::{Intercept, Operation, Request, Verdict};
+pub use intercept::{Intercept, Interference, Operation, Request};
 pub use layout::{Layout, encode_name};
 pub use open::StoreOptions;
-pub use upload::{PART_BYTES, PARTS_IN_FLIGHT, UploadPart};
+pub use requests::RequestCounts;
+pub use upload::{Parts, UploadPart};
+
+use crate::requests::{Limiter, Requests};
+use crate::s3::{Bucket, Unfinished};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -60,6 +71,13 @@ pub struct Store {
     local: Option<PathBuf>,
     /// Storage class of uploads.
     class: Option<String>,
+    parts: Parts,
+    requests: Arc<Requests>,
+    limiter: Option<Arc<Limiter>>,
+    /// How long a request is tried again.
+    retry_for: Duration,
+    /// The bucket, where it is one of S3.
+    bucket: Option<Arc<Bucket>>,
 }
 
 impl Store {
@@ -70,7 +88,42 @@ impl Store {
     }
 
     fn new(inner: Arc<dyn ObjectStore>, prefix: Path, url: String) -> Self {
-        Self { inner, prefix, url, local: None, class: None }
+        Self {
+            inner,
+            prefix,
+            url,
+            local: None,
+            class: None,
+            parts: Parts::default(),
+            requests: Arc::default(),
+            limiter: None,
+            retry_for: Duration::ZERO,
+            bucket: None,
+        }
+    }
+
+    /// Returns how uploads are cut.
+    #[must_use]
+    pub fn parts(&self) -> Parts {
+        self.parts
+    }
+
+    /// Returns how many requests were made so far, by this store and its clones.
+    #[must_use]
+    pub fn requests(&self) -> RequestCounts {
+        self.requests.so_far()
+    }
+
+    /// Returns this store, of which uploads take at most so many bytes per second.
+    #[must_use]
+    pub fn limited(&self, bytes_per_second: u64) -> Self {
+        Self { limiter: Some(Arc::new(Limiter::new(bytes_per_second))), ..self.clone() }
+    }
+
+    async fn pass(&self, bytes: usize) {
+        if let Some(limiter) = &self.limiter {
+            limiter.pass(bytes).await;
+        }
     }
 
     /// Returns the URL, without secrets.
@@ -104,14 +157,31 @@ impl Store {
     }
 
     async fn put_with(&self, key: &str, bytes: Bytes, attributes: Attributes) -> Result<PutOutcome> {
-        let options = PutOptions { mode: PutMode::Create, attributes, ..PutOptions::default() };
-        match self.inner.put_opts(&self.path(key)?, PutPayload::from_bytes(bytes.clone()), options).await {
-            Ok(_) => Ok(PutOutcome::Created),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                Ok(if self.get_opt(key).await? == Some(bytes) { PutOutcome::Created } else { PutOutcome::Exists })
+        let path = self.path(key)?;
+        self.pass(bytes.len()).await;
+        let put = || async {
+            let options = PutOptions { mode: PutMode::Create, attributes: attributes.clone(), ..PutOptions::default() };
+            match self.inner.put_opts(&path, PutPayload::from_bytes(bytes.clone()), options).await {
+                Ok(_) => Ok(PutOutcome::Created),
+                Err(e @ (object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })) => {
+                    self.requests.count(Operation::Get);
+                    match self.read(&path).await {
+                        Ok(found) => Ok(if found == bytes { PutOutcome::Created } else { PutOutcome::Exists }),
+                        // Another writer is about to create it, or it is gone by now: nothing is decided yet.
+                        Err(object_store::Error::NotFound { .. }) => {
+                            Err(object_store::Error::Generic { store: "conflict", source: e.to_string().into() })
+                        }
+                        Err(e) => Err(e),
+                    }
+                }
+                Err(e) => Err(e),
             }
-            Err(e) => Err(self.error("write", key, e)),
-        }
+        };
+        self.again(Operation::Put, put).await.map_err(|e| self.error("write", key, e))
+    }
+
+    async fn read(&self, path: &Path) -> object_store::Result<Bytes> {
+        self.inner.get(path).await?.bytes().await
     }
 
     /// Puts `bytes` under a key that only this run can have written.
@@ -135,8 +205,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] when it is missing.
     pub async fn get(&self, key: &str) -> Result<Bytes> {
-        let got = self.inner.get(&self.path(key)?).await.map_err(|e| self.error("read", key, e))?;
-        got.bytes().await.map_err(|e| self.error("read", key, e))
+        let path = self.path(key)?;
+        self.again(Operation::Get, || self.read(&path)).await.map_err(|e| self.error("read", key, e))
     }
 
     /// Returns a whole object, or `None` when it is missing.
@@ -156,7 +226,8 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn size(&self, key: &str) -> Result<Option<u64>> {
-        match self.inner.head(&self.path(key)?).await {
+        let path = self.path(key)?;
+        match self.again(Operation::Get, || self.inner.head(&path)).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(e) => Err(self.error("look at", key, e)),
@@ -169,17 +240,16 @@ impl Store {
     /// When the store cannot be listed.
     pub async fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>> {
         let prefix = self.path(folder)?;
-        let mut found: Vec<ObjectInfo> = self
-            .inner
-            .list(Some(&prefix))
-            .map_ok(|meta| ObjectInfo {
+        let listed = self.again(Operation::List, || self.inner.list(Some(&prefix)).try_collect::<Vec<_>>()).await;
+        let mut found: Vec<ObjectInfo> = listed
+            .map_err(|e| self.error("list", folder, e))?
+            .into_iter()
+            .map(|meta| ObjectInfo {
                 key: self.key(&meta.location),
                 bytes: meta.size,
                 modified: Timestamp::from_millisecond(meta.last_modified.timestamp_millis()).unwrap_or(Timestamp::MAX),
             })
-            .try_collect()
-            .await
-            .map_err(|e| self.error("list", folder, e))?;
+            .collect();
         found.sort();
         Ok(found)
     }
@@ -190,7 +260,8 @@ impl Store {
     /// When the store cannot be listed.
     pub async fn folders(&self, folder: &str) -> Result<Vec<String>> {
         let prefix = self.path(folder)?;
-        let listing = self.inner.list_with_delimiter(Some(&prefix)).await.map_err(|e| self.error("list", folder, e))?;
+        let listing = self.again(Operation::List, || self.inner.list_with_delimiter(Some(&prefix))).await;
+        let listing = listing.map_err(|e| self.error("list", folder, e))?;
         let mut names: Vec<String> = listing.common_prefixes.iter().filter_map(|p| p.filename().map(str::to_owned)).collect();
         names.sort();
         Ok(names)
@@ -201,29 +272,60 @@ impl Store {
     /// # Errors
     /// When the store refuses; a missing object is not an error.
     pub async fn delete(&self, key: &str) -> Result<()> {
-        match self.inner.delete(&self.path(key)?).await {
+        let path = self.path(key)?;
+        match self.again(Operation::Delete, || self.inner.delete(&path)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(e) => Err(self.error("delete", key, e)),
         }
     }
 
-    /// Removes a staging file that [`Store::staged`] listed. An upload that is still being written then fails.
+    /// Lists what uploads left behind that were killed: staging files of a local store, multipart uploads of S3 that were begun and
+    /// neither completed nor aborted. Their `key` tells one from the others; the size of a multipart upload is not known.
     ///
     /// # Errors
-    /// When the file system refuses; a missing file is not an error.
-    pub fn remove_staged(&self, key: &str) -> Result<()> {
-        let Some(root) = &self.local else { return Ok(()) };
-        match std::fs::remove_file(root.join(key)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io("delete", key, &self.url, e)),
-            _ => Ok(()),
+    /// When they cannot be listed.
+    pub async fn unfinished(&self) -> Result<Vec<ObjectInfo>> {
+        let Some(bucket) = &self.bucket else { return self.staged() };
+        let listed = self.again(Operation::List, || self.begun(bucket)).await.map_err(|e| self.error("list", "uploads", e))?;
+        let mut found: Vec<ObjectInfo> = listed
+            .into_iter()
+            .map(|u| ObjectInfo { key: format!("{}#{}", self.key(&Path::from(u.key)), u.upload), bytes: 0, modified: u.begun })
+            .collect();
+        found.sort();
+        Ok(found)
+    }
+
+    async fn begun(&self, bucket: &Bucket) -> object_store::Result<Vec<Unfinished>> {
+        let prefix = self.prefix.to_string();
+        let prefix = if prefix.is_empty() { prefix } else { format!("{prefix}/") };
+        bucket.unfinished(&prefix).await.map_err(|source| object_store::Error::Generic { store: "S3", source })
+    }
+
+    /// Removes what [`Store::unfinished`] listed. An upload that is still being written then fails.
+    ///
+    /// # Errors
+    /// When the store refuses; what is gone already is not an error.
+    pub async fn remove_unfinished(&self, key: &str) -> Result<()> {
+        match (&self.bucket, &self.local) {
+            (Some(bucket), _) => {
+                let (object, upload) = key.rsplit_once('#').ok_or_else(|| StoreError::BadKey { key: key.to_owned() })?;
+                let path = self.path(object)?.to_string();
+                let upload = Unfinished { key: path, upload: upload.to_owned(), begun: Timestamp::MAX };
+                let abort = || async {
+                    bucket.abort(&upload).await.map_err(|source| object_store::Error::Generic { store: "S3", source })
+                };
+                self.again(Operation::Abort, abort).await.map_err(|e| self.error("abort the upload of", object, e))
+            }
+            (None, Some(root)) => match std::fs::remove_file(root.join(key)) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io("delete", key, &self.url, e)),
+                _ => Ok(()),
+            },
+            (None, None) => Ok(()),
         }
     }
 
-    /// Lists staging files of killed uploads (local stores only), with their sizes.
-    ///
-    /// # Errors
-    /// When a folder cannot be read.
-    pub fn staged(&self) -> Result<Vec<ObjectInfo>> {
+    /// Lists staging files of killed uploads, with their sizes.
+    fn staged(&self) -> Result<Vec<ObjectInfo>> {
         let Some(root) = &self.local else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         let mut open = vec![root.clone()];

@@ -1,15 +1,19 @@
-//! From a URL and settings to a store: `file://` and `s3://`.
+//! From a URL and settings to a store: `file://`, `s3://`, `gs://` (Google Cloud Storage), `az://` (Azure Blob Storage).
 
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum};
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::{HttpConnector, ReqwestConnector};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
+use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig};
 
-use crate::{Result, Store, StoreError};
+use crate::s3::Bucket;
+use crate::{Parts, Result, Store, StoreError};
 
 /// Settings of a store, from `[repository]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,14 +38,28 @@ pub struct StoreOptions {
     pub storage_class: Option<String>,
     /// Deadline of one request.
     pub request_timeout: Option<Duration>,
+    /// For how long a request that failed is tried again.
+    pub retry_for: Option<Duration>,
+    /// Size of the parts of an upload, in bytes.
+    pub part_bytes: Option<u64>,
+    /// Parts of one upload that travel at the same time.
+    pub parts_in_flight: Option<usize>,
+    /// Bytes per second that all uploads together take at most.
+    pub upload_rate: Option<u64>,
+    /// `false` = no SHA-256 is sent for the server to check what it received, beside the signature's.
+    pub checksums: Option<bool>,
 }
 
 /// Storage classes out of which an object is read at once.
 const INSTANT: [&str; 6] = ["STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "EXPRESS_ONEZONE"];
-/// Deadline of one request: a part of [`crate::PART_BYTES`] at 30 kB/s.
+/// Deadline of one request: a part of 8 MiB at 30 kB/s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
-/// After this long no request is tried again.
-const RETRY_FOR: Duration = Duration::from_secs(60);
+/// After this long no request is tried again: longer than a server's restart, shorter than somebody waits who mistyped its name.
+const RETRY_FOR: Duration = Duration::from_secs(30);
+/// Sizes of parts that S3 takes, but for the last.
+const PART_SIZES: std::ops::RangeInclusive<u64> = 5 << 20..=1 << 30;
+/// Settings of S3 alone.
+const ONLY_S3: &str = "region, path-style, profile, encryption, kms-key, storage-class and checksums are settings of s3://";
 
 impl Store {
     /// Checks the form of a URL, without credentials and without opening anything.
@@ -54,8 +72,11 @@ impl Store {
             Some(("s3", rest)) if rest.starts_with('/') || rest.is_empty() || rest.contains('@') => {
                 config("it must be s3://bucket/prefix; credentials come from the environment or a profile")
             }
-            Some(("file" | "s3", _)) => Ok(()),
-            Some((scheme, _)) => config(&format!("scheme `{scheme}` is not supported (file:// or s3://)")),
+            Some(("gs" | "az", rest)) if rest.starts_with('/') || rest.is_empty() || rest.contains('@') => {
+                config("it must be gs://bucket/prefix or az://container/prefix; credentials come from the environment")
+            }
+            Some(("file" | "s3" | "gs" | "az", _)) => Ok(()),
+            Some((scheme, _)) => config(&format!("scheme `{scheme}` is not supported (file://, s3://, gs:// or az://)")),
             None => config("it is not a URL (file:///folder or s3://bucket/prefix)"),
         }
     }
@@ -67,12 +88,24 @@ impl Store {
     pub fn open(url: &str, options: &StoreOptions, base: &FsPath) -> Result<Self> {
         Self::check_url(url)?;
         let config = |reason: String| StoreError::Config { url: without_secret(url), reason };
-        match url.split_once("://") {
-            Some(("s3", rest)) => Self::s3(rest, options, base).map_err(config),
-            Some((_, path)) if path.starts_with('/') => Self::local(FsPath::new(path)),
-            Some((_, path)) => Self::local(&base.join(path)),
-            None => Err(config("it is not a URL".into())),
+        if let Some(size) = options.part_bytes.filter(|size| !PART_SIZES.contains(size)) {
+            return Err(config(format!("part-size is {size} bytes; it must be from 5MiB to 1GiB")));
         }
+        let mut store = match url.split_once("://") {
+            Some(("file", path)) if path.starts_with('/') => Self::local(FsPath::new(path))?,
+            Some(("file", path)) => Self::local(&base.join(path))?,
+            Some((scheme, rest)) => Self::remote(scheme, rest, options, base).map_err(config)?,
+            None => return Err(config("it is not a URL".into())),
+        };
+        let parts = Parts::default();
+        store.parts = Parts {
+            bytes: options.part_bytes.and_then(|b| usize::try_from(b).ok()).unwrap_or(parts.bytes),
+            in_flight: options.parts_in_flight.unwrap_or(parts.in_flight).max(1),
+        };
+        Ok(match options.upload_rate {
+            Some(rate) => store.limited(rate),
+            None => store,
+        })
     }
 
     fn local(path: &FsPath) -> Result<Self> {
@@ -93,11 +126,16 @@ impl Store {
         Ok(Self { local: Some(path), ..Self::new(Arc::new(inner), prefix, url.clone()) })
     }
 
-    fn s3(rest: &str, options: &StoreOptions, base: &FsPath) -> std::result::Result<Self, String> {
+    fn remote(scheme: &str, rest: &str, options: &StoreOptions, base: &FsPath) -> std::result::Result<Self, String> {
         let (bucket, prefix) = rest.trim_end_matches('/').split_once('/').unwrap_or((rest.trim_end_matches('/'), ""));
-        let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: 5, retry_timeout: RETRY_FOR };
+        let retry_for = options.retry_for.unwrap_or(RETRY_FOR);
+        let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: 10, retry_timeout: retry_for };
         let deadline = options.request_timeout.unwrap_or(REQUEST_TIMEOUT);
-        let mut client = ClientOptions::new().with_connect_timeout(Duration::from_secs(10)).with_timeout(deadline);
+        let connect = deadline.min(Duration::from_secs(10));
+        let mut client = ClientOptions::new().with_connect_timeout(connect).with_timeout(deadline);
+        if let Some(endpoint) = &options.endpoint {
+            client = client.with_allow_http(endpoint.starts_with("http://"));
+        }
         if let Some(file) = &options.ca_file {
             let file = base.join(file);
             let bad = |e: &dyn std::fmt::Display| format!("ca-file {}: {e}", file.display());
@@ -108,48 +146,104 @@ impl Store {
             }
             client = all.into_iter().fold(client, ClientOptions::with_root_certificate);
         }
-        let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry).with_client_options(client);
-        if let Some(endpoint) = &options.endpoint {
-            builder = builder.with_allow_http(endpoint.starts_with("http://")).with_endpoint(endpoint);
-        }
-        if let Some(region) = &options.region {
-            builder = builder.with_region(region);
-        }
-        let path_style = options.path_style.unwrap_or(options.endpoint.is_some());
-        builder = builder.with_virtual_hosted_style_request(!path_style);
-        let by_server: AmazonS3ConfigKey =
-            "aws_server_side_encryption".parse().map_err(|e: object_store::Error| e.to_string())?;
-        match (options.encryption.as_deref(), &options.kms_key) {
-            (None, None) => {}
-            (Some("AES256"), None) => builder = builder.with_config(by_server, "AES256"),
-            (Some("aws:kms"), Some(key)) => builder = builder.with_sse_kms_encryption(key),
-            (Some("aws:kms"), None) => builder = builder.with_config(by_server, "aws:kms"),
-            (Some("AES256") | None, Some(_)) => return Err("kms-key needs encryption = \"aws:kms\"".into()),
-            (Some(other), _) => return Err(format!("encryption `{other}` is not known (AES256 or aws:kms)")),
-        }
-        if let Some(class) = options.storage_class.as_deref().filter(|c| !INSTANT.contains(c)) {
-            let all = INSTANT.join(", ");
-            return Err(format!("storage-class `{class}` is not one that objects are read out of at once ({all})"));
-        }
-        let default = || options.credentials_file.is_some().then(|| "default".to_owned());
-        let profile = options
-            .profile
-            .clone()
-            .or_else(default)
-            .or_else(|| std::env::var("AWS_ACCESS_KEY_ID").is_err().then(|| std::env::var("AWS_PROFILE").ok()).flatten());
-        if let Some(profile) = profile {
-            let (id, secret, token) =
-                credentials_of_profile(&profile, options.credentials_file.as_ref().map(|file| base.join(file)))?;
-            builder = builder.with_access_key_id(id).with_secret_access_key(secret);
-            if let Some(token) = token {
-                builder = builder.with_token(token);
+        let only_s3 = options.region.is_some()
+            || options.path_style.is_some()
+            || options.profile.is_some()
+            || options.encryption.is_some()
+            || options.kms_key.is_some()
+            || options.storage_class.is_some()
+            || options.checksums.is_some();
+        let (inner, s3): (Arc<dyn ObjectStore>, _) = match scheme {
+            "s3" => {
+                let (store, bucket) = s3(bucket, options, base, client, retry)?;
+                (Arc::new(store), Some(Arc::new(bucket)))
             }
-        }
-        let inner = builder.build().map_err(|e| e.to_string())?;
+            _ if only_s3 => return Err(ONLY_S3.into()),
+            "gs" => {
+                let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
+                if let Some(file) = &options.credentials_file {
+                    builder = builder.with_service_account_path(base.join(file).display().to_string());
+                }
+                if let Some(endpoint) = &options.endpoint {
+                    builder = builder.with_config(GoogleConfigKey::BaseUrl, endpoint);
+                }
+                (Arc::new(builder.with_retry(retry).with_client_options(client).build().map_err(|e| e.to_string())?), None)
+            }
+            _ => {
+                let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket);
+                if options.credentials_file.is_some() {
+                    return Err("az:// takes its credentials from AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or from the identity of the machine".into());
+                }
+                if let Some(endpoint) = &options.endpoint {
+                    builder = builder.with_endpoint(endpoint.clone());
+                }
+                (Arc::new(builder.with_retry(retry).with_client_options(client).build().map_err(|e| e.to_string())?), None)
+            }
+        };
         let prefix = Path::parse(prefix).map_err(|e| e.to_string())?;
         let class = options.storage_class.clone();
-        Ok(Self { class, ..Self::new(Arc::new(inner), prefix, format!("s3://{rest}")) })
+        Ok(Self { class, retry_for, bucket: s3, ..Self::new(inner, prefix, format!("{scheme}://{rest}")) })
     }
+}
+
+fn s3(
+    bucket: &str,
+    options: &StoreOptions,
+    base: &FsPath,
+    client: ClientOptions,
+    retry: RetryConfig,
+) -> std::result::Result<(AmazonS3, Bucket), String> {
+    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry).with_client_options(client.clone());
+    if let Some(endpoint) = &options.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    if let Some(region) = &options.region {
+        builder = builder.with_region(region);
+    }
+    let path_style = options.path_style.unwrap_or(options.endpoint.is_some());
+    builder = builder.with_virtual_hosted_style_request(!path_style);
+    let by_server: AmazonS3ConfigKey = "aws_server_side_encryption".parse().map_err(|e: object_store::Error| e.to_string())?;
+    match (options.encryption.as_deref(), &options.kms_key) {
+        (None, None) => {}
+        (Some("AES256"), None) => builder = builder.with_config(by_server, "AES256"),
+        (Some("aws:kms"), Some(key)) => builder = builder.with_sse_kms_encryption(key),
+        (Some("aws:kms"), None) => builder = builder.with_config(by_server, "aws:kms"),
+        (Some("AES256") | None, Some(_)) => return Err("kms-key needs encryption = \"aws:kms\"".into()),
+        (Some(other), _) => return Err(format!("encryption `{other}` is not known (AES256 or aws:kms)")),
+    }
+    if let Some(class) = options.storage_class.as_deref().filter(|c| !INSTANT.contains(c)) {
+        let all = INSTANT.join(", ");
+        return Err(format!("storage-class `{class}` is not one that objects are read out of at once ({all})"));
+    }
+    let default = || options.credentials_file.is_some().then(|| "default".to_owned());
+    let profile = options
+        .profile
+        .clone()
+        .or_else(default)
+        .or_else(|| std::env::var("AWS_ACCESS_KEY_ID").is_err().then(|| std::env::var("AWS_PROFILE").ok()).flatten());
+    if let Some(profile) = profile {
+        let (id, secret, token) =
+            credentials_of_profile(&profile, options.credentials_file.as_ref().map(|file| base.join(file)))?;
+        builder = builder.with_access_key_id(id).with_secret_access_key(secret);
+        if let Some(token) = token {
+            builder = builder.with_token(token);
+        }
+    }
+    if options.checksums.unwrap_or(true) {
+        builder = builder.with_checksum_algorithm(Checksum::SHA256);
+    }
+    let region = builder.get_config_value(&AmazonS3ConfigKey::Region).unwrap_or_else(|| "us-east-1".into());
+    let host = match builder.get_config_value(&AmazonS3ConfigKey::Endpoint) {
+        Some(endpoint) if path_style => format!("{}/{bucket}", endpoint.trim_end_matches('/')),
+        // As object_store reads it: such an endpoint names the bucket.
+        Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
+        None if path_style => format!("https://s3.{region}.amazonaws.com/{bucket}"),
+        None => format!("https://{bucket}.s3.{region}.amazonaws.com"),
+    };
+    let store = builder.build().map_err(|e| e.to_string())?;
+    let client = ReqwestConnector::default().connect(&client).map_err(|e| e.to_string())?;
+    let credentials = Arc::clone(store.credentials());
+    Ok((store, Bucket { client, credentials, url: host, region }))
 }
 
 /// Reads key id, secret and session token of a profile from a file, else `$AWS_SHARED_CREDENTIALS_FILE`, else `~/.aws/credentials`.

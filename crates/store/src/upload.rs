@@ -2,25 +2,35 @@
 //!
 //! One part is one create-only put; more become a multipart upload with several parts in flight. *Crash behaviour*:
 //! the object appears only when the last part is there and [`UploadPart::End`] was said; a queue that closes before
-//! that aborts the upload. *Cancellation*: dropping the sender.
+//! that aborts the upload. *Cancellation*: the token; what is on its way is given up at once, and the upload aborted.
 
 use bytes::Bytes;
 use object_store::{Attribute, Attributes, MultipartUpload, PutPayload};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
-use crate::{Result, Store, StoreError};
+use crate::{Operation, Result, Store, StoreError};
 
-/// Size of all parts but the last. S3 wants at least 5 MiB and at most 10,000 parts: 80 GB an object.
-pub const PART_BYTES: usize = 8 << 20;
+/// How an object is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parts {
+    /// Size of all parts but the last. S3 wants at least 5 MiB and at most 10,000 parts: 80 GB an object by default.
+    pub bytes: usize,
+    /// Parts that travel at the same time.
+    pub in_flight: usize,
+}
 
-/// Parts that travel at the same time.
-pub const PARTS_IN_FLIGHT: usize = 2;
+impl Default for Parts {
+    fn default() -> Self {
+        Self { bytes: 8 << 20, in_flight: 2 }
+    }
+}
 
 /// What comes through the queue.
 #[derive(Debug)]
 pub enum UploadPart {
-    /// [`PART_BYTES`] bytes, or fewer in the last one.
+    /// [`Parts::bytes`] bytes, or fewer in the last one.
     Data(Bytes),
     /// The object is complete.
     End,
@@ -30,39 +40,40 @@ impl Store {
     /// Writes the object `key` from a queue of parts. Returns its size.
     ///
     /// # Errors
-    /// [`StoreError::Cancelled`] when the queue closes before its end; else what the store says. In both cases a
+    /// [`StoreError::Cancelled`] when it was stopped, or the queue closes before its end; else what the store says. In both cases a
     /// multipart upload was aborted.
-    pub async fn upload(&self, key: &str, mut parts: mpsc::Receiver<UploadPart>) -> Result<u64> {
+    pub async fn upload(&self, key: &str, mut parts: mpsc::Receiver<UploadPart>, stop: &CancellationToken) -> Result<u64> {
         let stopped = || StoreError::Cancelled { key: key.to_owned() };
-        let (first, next) = match parts.recv().await {
-            Some(UploadPart::Data(first)) => (first, parts.recv().await),
-            Some(UploadPart::End) => (Bytes::new(), Some(UploadPart::End)),
-            None => return Err(stopped()),
+        let beginning = async {
+            match parts.recv().await? {
+                UploadPart::Data(first) => Some((first, parts.recv().await?)),
+                UploadPart::End => Some((Bytes::new(), UploadPart::End)),
+            }
         };
+        let (first, next) = stop.run_until_cancelled(beginning).await.flatten().ok_or_else(stopped)?;
         match next {
-            Some(UploadPart::End) => {
+            UploadPart::End => {
                 let size = first.len() as u64;
-                let outcome = self.put_with(key, first, self.attributes()).await?;
+                let put = stop.run_until_cancelled(self.put_with(key, first, self.attributes())).await;
+                let outcome = put.ok_or_else(stopped)??;
                 self.own(key, outcome)?;
                 Ok(size)
             }
-            Some(UploadPart::Data(second)) => {
+            UploadPart::Data(second) => {
                 let path = self.path(key)?;
-                let mut upload = self
-                    .inner
-                    .put_multipart_opts(&path, self.attributes().into())
-                    .await
-                    .map_err(|e| self.error("write", key, e))?;
-                match self.parts(key, upload.as_mut(), first, second, &mut parts).await {
+                let begin = || self.inner.put_multipart_opts(&path, self.attributes().into());
+                let mut upload = self.again(Operation::Begin, begin).await.map_err(|e| self.error("write", key, e))?;
+                let sending = self.all_parts(key, upload.as_mut(), first, second, &mut parts);
+                match stop.run_until_cancelled(sending).await.unwrap_or_else(|| Err(stopped())) {
                     Ok(size) => Ok(size),
                     Err(error) => {
                         // The first error counts; an upload that cannot be aborted is found by `gc plan`.
+                        self.requests.count(Operation::Abort);
                         let _ = upload.abort().await;
                         Err(error)
                     }
                 }
             }
-            None => Err(stopped()),
         }
     }
 
@@ -71,7 +82,7 @@ impl Store {
         self.class.iter().map(|class| (Attribute::StorageClass, class.clone())).collect()
     }
 
-    async fn parts(
+    async fn all_parts(
         &self,
         key: &str,
         upload: &mut dyn MultipartUpload,
@@ -92,15 +103,24 @@ impl Store {
                 },
             };
             size += data.len() as u64;
-            if flying.len() >= PARTS_IN_FLIGHT {
+            if flying.len() >= self.parts.in_flight {
                 self.landed(key, flying.join_next().await)?;
             }
+            self.pass(data.len()).await;
+            // What is lost on the way, the HTTP client sends again: a part is a number of an upload, whoever sends it how often.
+            self.requests.count(Operation::Part);
             flying.spawn(upload.put_part(PutPayload::from_bytes(data)));
         }
         while let Some(done) = flying.join_next().await {
             self.landed(key, Some(done))?;
         }
-        upload.complete().await.map_err(|e| self.error("write", key, e))?;
+        self.requests.count(Operation::Complete);
+        if let Err(error) = upload.complete().await {
+            // An answer that was lost, and then "there is no such upload": the key is this run's own, so its size tells.
+            if self.size(key).await? != Some(size) {
+                return Err(self.error("write", key, error));
+            }
+        }
         Ok(size)
     }
 

@@ -61,7 +61,7 @@ pub fn shared_s3() -> &'static S3Server {
         watch(child.id(), &folder);
         let server = S3Server { endpoint: format!("http://127.0.0.1:{port}"), key, secret, bucket };
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !server.make_bucket() {
+        while !server.make_bucket(bucket, false) {
             let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
             assert!(Instant::now() < deadline, "weed does not answer: {}", &log[log.len().saturating_sub(2000)..]);
             std::thread::sleep(Duration::from_millis(200));
@@ -71,22 +71,23 @@ pub fn shared_s3() -> &'static S3Server {
 }
 
 impl S3Server {
-    /// Makes the bucket with the server's own shell-free way: a signed PUT by Python's standard library.
-    fn make_bucket(&self) -> bool {
+    /// Makes a bucket, with versions and object locks if asked for: a signed PUT by Python's standard library. Tells whether it is there.
+    pub fn make_bucket(&self, bucket: &str, lock: bool) -> bool {
         let script = r#"
 import datetime, hashlib, hmac, sys, urllib.request
-endpoint, key, secret, bucket = sys.argv[1:5]
+endpoint, key, secret, bucket, lock = sys.argv[1:6]
 host = endpoint.split("//")[1]
 now = datetime.datetime.now(datetime.timezone.utc)
 stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
 empty = hashlib.sha256(b"").hexdigest()
-request = f"PUT\n/{bucket}\n\nhost:{host}\nx-amz-content-sha256:{empty}\nx-amz-date:{stamp}\n\nhost;x-amz-content-sha256;x-amz-date\n{empty}"
+signed = "host;x-amz-bucket-object-lock-enabled;x-amz-content-sha256;x-amz-date"
+request = f"PUT\n/{bucket}\n\nhost:{host}\nx-amz-bucket-object-lock-enabled:{lock}\nx-amz-content-sha256:{empty}\nx-amz-date:{stamp}\n\n{signed}\n{empty}"
 scope = f"{day}/us-east-1/s3/aws4_request"
 text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
 sign = lambda k, m: hmac.new(k, m.encode(), hashlib.sha256).digest()
 k = sign(sign(sign(sign(b"AWS4" + secret.encode(), day), "us-east-1"), "s3"), "aws4_request")
-auth = f"AWS4-HMAC-SHA256 Credential={key}/{scope}, SignedHeaders=host;x-amz-content-sha256;x-amz-date, Signature={hmac.new(k, text.encode(), hashlib.sha256).hexdigest()}"
-r = urllib.request.Request(f"{endpoint}/{bucket}", method="PUT", headers={"x-amz-date": stamp, "x-amz-content-sha256": empty, "Authorization": auth})
+auth = f"AWS4-HMAC-SHA256 Credential={key}/{scope}, SignedHeaders={signed}, Signature={hmac.new(k, text.encode(), hashlib.sha256).hexdigest()}"
+r = urllib.request.Request(f"{endpoint}/{bucket}", method="PUT", headers={"x-amz-date": stamp, "x-amz-content-sha256": empty, "Authorization": auth, "x-amz-bucket-object-lock-enabled": lock})
 try:
     urllib.request.urlopen(r, timeout=5)
 except urllib.error.HTTPError as e:
@@ -95,7 +96,7 @@ except Exception:
     sys.exit(1)
 "#;
         let made = Command::new("python3")
-            .args(["-c", script, &self.endpoint, self.key, self.secret, self.bucket])
+            .args(["-c", script, &self.endpoint, self.key, self.secret, bucket, if lock { "true" } else { "false" }])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status();

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use dozo_engine::{
-    BackupOptions, BackupReport, CatalogError, EngineError, Expanded, Repository, SourceSettings, backup, expand, run_hook,
-    vanished,
+    BackupOptions, BackupReport, CatalogError, EngineError, Expanded, ReplicateReport, Repository, SourceSettings, backup,
+    expand, replicate, run_hook, vanished,
 };
 use dozo_model::{human_bytes, human_count, human_duration};
+use serde::Serialize;
 use serde_json::json;
 
 use super::{Outcome, Session, unknown_source};
@@ -27,6 +28,8 @@ struct Done {
     held: Vec<String>,
     /// Something was asked for and is not there, although each backup by itself is fine.
     missing: bool,
+    /// What the replicas got.
+    replicas: Vec<ReplicateReport>,
 }
 
 pub(super) async fn run(session: &Session, args: Backup) -> Outcome {
@@ -41,6 +44,7 @@ pub(super) async fn run(session: &Session, args: Backup) -> Outcome {
         .map(|s| SourceSettings {
             max_block: args.max_block.map_or(s.max_block, |m| m.0),
             rate: args.rate.or(s.rate),
+            memory: args.memory.unwrap_or(s.memory),
             ..s.clone()
         })
         .collect();
@@ -65,13 +69,25 @@ pub(super) async fn run(session: &Session, args: Backup) -> Outcome {
     for report in &done.reports {
         tell_losses(session, report);
     }
+    fill_replicas(session, &config, &repository, &mut done).await?;
     let failed: Vec<_> = done.errors.iter().map(|(source, e)| json!({ "source": source, "failed": e.json()["error"] })).collect();
-    let text = || done.reports.iter().map(text).collect::<Vec<_>>().join("\n");
+    let replicas = || done.replicas.iter().map(super::replicate::text);
+    let text = || done.reports.iter().map(text).chain(replicas()).collect::<Vec<_>>().join("\n");
     match done.reports.as_slice() {
         [] if single => {}
-        [report] if single => session.output.result(report, text)?,
+        [report] if single => {
+            #[derive(Serialize)]
+            struct One<'a> {
+                #[serde(flatten)]
+                report: &'a BackupReport,
+                replicas: &'a [ReplicateReport],
+            }
+            session.output.result(&One { report, replicas: &done.replicas }, text)?;
+        }
         reports => {
-            session.output.result(&json!({ "backups": reports, "failed": failed, "running-elsewhere": done.held }), text)?;
+            let (held, replicas) = (&done.held, &done.replicas);
+            let all = json!({ "backups": reports, "failed": failed, "running-elsewhere": held, "replicas": replicas });
+            session.output.result(&all, text)?;
         }
     }
     if done.reports.is_empty() && !done.errors.is_empty() {
@@ -83,6 +99,33 @@ pub(super) async fn run(session: &Session, args: Backup) -> Outcome {
         (true, ..) | (false, false, false) => PARTIAL,
         _ => 0,
     })
+}
+
+/// Copies what was just made, and whatever else is missing, to the replicas. The backups stand, whatever comes of it.
+async fn fill_replicas(session: &Session, config: &Config, repository: &Repository, done: &mut Done) -> Result<(), CliError> {
+    if done.reports.is_empty() {
+        return Ok(());
+    }
+    for replica in config.repository.replicas.iter().filter(|r| r.after_backup) {
+        // A replica is made by `dozo replicate` alone: a disk that is not mounted is an empty folder.
+        match replicate(&session.ctx, repository, replica, &super::replicate::of(replica), false, None).await {
+            Ok(report) => {
+                super::replicate::tell_failures(session, &report);
+                done.missing |= !report.failed.is_empty();
+                done.replicas.push(report);
+            }
+            Err(EngineError::Cancelled) => return Err(EngineError::Cancelled.into()),
+            Err(e) => {
+                let error = CliError::from(e);
+                session.output.message(&format!(
+                    "warning: replica {} was not filled: {error}; next: dozo replicate --to {}",
+                    replica.name, replica.name
+                ));
+                done.missing = true;
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn one(

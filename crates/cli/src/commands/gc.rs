@@ -52,7 +52,7 @@ fn plan_lines(plan: &GcPlan) -> Vec<String> {
         lines.push(format!("{}@{}  {state}", b.source, b.id));
     }
     lines.extend(plan.orphans.iter().map(|key| format!("{key}  named by no manifest")));
-    lines.extend(plan.staged.iter().map(|key| format!("{key}  left by a killed upload")));
+    lines.extend(plan.unfinished.iter().map(|key| format!("{key}  left by a killed upload")));
     lines.extend(plan.foreign.iter().map(|key| format!("{key}  not written by dozo, left alone")));
     lines.extend(plan.unreadable.iter().map(|why| format!("unreadable: {why}; nothing may be deleted while this is so")));
     lines

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use dozo_engine::{DatabaseChoice, Hook, Hooks, OnBlock, RepositorySettings, SourceSettings, StoreOptions, ToolChoice, UrlRef};
+use dozo_engine::{
+    DatabaseChoice, Hook, Hooks, OnBlock, ReplicaSettings, RepositorySettings, SourceSettings, StoreOptions, ToolChoice, UrlRef,
+};
 use dozo_model::{ByteSize, Percent, Profile, SourceName, Span};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -205,7 +207,7 @@ impl<'t> Reader<'t> {
     fn no_more(&mut self, table: &Table<'t>) {
         for (key, line, _) in &table.entries {
             let dotted = Self::dotted(table, key);
-            let later = table.path.is_empty() && LATER.contains(&key.as_str()) || table.path == "repository" && key == "replica";
+            let later = table.path.is_empty() && LATER.contains(&key.as_str());
             let reason = if later { "this version does not act upon it yet" } else { "unknown key" };
             self.problem(*line, &dotted, reason.into());
         }
@@ -225,31 +227,96 @@ impl<'t> Reader<'t> {
             return None;
         };
         let mut table = self.table("repository".into(), table);
-        let url = self.text(&mut table, "url");
-        let store = StoreOptions {
-            endpoint: self.text(&mut table, "endpoint"),
-            region: self.text(&mut table, "region"),
-            path_style: self.boolean(&mut table, "path-style"),
-            profile: self.text(&mut table, "profile"),
-            credentials_file: self.text(&mut table, "credentials-file").map(PathBuf::from),
-            ca_file: self.text(&mut table, "ca-file").map(PathBuf::from),
-            encryption: self.text(&mut table, "encryption"),
-            kms_key: self.text(&mut table, "kms-key"),
-            storage_class: self.text(&mut table, "storage-class"),
-            request_timeout: self.parsed::<Span>(&mut table, "request-timeout").map(|span| span.0),
-        };
-        let min_free = self.parsed::<Percent>(&mut table, "min-free").unwrap_or(MIN_FREE).0;
-        let only_host = self.text(&mut table, "only-host");
+        let replicas = self.replicas(&mut table);
+        let mut repository = self.one_repository(&mut table, line);
         self.no_more(&table);
+        let own = repository.as_ref().map(|r| r.url.clone());
+        for (i, replica) in replicas.iter().enumerate() {
+            let same = |other: &ReplicaSettings| other.name == replica.name;
+            if replicas[..i].iter().any(same) {
+                self.problem(line, "repository.replica", format!("two replicas are called `{}`: give them a name", replica.name));
+            }
+            if own.as_ref() == Some(&replica.repository.url) {
+                self.problem(line, "repository.replica", format!("`{}` is the repository itself", replica.name));
+            }
+        }
+        if let Some(repository) = &mut repository {
+            repository.replicas = replicas;
+        }
+        repository
+    }
+
+    fn replicas(&mut self, table: &mut Table<'t>) -> Vec<ReplicaSettings> {
+        let Some((line, value)) = self.take(table, "replica") else { return Vec::new() };
+        let DeValue::Array(items) = value else {
+            self.problem(line, "repository.replica", "it must be tables, like [[repository.replica]]".into());
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for item in items {
+            let line = self.line(item.span().start);
+            let DeValue::Table(inner) = item.into_inner() else {
+                self.problem(line, "repository.replica", "it must be a table".into());
+                continue;
+            };
+            let mut table = self.table("repository.replica".into(), inner);
+            let name = self.text(&mut table, "name");
+            let latest_only = self.one_of(&mut table, "backups", [("all", false), ("latest", true)]);
+            let after_backup = self.boolean(&mut table, "after-backup").unwrap_or(true);
+            let repository = self.one_repository(&mut table, line);
+            self.no_more(&table);
+            found.extend(repository.map(|repository| ReplicaSettings {
+                name: name.unwrap_or_else(|| repository.url.clone()),
+                repository,
+                latest_only,
+                after_backup,
+            }));
+        }
+        found
+    }
+
+    /// Reads what the repository and its replicas have in common.
+    fn one_repository(&mut self, table: &mut Table<'t>, line: usize) -> Option<RepositorySettings> {
+        let url = self.text(table, "url");
+        let store = StoreOptions {
+            endpoint: self.text(table, "endpoint"),
+            region: self.text(table, "region"),
+            path_style: self.boolean(table, "path-style"),
+            profile: self.text(table, "profile"),
+            credentials_file: self.text(table, "credentials-file").map(PathBuf::from),
+            ca_file: self.text(table, "ca-file").map(PathBuf::from),
+            encryption: self.text(table, "encryption"),
+            kms_key: self.text(table, "kms-key"),
+            storage_class: self.text(table, "storage-class"),
+            request_timeout: self.parsed::<Span>(table, "request-timeout").map(|span| span.0),
+            retry_for: self.parsed::<Span>(table, "retry-for").map(|span| span.0),
+            part_bytes: self.parsed::<ByteSize>(table, "part-size").map(|size| size.0),
+            parts_in_flight: self.count(table, "parts-in-flight"),
+            upload_rate: self.rate(table, "upload-rate"),
+            checksums: self.boolean(table, "checksums"),
+        };
+        let min_free = self.parsed::<Percent>(table, "min-free").unwrap_or(MIN_FREE).0;
+        let only_host = self.text(table, "only-host");
+        let key = Self::dotted(table, "url");
         let Some(url) = url else {
-            self.problem(line, "repository.url", "it is missing".into());
+            self.problem(line, &key, "it is missing".into());
             return None;
         };
-        let settings = RepositorySettings { url, store, base: self.base.clone(), min_free, only_host };
+        let settings = RepositorySettings { url, store, base: self.base.clone(), min_free, only_host, replicas: Vec::new() };
         if let Err(e) = settings.check_url() {
-            self.problem(line, "repository.url", e.to_string());
+            self.problem(line, &key, e.to_string());
         }
         Some(settings)
+    }
+
+    /// Reads a size that is above 0.
+    fn rate(&mut self, table: &mut Table<'t>, key: &str) -> Option<u64> {
+        let line = table.entries.iter().find(|(k, ..)| k == key)?.1;
+        let rate = self.parsed::<ByteSize>(table, key)?.0;
+        if rate == 0 {
+            self.problem(line, &Self::dotted(table, key), "it must be above 0".into());
+        }
+        Some(rate)
     }
 
     fn source(&mut self, name: &str, line: usize, table: DeTable<'t>, defaults: &Defaults<'_>) -> Option<SourceSettings> {
@@ -289,10 +356,7 @@ impl<'t> Reader<'t> {
         let on_block = [("warn", OnBlock::Warn), ("release", OnBlock::Release), ("abort", OnBlock::Abort)];
         let on_block = self.one_of(&mut table, "on-block", on_block);
         let lag = self.parsed::<Span>(&mut table, "max-replication-lag").map_or(MAX_REPLICATION_LAG, |s| s.0);
-        let rate = self.parsed::<ByteSize>(&mut table, "rate");
-        if rate == Some(ByteSize(0)) {
-            self.problem(line, &format!("{path}.rate"), "it must be above 0".into());
-        }
+        let rate = self.rate(&mut table, "rate").map(ByteSize);
         let databases = self.databases(&mut table, &path, line);
         let hooks = self.hooks(&mut table);
         let profile = self.one_of(&mut table, "profile", [("lake", Profile::Lake), ("native", Profile::Native)]);

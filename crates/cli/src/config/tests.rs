@@ -17,15 +17,27 @@ fn the_documented_configuration_parses() {
     assert!(!config.sources.is_empty());
     let source = include_str!("read.rs");
     let mut keys = 0;
-    for call in ["text", "texts", "count", "boolean", "parsed::<ByteSize>", "parsed::<Span>", "parsed::<Percent>", "integer"] {
-        for rest in source.split(&format!("{call}(&mut ")).skip(1) {
+    let calls = [
+        "text",
+        "texts",
+        "count",
+        "boolean",
+        "rate",
+        "one_of",
+        "parsed::<ByteSize>",
+        "parsed::<Span>",
+        "parsed::<Percent>",
+        "integer",
+    ];
+    for call in calls {
+        for rest in source.split(&format!("self.{call}(")).skip(1) {
             let call = rest.split(')').next().unwrap_or_default();
             let Some(key) = call.split('"').nth(1) else { continue };
             keys += 1;
             assert!(text.contains(&format!("{key} =")), "docs/config.toml does not show `{key}`");
         }
     }
-    assert!(keys >= 15, "{keys} keys found");
+    assert!(keys >= 45, "{keys} keys found");
 }
 
 #[test]
@@ -36,7 +48,7 @@ fn every_problem_at_once_with_its_line() {
     for expected in [
         "1: time-zone: `Mars/Olympus` is not a time zone",
         "2: unknown: unknown key",
-        "3: repository.url: repository `ftp://x` cannot be opened: scheme `ftp` is not supported (file:// or s3://)",
+        "3: repository.url: repository `ftp://x` cannot be opened: scheme `ftp` is not supported (file://, s3://, gs:// or az://)",
         "5: repository.regio: unknown key",
         "6: source.Shop: `Shop` is not a source name (1 to 63 of a-z, 0-9, - and _, starting with a letter or digit)",
         "6: source.Shop.url: the URL of u@h:5432/d holds a password",

@@ -14,10 +14,12 @@ use dozo_model::{
     BackupId, BlockRange, Column, Fingerprint, ObjectRef, Part, Progress, RowDigester, RowVersions, SourceName, random_suffix,
 };
 use dozo_postgres::{LockedTable, PgError, RowBlock, RowDecoder, RowSource, SnapshotWorker, Unit};
-use dozo_store::{Layout, PART_BYTES, Store, UploadPart};
+use dozo_store::{Layout, Store, UploadPart};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::gate::Gate;
 use super::geo;
@@ -46,6 +48,9 @@ pub(crate) struct UnitContext {
     /// The first upload that failed.
     pub(crate) upload_failed: Arc<Mutex<Option<EngineError>>>,
     pub(crate) handle: Handle,
+    pub(crate) tracker: TaskTracker,
+    /// Ends all uploads: they outlive the workers that feed them.
+    pub(crate) stop_uploads: CancellationToken,
     pub(crate) progress: Arc<dyn Progress>,
 }
 
@@ -94,9 +99,10 @@ pub(crate) fn run_unit(worker: &mut SnapshotWorker, unit: &Unit, shared: &UnitCo
     let permit = shared.handle.block_on(Arc::clone(&shared.uploads).acquire_owned()).map_err(|_| broken())?;
     let (sender, parts) = mpsc::channel(1);
     let (store, upload_key, failed) = (shared.store.clone(), key.clone(), Arc::clone(&shared.upload_failed));
-    let upload = shared.handle.spawn(async move {
+    let stop = shared.stop_uploads.clone();
+    let upload = async move {
         let _permit = permit;
-        let uploaded = store.upload(&upload_key, parts).await;
+        let uploaded = store.upload(&upload_key, parts, &stop).await;
         match uploaded {
             Ok(size) => Some(size),
             Err(e) => {
@@ -106,7 +112,8 @@ pub(crate) fn run_unit(worker: &mut SnapshotWorker, unit: &Unit, shared: &UnitCo
                 None
             }
         }
-    });
+    };
+    let upload = shared.tracker.spawn_on(upload, &shared.handle);
     match copy_pieces(worker, unit, shared, &key, UploadSink(sender)) {
         Ok((object, pieces)) => Ok(UnitReport { object, pieces, upload }),
         Err(EngineError::Encode { source: EncodeError::Closed, .. }) => {
@@ -157,7 +164,7 @@ fn copy_pieces(
         zstd_level: shared.zstd_level,
         row_group_rows: shared.budget.row_group_rows,
         row_group_bytes: shared.budget.row_group_bytes,
-        part_bytes: PART_BYTES,
+        part_bytes: shared.budget.parts.bytes,
         metadata,
     };
     let encoder = ParquetEncoder::new(decoder.schema(), &first.columns, &options, sink).map_err(encode_error)?;

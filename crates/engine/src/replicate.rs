@@ -1,0 +1,523 @@
+//! `replicate`: copies backups to another repository, byte for byte, and proves it on the way.
+//!
+//! *Protocol*: for the other repository a copy is a backup like any other: lease → intent → parent stands → objects, under keys that this
+//! copy alone writes → everything is listed → parent stands → manifest. What it shares with an earlier copy, it shares by naming that
+//! copy as its parent. So collectors there need to know nothing of replication. *Proof*: every object is digested while it is read and
+//! appears only if it is the one that the manifest names. *Crash behaviour*: a killed copy is an uncommitted backup there; the next
+//! run goes on with it, or, once a collector has aborted it, starts over under another id. *Names*: a copy has the id of its backup,
+//! except then; its manifest says what it is a copy of.
+
+mod rewrite;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dozo_catalog::{BackupEntry, BackupState, CatalogError, Decision, Repository, this_process};
+use dozo_model::{
+    BackupId, FORMAT_VERSION, Intent, Manifest, ObjectRef, ReplicaOf, Sha256Digest, SourceName, Stage, Timestamp, random_suffix,
+};
+use dozo_store::{Layout, RequestCounts, Store};
+use futures::{StreamExt, TryStreamExt};
+use serde::Serialize;
+
+use crate::context::{Context, ReplicaSettings};
+use crate::replicate::rewrite::Rewrite;
+use crate::{EngineError, Result};
+
+/// Objects copied at the same time.
+const COPIES: usize = 2;
+/// How often a copy starts over because what it leans on is being deleted.
+const ATTEMPTS: usize = 3;
+
+/// Which backups are copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replicated {
+    /// All that are missing there.
+    All,
+    /// The newest of each source.
+    Latest,
+    /// These.
+    These(Vec<(SourceName, BackupId)>),
+}
+
+/// What became of a replica.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ReplicateReport {
+    /// Its name.
+    pub replica: String,
+    /// Its URL.
+    pub url: String,
+    /// Copied now, oldest first for each source.
+    pub copied: Vec<ReplicatedBackup>,
+    /// Were there already.
+    pub present: usize,
+    /// Could not be copied, and why.
+    pub failed: Vec<FailedCopy>,
+    /// Requests to the repository.
+    pub requests_from: RequestCounts,
+    /// Requests to the replica.
+    pub requests_to: RequestCounts,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+/// One copy.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ReplicatedBackup {
+    /// Source.
+    pub source: SourceName,
+    /// Id of the backup.
+    pub id: BackupId,
+    /// Id of the copy.
+    pub copy: BackupId,
+    /// Objects copied by this run.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Objects that an earlier copy or an interrupted run had brought there.
+    pub found: u64,
+    /// Their bytes.
+    pub found_bytes: u64,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+/// A backup that was not copied.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FailedCopy {
+    /// Backup.
+    pub backup: String,
+    /// Why.
+    pub reason: String,
+    /// Whether the backup itself is damaged, as opposed to a copy that did not get through.
+    pub damaged: bool,
+    /// Whether another process is copying backups of this source.
+    pub held: bool,
+}
+
+/// How far a replica is behind, for one source.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ReplicaLag {
+    /// Its name.
+    pub replica: String,
+    /// Backups that it should have and has not; none when it could not be asked.
+    pub missing: Option<usize>,
+    /// Start of the newest backup it holds.
+    pub newest: Option<Timestamp>,
+    /// Seconds between that and the newest backup.
+    pub lag_seconds: Option<i64>,
+    /// Why it could not be asked.
+    pub unreachable: Option<String>,
+}
+
+/// What stands in a replica.
+struct There {
+    repository: Repository,
+    entries: Vec<BackupEntry>,
+}
+
+impl There {
+    async fn look(repository: Repository, source: &SourceName) -> Result<Self> {
+        let entries = repository.backups(Some(source)).await?;
+        Ok(Self { repository, entries })
+    }
+
+    fn committed(&self) -> impl Iterator<Item = &Manifest> {
+        self.entries.iter().filter_map(|e| match &e.state {
+            BackupState::Committed(m) => Some(m.as_ref()),
+            _ => None,
+        })
+    }
+
+    /// Returns the copy of a backup.
+    fn copy_of(&self, repository: &str, id: &BackupId) -> Option<&Manifest> {
+        self.committed().find(|m| m.replica_of.as_ref().is_some_and(|r| r.repository == repository && &r.id == id))
+    }
+
+    /// Tells whether a backup was copied and its copy is there, or was deleted there: what its retention took is not brought back.
+    fn has(&self, repository: &str, id: &BackupId) -> bool {
+        // Of a deleted copy only its id is left; a second one of the same second would be of the same source at the same time.
+        let deleted = |e: &BackupEntry| matches!(e.state, BackupState::Doomed(_)) && e.id.second() == id.second();
+        self.copy_of(repository, id).is_some() || self.entries.iter().any(deleted)
+    }
+}
+
+/// Fills a replica.
+///
+/// # Errors
+/// When the replica cannot be opened, or the work is interrupted. A backup that cannot be copied is in the report.
+pub async fn replicate(
+    ctx: &Context,
+    from: &Repository,
+    replica: &ReplicaSettings,
+    which: &Replicated,
+    create: bool,
+    rate: Option<u64>,
+) -> Result<ReplicateReport> {
+    let began = Instant::now();
+    let store = replica.repository.store()?;
+    let store = rate.map_or(store.clone(), |rate| store.limited(rate));
+    replica.repository.check_space(&store)?;
+    let to = if create { Repository::open_or_init(store, ctx.clock.as_ref()).await? } else { Repository::open(store).await? };
+    if to.marker().id == from.marker().id {
+        return Err(EngineError::Options(format!("replica `{}` is the repository itself", replica.name)));
+    }
+    let (from_before, to_before) = (from.store().requests(), to.store().requests());
+    let mut report = ReplicateReport {
+        replica: replica.name.clone(),
+        url: to.store().url().to_owned(),
+        copied: Vec::new(),
+        present: 0,
+        failed: Vec::new(),
+        requests_from: RequestCounts::default(),
+        requests_to: RequestCounts::default(),
+        seconds: 0.0,
+    };
+    let (wanted, unreadable) = wanted(from, which).await?;
+    report.failed = unreadable;
+    for (source, backups) in wanted {
+        let work = one_source(ctx, from, &to, &source, &backups, &mut report);
+        tokio::select! {
+            biased;
+            () = ctx.cancel.cancelled() => return Err(EngineError::Cancelled),
+            done = work => done?,
+        }
+    }
+    report.requests_from = from.store().requests().since(&from_before);
+    report.requests_to = to.store().requests().since(&to_before);
+    report.seconds = began.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// Committed backups by source, oldest first, and those whose manifests cannot be read.
+type Wanted = (BTreeMap<SourceName, Vec<Manifest>>, Vec<FailedCopy>);
+
+async fn wanted(from: &Repository, which: &Replicated) -> Result<Wanted> {
+    let (mut found, mut failed): Wanted = Default::default();
+    if let Replicated::These(these) = which {
+        for (source, id) in these {
+            found.entry(source.clone()).or_default().push(from.manifest(source, id).await?);
+        }
+    } else {
+        for entry in from.backups(None).await? {
+            match entry.state {
+                BackupState::Committed(m) => found.entry(entry.source).or_default().push(*m),
+                BackupState::Unreadable(reason) => {
+                    let backup = format!("{}@{}", entry.source, entry.id);
+                    failed.push(FailedCopy { backup, reason, damaged: true, held: false });
+                }
+                _ => {}
+            }
+        }
+    }
+    for backups in found.values_mut() {
+        backups.sort_by_key(|m| m.started);
+        if *which == Replicated::Latest {
+            backups.drain(..backups.len() - 1);
+        }
+    }
+    Ok((found, failed))
+}
+
+async fn one_source(
+    ctx: &Context,
+    from: &Repository,
+    to: &Repository,
+    source: &SourceName,
+    backups: &[Manifest],
+    report: &mut ReplicateReport,
+) -> Result<()> {
+    let mut there = There::look(to.clone(), source).await?;
+    for manifest in backups {
+        if let Some(copy) = there.copy_of(&from.marker().id, &manifest.id) {
+            report.present += 1;
+            // It may have been accepted since.
+            if let Err(e) = copy_acceptance(from, to, manifest, &copy.id).await {
+                report.failed.push(failed(manifest, &e));
+            }
+            continue;
+        }
+        if there.has(&from.marker().id, &manifest.id) {
+            report.present += 1;
+            continue;
+        }
+        match one_backup(ctx, from, &mut there, manifest).await {
+            Ok(copied) => report.copied.push(copied),
+            Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
+            // It was deleted since it was listed.
+            Err(_) if matches!(from.manifest(source, &manifest.id).await, Err(CatalogError::Doomed { .. })) => {}
+            Err(e) => report.failed.push(failed(manifest, &e)),
+        }
+    }
+    Ok(())
+}
+
+fn failed(manifest: &Manifest, error: &EngineError) -> FailedCopy {
+    let mut reason = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(e) = cause {
+        let text = e.to_string();
+        if !reason.contains(&text) {
+            reason = format!("{reason}: {text}");
+        }
+        cause = e.source();
+    }
+    FailedCopy {
+        backup: format!("{}@{}", manifest.source, manifest.id),
+        reason,
+        damaged: matches!(error, EngineError::Damaged { .. }),
+        held: matches!(error, EngineError::Catalog(CatalogError::LeaseHeld { .. })),
+    }
+}
+
+async fn copy_acceptance(from: &Repository, to: &Repository, manifest: &Manifest, copy: &BackupId) -> Result<()> {
+    if manifest.suspect() {
+        let record = from.record(Box::new(manifest.clone())).await?;
+        if let Some(accepted) = record.accepted {
+            to.accept(&manifest.source, copy, &accepted).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies one backup, under a lease.
+async fn one_backup(ctx: &Context, from: &Repository, there: &mut There, manifest: &Manifest) -> Result<ReplicatedBackup> {
+    let began = Instant::now();
+    let key = Layout::file(&manifest.source, &manifest.id, "manifest.json");
+    let bytes = from.store().get(&key).await?;
+    let replica_of =
+        ReplicaOf { repository: from.marker().id.clone(), id: manifest.id.clone(), manifest: Sha256Digest::of(&bytes) };
+    ctx.progress.stage(Stage::Data, 0, manifest.stored_bytes());
+    for attempt in 1.. {
+        let plan = CopyPlan::new(ctx, there, manifest, &replica_of);
+        let lease = there.repository.lease(&manifest.source, &plan.intent.id, Arc::clone(&ctx.clock), Duration::ZERO).await?;
+        let done = plan.carry_out(ctx, from, &there.repository, manifest, &bytes).await;
+        // A lease that cannot be given back is found dead by the next run.
+        let _ = lease.release().await;
+        // What stands there now is what the next one leans on.
+        *there = There::look(there.repository.clone(), &manifest.source).await?;
+        match done {
+            Ok(copied) => {
+                copy_acceptance(from, &there.repository, manifest, &plan.intent.id).await?;
+                return Ok(ReplicatedBackup { seconds: began.elapsed().as_secs_f64(), ..copied });
+            }
+            Err(EngineError::Catalog(CatalogError::ParentGone { .. } | CatalogError::Fate { .. })) if attempt < ATTEMPTS => {
+                // Somebody else may have finished it; else this attempt is given up for good, and its objects are a collector's.
+                if there.copy_of(&replica_of.repository, &replica_of.id).is_none() {
+                    let by = Decision { operator: &ctx.operator, at: ctx.clock.now(), reason: "what it shared is being deleted" };
+                    there.repository.abort(&manifest.source, &plan.intent.id, &by).await?;
+                    *there = There::look(there.repository.clone(), &manifest.source).await?;
+                }
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Err(EngineError::Internal("attempts are counted".into()))
+}
+
+/// Where the copy of each object lies.
+struct CopyPlan {
+    intent: Intent,
+    /// The intent stands already: an interrupted run put it.
+    resumed: bool,
+    /// Objects of the parent, by their bytes.
+    shared: HashMap<(Sha256Digest, u64), ObjectRef>,
+}
+
+impl CopyPlan {
+    fn new(ctx: &Context, there: &There, manifest: &Manifest, replica_of: &ReplicaOf) -> Self {
+        let begun = there.entries.iter().find_map(|e| match &e.state {
+            BackupState::Uncommitted(Some(intent)) if intent.replica_of.as_ref() == Some(replica_of) => {
+                Some(intent.as_ref().clone())
+            }
+            _ => None,
+        });
+        let resumed = begun.is_some();
+        let intent = begun.unwrap_or_else(|| {
+            let taken = there.entries.iter().any(|e| e.id == manifest.id);
+            let other = || BackupId::parse(&format!("{}-{}", manifest.id.second(), random_suffix(&mut rand::rng(), 6)));
+            let id = if taken { other().unwrap_or_else(|_| manifest.id.clone()) } else { manifest.id.clone() };
+            Intent {
+                format: FORMAT_VERSION,
+                id,
+                source: manifest.source.clone(),
+                parent: best_parent(there, manifest),
+                started: ctx.clock.now(),
+                holder: this_process(),
+                replica_of: Some(replica_of.clone()),
+            }
+        });
+        let parent = intent.parent.as_ref().and_then(|id| there.committed().find(|m| &m.id == id));
+        let data = parent.into_iter().flat_map(|m| &m.objects).filter(|o| Layout::owner(&o.key).is_some());
+        let shared = data.map(|o| ((o.sha256, o.bytes), o.clone())).collect();
+        Self { intent, resumed, shared }
+    }
+
+    async fn carry_out(
+        &self,
+        ctx: &Context,
+        from: &Repository,
+        to: &Repository,
+        manifest: &Manifest,
+        bytes: &Bytes,
+    ) -> Result<ReplicatedBackup> {
+        let (source, id) = (&manifest.source, &self.intent.id);
+        if !self.resumed {
+            to.begin(&self.intent).await?;
+        }
+        if let Some(parent) = &self.intent.parent {
+            to.parent_stands(source, parent).await?;
+        }
+        let mut rewrite = Rewrite::new(from.store().url(), to.store().url(), &manifest.id, id);
+        let mut objects: Vec<ObjectRef> = Vec::new();
+        let mut copies: Vec<(ObjectRef, String)> = Vec::new();
+        let (mut found, mut found_bytes) = (0, 0);
+        let listed = to.store().list(&format!("{}/{source}", Layout::DATA)).await?;
+        let stands: HashMap<&str, u64> = listed.iter().map(|o| (o.key.as_str(), o.bytes)).collect();
+        let mut beside: Vec<&ObjectRef> = Vec::new();
+        let mut planned: HashSet<String> = HashSet::new();
+        for object in &manifest.objects {
+            let mark = &object.sha256.to_string()[..16];
+            let Some(key) = Layout::copied(&object.key, id, mark) else {
+                beside.push(object);
+                continue;
+            };
+            let shared = self.shared.get(&(object.sha256, object.bytes));
+            let key = shared.map_or(key, |o| o.key.clone());
+            rewrite.moved(&object.key, &key);
+            if !planned.insert(key.clone()) {
+                continue;
+            }
+            objects.push(ObjectRef { key: key.clone(), bytes: object.bytes, sha256: object.sha256 });
+            // What stands under a key of this copy was put there by an earlier run of it, after it was digested.
+            if shared.is_some() || stands.get(key.as_str()) == Some(&object.bytes) {
+                found += 1;
+                found_bytes += object.bytes;
+            } else {
+                copies.push((object.clone(), key));
+            }
+        }
+        let (mut count, mut copied_bytes) = (0, 0);
+        copy_objects(ctx, from.store(), to.store(), copies, |bytes| {
+            count += 1;
+            copied_bytes += bytes;
+        })
+        .await?;
+        for object in beside {
+            let text = from.store().get(&object.key).await?;
+            if (text.len() as u64, Sha256Digest::of(&text)) != (object.bytes, object.sha256) {
+                return Err(damaged(&object.key));
+            }
+            let name = object.key.rsplit('/').next().unwrap_or_default();
+            let key = Layout::file(source, id, name);
+            rewrite.moved(&object.key, &key);
+            // The instructions name keys and the repository; everything else is what it was.
+            let text = if name == "RESTORE.md" { rewrite.text(&text) } else { text };
+            objects.push(ObjectRef { key: key.clone(), bytes: text.len() as u64, sha256: Sha256Digest::of(&text) });
+            count += 1;
+            copied_bytes += text.len() as u64;
+            to.store().put_own(&key, text).await?;
+        }
+        objects.sort_by(|a, b| a.key.cmp(&b.key));
+        let sealed = rewrite.manifest(bytes, &self.intent, &to.marker().id, &objects)?;
+        let copy = Manifest::from_bytes(&sealed).map_err(|source| CatalogError::Manifest {
+            source_name: manifest.source.clone(),
+            id: id.clone(),
+            source,
+        })?;
+        to.everything_stands(&copy).await?;
+        if let Some(parent) = &self.intent.parent {
+            to.parent_stands(source, parent).await?;
+        }
+        to.commit_bytes(source, id, sealed.into()).await?;
+        Ok(ReplicatedBackup {
+            source: source.clone(),
+            id: manifest.id.clone(),
+            copy: id.clone(),
+            objects: count,
+            bytes: copied_bytes,
+            found,
+            found_bytes,
+            seconds: 0.0,
+        })
+    }
+}
+
+/// Returns the copy that shares the most bytes with a backup; none when none shares anything.
+fn best_parent(there: &There, manifest: &Manifest) -> Option<BackupId> {
+    let wanted: HashSet<(Sha256Digest, u64)> =
+        manifest.objects.iter().filter(|o| Layout::owner(&o.key).is_some()).map(|o| (o.sha256, o.bytes)).collect();
+    let shared =
+        |m: &Manifest| -> u64 { m.objects.iter().filter(|o| wanted.contains(&(o.sha256, o.bytes))).map(|o| o.bytes).sum() };
+    there.committed().map(|m| (shared(m), m.started, &m.id)).filter(|(bytes, ..)| *bytes > 0).max().map(|(.., id)| id.clone())
+}
+
+fn damaged(key: &str) -> EngineError {
+    let reason = "its size or sha256 is not that of the manifest: it was not copied".into();
+    EngineError::Damaged { object: key.to_owned(), reason }
+}
+
+/// Copies objects, several at the same time, each by a task that aborts its upload when the run is stopped.
+async fn copy_objects(
+    ctx: &Context,
+    from: &Store,
+    to: &Store,
+    copies: Vec<(ObjectRef, String)>,
+    mut done: impl FnMut(u64),
+) -> Result<()> {
+    let stop = ctx.cancel.child_token();
+    let unless_done = stop.clone().drop_guard();
+    let mut running = futures::stream::iter(copies)
+        .map(|(object, key)| {
+            let (from, to, stop, progress) = (from.clone(), to.clone(), stop.clone(), Arc::clone(&ctx.progress));
+            let task = ctx.uploads.spawn(async move {
+                let same = from.copy_to(&object, &to, &key, &stop).await?;
+                progress.advance(&object.key, 0, object.bytes);
+                Ok::<_, EngineError>((same, object))
+            });
+            async move { task.await.map_err(|e| EngineError::Internal(e.to_string()))? }
+        })
+        .buffer_unordered(COPIES);
+    while let Some((same, object)) = running.try_next().await? {
+        if !same {
+            return Err(damaged(&object.key));
+        }
+        done(object.bytes);
+    }
+    unless_done.disarm();
+    Ok(())
+}
+
+/// Tells how far the replicas are behind, for one source. A replica that cannot be asked is in the answer.
+pub(crate) async fn lags(
+    from: &Repository,
+    replicas: &[ReplicaSettings],
+    source: &SourceName,
+    history: &[&Manifest],
+) -> Vec<ReplicaLag> {
+    let mut found = Vec::new();
+    for replica in replicas {
+        let look = async { There::look(replica.repository.open().await?, source).await };
+        let mut lag =
+            ReplicaLag { replica: replica.name.clone(), missing: None, newest: None, lag_seconds: None, unreachable: None };
+        match look.await {
+            Ok(there) => {
+                let own = &from.marker().id;
+                let wanted = if replica.latest_only { &history[history.len().saturating_sub(1)..] } else { history };
+                lag.missing = Some(wanted.iter().filter(|m| !there.has(own, &m.id)).count());
+                let held = history.iter().filter(|m| there.copy_of(own, &m.id).is_some()).map(|m| m.started).max();
+                lag.newest = held;
+                lag.lag_seconds = held.zip(history.last()).map(|(held, last)| last.started.duration_since(held).as_secs());
+            }
+            Err(e) => lag.unreachable = Some(e.to_string()),
+        }
+        found.push(lag);
+    }
+    found
+}

@@ -1,0 +1,192 @@
+//! What S3 can do and `object_store` does not offer: unfinished multipart uploads, the bucket's settings, deletes by version. Requests are
+//! signed by its `AwsAuthorizer` (AWS Signature Version 4) and sent by its HTTP client.
+
+use http::{Method, Request};
+use object_store::aws::{AwsAuthorizer, AwsCredentialProvider};
+use object_store::client::{HttpClient, HttpRequestBody};
+use serde::Deserialize;
+
+use dozo_model::Timestamp;
+
+use crate::error::BoxError;
+
+/// A bucket.
+#[derive(Debug)]
+pub(crate) struct Bucket {
+    pub(crate) client: HttpClient,
+    pub(crate) credentials: AwsCredentialProvider,
+    /// URL of the bucket, without a slash at its end.
+    pub(crate) url: String,
+    pub(crate) region: String,
+}
+
+/// What a server answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn ok(self) -> Result<Self, BoxError> {
+        if (200..300).contains(&self.status) {
+            return Ok(self);
+        }
+        Err(format!("Server returned non-2xx status code: {}: {}", self.status, self.text.trim()).into())
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// A multipart upload that was begun and neither completed nor aborted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unfinished {
+    pub(crate) key: String,
+    pub(crate) upload: String,
+    pub(crate) begun: Timestamp,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Uploads {
+    #[serde(default)]
+    upload: Vec<Upload>,
+    #[serde(default)]
+    is_truncated: bool,
+    #[serde(default)]
+    next_key_marker: String,
+    #[serde(default)]
+    next_upload_id_marker: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Upload {
+    key: String,
+    upload_id: String,
+    initiated: Option<Timestamp>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Versioning {
+    #[serde(default)]
+    status: Option<String>,
+}
+
+impl Bucket {
+    /// Sends a request for `key` (empty = the bucket itself) and returns the answer, whatever its status.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        key: &str,
+        query: &[(&str, &str)],
+        headers: &[(&str, &str)],
+        body: &'static [u8],
+    ) -> Result<Answer, BoxError> {
+        let mut url = self.url.clone();
+        for part in key.split('/').filter(|p| !p.is_empty()) {
+            url.push('/');
+            url.push_str(&escape(part));
+        }
+        for (i, (name, value)) in query.iter().enumerate() {
+            url.push_str(&format!("{}{}={}", if i == 0 { "?" } else { "&" }, escape(name), escape(value)));
+        }
+        let mut request = Request::builder().method(method).uri(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body =
+            if body.is_empty() { HttpRequestBody::empty() } else { HttpRequestBody::from(bytes::Bytes::from_static(body)) };
+        let mut request = request.body(body)?;
+        let credential = self.credentials.get_credential().await?;
+        AwsAuthorizer::new(&credential, "s3", &self.region).try_authorize(&mut request, None)?;
+        let (parts, body) = self.client.execute(request).await?.into_parts();
+        let text = String::from_utf8_lossy(&body.bytes().await?).into_owned();
+        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, text })
+    }
+
+    /// Lists the unfinished multipart uploads of keys that begin with `prefix` (ListMultipartUploads).
+    pub(crate) async fn unfinished(&self, prefix: &str) -> Result<Vec<Unfinished>, BoxError> {
+        let mut found = Vec::new();
+        let (mut key, mut upload) = (String::new(), String::new());
+        loop {
+            let mut query = vec![("uploads", ""), ("prefix", prefix)];
+            if !key.is_empty() {
+                query.extend([("key-marker", key.as_str()), ("upload-id-marker", upload.as_str())]);
+            }
+            let answer = self.send(Method::GET, "", &query, &[], b"").await?.ok()?;
+            let page: Uploads = quick_xml::de::from_str(&answer.text)?;
+            found.extend(page.upload.into_iter().map(|u| Unfinished {
+                key: u.key,
+                upload: u.upload_id,
+                begun: u.initiated.unwrap_or(Timestamp::MAX),
+            }));
+            if !page.is_truncated || page.next_key_marker.is_empty() {
+                return Ok(found);
+            }
+            (key, upload) = (page.next_key_marker, page.next_upload_id_marker);
+        }
+    }
+
+    /// Aborts an unfinished upload (AbortMultipartUpload); one that is gone is not an error.
+    pub(crate) async fn abort(&self, unfinished: &Unfinished) -> Result<(), BoxError> {
+        let query = [("uploadId", unfinished.upload.as_str())];
+        let answer = self.send(Method::DELETE, &unfinished.key, &query, &[], b"").await?;
+        if answer.status == 404 { Ok(()) } else { answer.ok().map(drop) }
+    }
+
+    /// Tells whether the bucket keeps versions (GetBucketVersioning).
+    pub(crate) async fn versioned(&self) -> Result<bool, BoxError> {
+        let answer = self.send(Method::GET, "", &[("versioning", "")], &[], b"").await?.ok()?;
+        let found: Versioning = quick_xml::de::from_str(&answer.text)?;
+        Ok(found.status.as_deref() == Some("Enabled"))
+    }
+
+    /// Tells whether objects of the bucket can be locked (GetObjectLockConfiguration).
+    pub(crate) async fn lockable(&self) -> Result<bool, BoxError> {
+        let answer = self.send(Method::GET, "", &[("object-lock", "")], &[], b"").await?;
+        Ok((200..300).contains(&answer.status) && answer.text.contains("<ObjectLockEnabled>Enabled<"))
+    }
+}
+
+/// Encodes all but the unreserved characters of RFC 3986, as signatures want it.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_uploads_are_read() {
+        let text = r#"<?xml version="1.0" encoding="UTF-8"?><ListMultipartUploadsResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">
+            <Bucket>b</Bucket><IsTruncated>true</IsTruncated><NextKeyMarker>data/x</NextKeyMarker><NextUploadIdMarker>u1</NextUploadIdMarker>
+            <Upload><Key>data/x</Key><UploadId>u1</UploadId><Initiated>2026-11-21T02:00:00.000Z</Initiated><StorageClass>STANDARD</StorageClass></Upload>
+            <Upload><Key>data/y</Key><UploadId>u2</UploadId></Upload></ListMultipartUploadsResult>"#;
+        let page: Uploads = quick_xml::de::from_str(text).unwrap();
+        assert!(page.is_truncated && page.next_key_marker == "data/x");
+        assert_eq!(page.upload.len(), 2);
+        assert_eq!(page.upload[0].initiated, Some("2026-11-21T02:00:00Z".parse().unwrap()));
+        assert_eq!(page.upload[1].initiated, None);
+        let empty: Uploads = quick_xml::de::from_str("<ListMultipartUploadsResult/>").unwrap();
+        assert!(empty.upload.is_empty() && !empty.is_truncated);
+    }
+
+    #[test]
+    fn unreserved_characters_stay() {
+        assert_eq!(escape("a-Z_0.~"), "a-Z_0.~");
+        assert_eq!(escape("注 /+"), "%E6%B3%A8%20%2F%2B");
+    }
+}
