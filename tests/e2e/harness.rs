@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use dozo_testkit::{Cluster, Database, shared_s3};
+use dozo_testkit::{Cluster, Database, S3Server, shared_s3};
 use serde_json::Value;
 
 /// Where the repository of a test lies.
@@ -57,7 +57,7 @@ impl Dozo {
             Place::Local => "url = \"file://repo\"".to_owned(),
             Place::S3 => {
                 let s3 = shared_s3();
-                format!("url = \"s3://{}/{prefix}\"\nendpoint = \"{}\"\nregion = \"us-east-1\"", s3.bucket, s3.endpoint)
+                format!("url = \"s3://{}/{prefix}\"\nendpoint = \"{}\"\nregion = \"us-east-1\"", S3Server::BUCKET, s3.endpoint)
             }
         };
         let config = format!(
@@ -68,9 +68,8 @@ impl Dozo {
         let mut dozo = Self { folder, place, prefix, path, variables: Vec::new() };
         dozo.set("SHOP_URL", url);
         if place == Place::S3 {
-            let s3 = shared_s3();
-            dozo.set("AWS_ACCESS_KEY_ID", s3.key);
-            dozo.set("AWS_SECRET_ACCESS_KEY", s3.secret);
+            dozo.set("AWS_ACCESS_KEY_ID", S3Server::KEY);
+            dozo.set("AWS_SECRET_ACCESS_KEY", S3Server::SECRET);
         }
         dozo
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use dozo_testkit::{Cluster, Database, shared, shared_s3};
+use dozo_testkit::{Cluster, Database, S3Server, shared, shared_s3};
 use serde_json::Value;
 
 use crate::harness::{Dozo, Place, files, fingerprints, fresh};
@@ -19,13 +19,13 @@ fn with_replicas(dozo: &mut Dozo, more: &str) {
     let replicas = format!(
         "[[repository.replica]]\nurl = \"file://safe\"\nname = \"safe\"\n{more}\n[[repository.replica]]\nurl = \"s3://{}/replica/{}\"\nname = \"second\"\n\
          endpoint = \"{}\"\nregion = \"us-east-1\"\nbackups = \"latest\"\n{more}\n[source.shop]",
-        s3.bucket,
+        S3Server::BUCKET,
         fresh(),
         s3.endpoint
     );
     fs::write(&config, text.replacen("[source.shop]", &replicas, 1)).unwrap();
-    dozo.set("AWS_ACCESS_KEY_ID", s3.key);
-    dozo.set("AWS_SECRET_ACCESS_KEY", s3.secret);
+    dozo.set("AWS_ACCESS_KEY_ID", S3Server::KEY);
+    dozo.set("AWS_SECRET_ACCESS_KEY", S3Server::SECRET);
 }
 
 fn reports(run: &Value) -> Vec<(String, usize, u64)> {

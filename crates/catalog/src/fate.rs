@@ -5,7 +5,9 @@
 //! was repeated by a process asleep since then brings nothing back to life. A backup that was never committed is discarded by taking its
 //! manifest's key. *Ordering*: a backup looks at its parent's fate after its intent was put, and again before its manifest.
 
-use dozo_model::{AbortRecord, BackupId, FORMAT_VERSION, FateRecord, FateState, Operator, SourceName, Timestamp, random_suffix};
+use dozo_model::{
+    AbortRecord, BackupId, FORMAT_VERSION, FateRecord, FateState, ManifestError, Operator, SourceName, Timestamp, random_suffix,
+};
 use dozo_store::{Layout, PutOutcome};
 
 use crate::repository::{BackupState, Repository, from_json, to_json};
@@ -143,9 +145,8 @@ impl Repository {
         let gone = || CatalogError::ParentGone { source_name: source.clone(), id: id.clone() };
         match self.manifest(source, id).await {
             Ok(_) if self.fate(source, id).await? == Fate::Stands => Ok(()),
-            Ok(_) | Err(CatalogError::NoBackup { .. } | CatalogError::Manifest { .. } | CatalogError::Doomed { .. }) => {
-                Err(gone())
-            }
+            Ok(_) | Err(CatalogError::NoBackup { .. } | CatalogError::Doomed { .. }) => Err(gone()),
+            Err(CatalogError::Manifest { source: ManifestError::Aborted, .. }) => Err(gone()),
             Err(e) => Err(e),
         }
     }

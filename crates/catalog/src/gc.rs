@@ -16,7 +16,6 @@ use serde::Serialize;
 
 use crate::fate::{Decision, Fate};
 use crate::holder::{lives, this_host};
-use crate::lease::LEASE_DEAD_AFTER;
 use crate::repository::{BackupEntry, BackupState, Repository};
 use crate::{CatalogError, Result};
 
@@ -330,7 +329,7 @@ impl Repository {
         let BackupState::Uncommitted(intent) = &entry.state else { return Ok(Uncommitted::Aborted) };
         // Whoever holds the lease for it works on it; it may be another process than the one that began it.
         let (_, lease) = self.newest_lease(&entry.source).await?;
-        let patience = options.grace.max(3 * LEASE_DEAD_AFTER);
+        let patience = options.grace.max(3 * self.lease_times().dead_after);
         let beats = |l: &LeaseRecord| lives(&l.holder).unwrap_or(!older(l.written, options.now, patience));
         let held = lease.as_ref().is_some_and(|l| l.backup == entry.id && beats(l));
         let running = held

@@ -1,8 +1,8 @@
 //! Courtesy leases: one backup of a source at a time, so that work is not done twice.
 //!
 //! A lease is a row of create-only records `leases/<source>/<n>.json`; the greatest `n` counts, and whoever creates
-//! `n + 1` has it. A holder lets its counter grow every [`HEARTBEAT`]. *Crash behaviour*: a holder that ran on this
-//! host and is dead is replaced at once; any other only when its counter stood still for [`LEASE_DEAD_AFTER`] by the
+//! `n + 1` has it. A holder lets its counter grow every [`LeaseTimes::heartbeat`]. *Crash behaviour*: a holder that ran on this
+//! host and is dead is replaced at once; any other only when its counter stood still for [`LeaseTimes::dead_after`] by the
 //! reader's own monotonic clock. Safety does not rest on it: fates are decided by the manifest's key.
 
 use std::sync::Arc;
@@ -18,11 +18,20 @@ use crate::holder::{surely_dead, this_process};
 use crate::repository::{Repository, from_json, to_json};
 use crate::{CatalogError, Result};
 
-/// How often a holder lets its counter grow.
-pub const HEARTBEAT: Duration = Duration::from_secs(30);
+/// The clockwork of leases. Every host of a repository has the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseTimes {
+    /// How often a holder lets its counter grow.
+    pub heartbeat: Duration,
+    /// A counter that stood still for this long belongs to a dead holder.
+    pub dead_after: Duration,
+}
 
-/// A counter that stood still for this long belongs to a dead holder.
-pub const LEASE_DEAD_AFTER: Duration = Duration::from_secs(600);
+impl Default for LeaseTimes {
+    fn default() -> Self {
+        Self { heartbeat: Duration::from_secs(30), dead_after: Duration::from_secs(600) }
+    }
+}
 
 /// A lease that was taken from a dead holder: to be reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +74,7 @@ impl Repository {
                         _ => Instant::now(),
                     };
                     seen = Some((n, r.counter, since));
-                    if since.elapsed() < LEASE_DEAD_AFTER {
+                    if since.elapsed() < self.lease_times().dead_after {
                         if started.elapsed() >= wait {
                             return Err(CatalogError::LeaseHeld {
                                 source_name: source.clone(),
@@ -99,7 +108,7 @@ impl Repository {
                     broken,
                 };
                 lease.forget_before(n + 1).await;
-                lease.start_heartbeat(clock);
+                lease.start_heartbeat(clock, self.lease_times().heartbeat);
                 return Ok(lease);
             }
         }
@@ -121,11 +130,11 @@ impl Repository {
 }
 
 impl Lease {
-    fn start_heartbeat(&self, clock: Arc<dyn Clock>) {
+    fn start_heartbeat(&self, clock: Arc<dyn Clock>, every: Duration) {
         let (store, folder, current, stop) =
             (self.store.clone(), self.folder.clone(), Arc::clone(&self.current), self.stop.clone());
         tokio::spawn(async move {
-            while tokio::time::timeout(HEARTBEAT, stop.cancelled()).await.is_err() {
+            while tokio::time::timeout(every, stop.cancelled()).await.is_err() {
                 let mut slot = current.lock().await;
                 let mut next = slot.1.clone();
                 next.counter += 1;
@@ -158,8 +167,15 @@ impl Lease {
         self.stop.cancel();
         let (n, mut record) = self.current.lock().await.clone();
         record.state = LeaseState::Released;
-        if put(&self.store, &self.folder, n + 1, &record).await? {
-            self.forget_before(n + 1).await;
+        // A beat whose answer was lost may have taken the next number: it is ours as well, and the one behind it free.
+        for next in [n + 1, n + 2] {
+            if put(&self.store, &self.folder, next, &record).await? {
+                self.forget_before(next).await;
+                break;
+            }
+            if !is_ours(&self.store, &self.folder, next, &record).await {
+                break;
+            }
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ pub use fate::{Decision, Fate};
 pub use gc::{GcDone, GcOptions, GcPlan, MarkedBackup, Uncommitted, UncommittedBackup};
 pub use history::{BackupRecord, History};
 pub use holder::this_process;
-pub use lease::{BrokenLease, HEARTBEAT, LEASE_DEAD_AFTER, Lease};
+pub use lease::{BrokenLease, Lease, LeaseTimes};
 pub use repository::{BackupEntry, BackupState, Repository, tool};
 pub use resolve::BackupSelector;
 

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::fate::{Fate, doomed};
+use crate::lease::LeaseTimes;
 use crate::{CatalogError, Result};
 
 /// Manifests fetched at the same time.
@@ -23,6 +24,7 @@ const FETCHES: usize = 16;
 pub struct Repository {
     store: Store,
     marker: RepositoryMarker,
+    lease_times: LeaseTimes,
 }
 
 /// What stands under one backup's folder.
@@ -89,7 +91,7 @@ impl Repository {
             return Err(CatalogError::TooNew { url, found: head.min_reader, known: FORMAT_VERSION });
         }
         let marker = serde_json::from_slice(&bytes).map_err(bad)?;
-        Ok(Self { store, marker })
+        Ok(Self { store, marker, lease_times: LeaseTimes::default() })
     }
 
     /// Opens a repository, or makes one where there is none.
@@ -118,6 +120,16 @@ impl Repository {
         // Whoever comes second opens what the first one made.
         store.put_new(Layout::MARKER, to_json(Layout::MARKER, &marker)?).await?;
         Self::open(store).await
+    }
+
+    /// Returns this repository with another clockwork of leases.
+    #[must_use]
+    pub fn with_lease_times(self, lease_times: LeaseTimes) -> Self {
+        Self { lease_times, ..self }
+    }
+
+    pub(crate) fn lease_times(&self) -> LeaseTimes {
+        self.lease_times
     }
 
     /// Returns the store.

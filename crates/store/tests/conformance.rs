@@ -12,7 +12,7 @@ use dozo_model::{Ability, Sha256Digest};
 use dozo_store::{
     Intercept, Interference, ObjectData, Operation, PutOutcome, Request, Store, StoreError, StoreOptions, UploadPart,
 };
-use dozo_testkit::shared_s3;
+use dozo_testkit::{S3Server, shared_s3};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +29,7 @@ struct Place {
 /// How the S3 server is reached; its credentials are put into the folder.
 fn options(folder: &Path, retry_for: Duration) -> StoreOptions {
     let s3 = shared_s3();
-    let text = format!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n", s3.key, s3.secret);
+    let text = format!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n", S3Server::KEY, S3Server::SECRET);
     std::fs::write(folder.join("credentials"), text).unwrap();
     StoreOptions {
         endpoint: Some(s3.endpoint.clone()),
@@ -44,10 +44,9 @@ fn options(folder: &Path, retry_for: Duration) -> StoreOptions {
 fn places(test: &str, retry_for: Duration) -> Vec<Place> {
     let local = tempfile::tempdir().unwrap();
     let folder = Store::open("file://repo", &StoreOptions::default(), local.path()).unwrap();
-    let s3 = shared_s3();
     let keys = tempfile::tempdir().unwrap();
     let options = StoreOptions { storage_class: Some("STANDARD_IA".into()), ..options(keys.path(), retry_for) };
-    let url = format!("s3://{}/conformance/{test}-{}", s3.bucket, std::process::id());
+    let url = format!("s3://{}/conformance/{test}-{}", S3Server::BUCKET, std::process::id());
     let remote = Store::open(&url, &options, keys.path()).unwrap();
     vec![
         Place { name: "memory", store: Store::memory(), _folder: None },

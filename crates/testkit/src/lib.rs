@@ -5,12 +5,14 @@
 //! `scripts/services` installs them.
 
 mod postgres;
+mod proxy;
 mod s3;
 mod zoo;
 
 use std::path::{Path, PathBuf};
 
 pub use postgres::{Cluster, ClusterOptions, Database, shared};
+pub use proxy::{Fault, Proxy, Seen};
 pub use s3::{S3Server, shared_s3};
 pub use zoo::{CAPABILITIES, capabilities};
 

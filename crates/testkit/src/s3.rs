@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::postgres::watch;
@@ -14,63 +15,76 @@ use crate::{free_port, services};
 pub struct S3Server {
     /// `http://127.0.0.1:port`
     pub endpoint: String,
-    /// `AWS_ACCESS_KEY_ID`
-    pub key: &'static str,
-    /// `AWS_SECRET_ACCESS_KEY`
-    pub secret: &'static str,
-    /// A bucket that exists.
-    pub bucket: &'static str,
+    folder: PathBuf,
+    ports: Vec<String>,
+    process: Mutex<Child>,
 }
 
 /// Returns the shared S3 server. It is stopped when the test process ends.
 ///
 /// # Panics
 /// When it is not installed or does not start.
-#[expect(clippy::zombie_processes, reason = "the watcher stops it by its process id")]
 pub fn shared_s3() -> &'static S3Server {
     static SERVER: OnceLock<S3Server> = OnceLock::new();
-    SERVER.get_or_init(|| {
-        let folder = std::env::temp_dir().join(format!("dozo-s3-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("a temporary folder");
-        let port = free_port();
-        let (key, secret, bucket) = ("dozotest", "dozotestsecret", "dozo-test");
-        let ports: Vec<String> =
-            ["-master.port", "-volume.port", "-filer.port", "-webdav.port", "-admin.port", "-s3.port.iceberg"]
-                .iter()
-                .map(|flag| format!("{flag}={}", free_port()))
-                .collect();
-        let log = fs::File::create(folder.join("log")).expect("a log file");
-        let mut command = Command::new(services().join("weed"));
-        command
-            .arg("mini")
-            .arg(format!("-dir={}", folder.join("data").display()))
-            .args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1"])
-            .arg(format!("-s3.port={port}"))
-            .args(&ports)
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin")
-            .env("HOME", &folder)
-            .env("AWS_ACCESS_KEY_ID", key)
-            .env("AWS_SECRET_ACCESS_KEY", secret)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a log file"))
-            .stderr(log)
-            .process_group(0);
-        fs::create_dir_all(folder.join("data")).expect("a temporary folder");
-        let child = command.spawn().expect("weed starts");
-        watch(child.id(), &folder);
-        let server = S3Server { endpoint: format!("http://127.0.0.1:{port}"), key, secret, bucket };
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !server.make_bucket(bucket, false) {
-            let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
-            assert!(Instant::now() < deadline, "weed does not answer: {}", &log[log.len().saturating_sub(2000)..]);
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        server
-    })
+    SERVER.get_or_init(|| S3Server::start("shared"))
 }
 
 impl S3Server {
+    /// `AWS_ACCESS_KEY_ID`
+    pub const KEY: &'static str = "dozotest";
+    /// `AWS_SECRET_ACCESS_KEY`
+    pub const SECRET: &'static str = "dozotestsecret";
+    /// A bucket that exists.
+    pub const BUCKET: &'static str = "dozo-test";
+
+    /// Starts a server of its own; it is stopped when the test process ends.
+    ///
+    /// # Panics
+    /// When it is not installed or does not start.
+    #[must_use]
+    pub fn start(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("dozo-s3-{}-{name}", std::process::id()));
+        fs::create_dir_all(folder.join("data")).expect("a temporary folder");
+        let port = free_port();
+        let mut ports = vec![format!("-s3.port={port}")];
+        for flag in ["-master.port", "-volume.port", "-filer.port", "-webdav.port", "-admin.port", "-s3.port.iceberg"] {
+            ports.push(format!("{flag}={}", free_port()));
+        }
+        let process = Mutex::new(spawn(&folder, &ports));
+        let endpoint = format!("http://127.0.0.1:{port}");
+        let server = Self { endpoint, folder, ports, process };
+        server.wait();
+        server
+    }
+
+    /// Kills the server as a power failure would (SIGKILL).
+    ///
+    /// # Panics
+    /// When there is nothing to kill.
+    pub fn kill(&self) {
+        let mut process = self.process.lock().expect("no panic");
+        process.kill().expect("it runs");
+        process.wait().expect("it ends");
+    }
+
+    /// Starts a killed server again, on the same data and ports.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn restart(&self) {
+        *self.process.lock().expect("no panic") = spawn(&self.folder, &self.ports);
+        self.wait();
+    }
+
+    fn wait(&self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !self.make_bucket(Self::BUCKET, false) {
+            let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "weed does not answer: {}", &log[log.len().saturating_sub(2000)..]);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
     /// Makes a bucket, with versions and object locks if asked for: a signed PUT by Python's standard library. Tells whether it is there.
     pub fn make_bucket(&self, bucket: &str, lock: bool) -> bool {
         let script = r#"
@@ -96,10 +110,32 @@ except Exception:
     sys.exit(1)
 "#;
         let made = Command::new("python3")
-            .args(["-c", script, &self.endpoint, self.key, self.secret, bucket, if lock { "true" } else { "false" }])
+            .args(["-c", script, &self.endpoint, Self::KEY, Self::SECRET, bucket, if lock { "true" } else { "false" }])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status();
         made.is_ok_and(|s| s.success())
     }
+}
+
+fn spawn(folder: &Path, ports: &[String]) -> Child {
+    let log = fs::File::options().create(true).append(true).open(folder.join("log")).expect("a log file");
+    let mut command = Command::new(services().join("weed"));
+    command
+        .arg("mini")
+        .arg(format!("-dir={}", folder.join("data").display()))
+        .args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1"])
+        .args(ports)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("HOME", folder)
+        .env("AWS_ACCESS_KEY_ID", S3Server::KEY)
+        .env("AWS_SECRET_ACCESS_KEY", S3Server::SECRET)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a log file"))
+        .stderr(log)
+        .process_group(0);
+    let child = command.spawn().expect("weed starts");
+    watch(child.id(), folder);
+    child
 }

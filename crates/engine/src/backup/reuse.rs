@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use dozo_catalog::{History, Repository};
+use dozo_catalog::{CatalogError, History, Repository};
 use dozo_model::{BackupId, ChangeToken, Dataset, Manifest, ObjectRef, QualifiedName, RowVersions, Timestamp, human_duration};
 use dozo_postgres::ServerFacts;
 use dozo_store::Layout;
@@ -74,8 +74,10 @@ impl Reuse {
         if server.postmaster_start != facts.postmaster_start {
             return nothing("the server was restarted since the last backup");
         }
-        if repository.parent_stands(&source.name, &parent.id).await.is_err() {
-            return nothing("the last backup is being deleted");
+        match repository.parent_stands(&source.name, &parent.id).await {
+            Ok(()) => {}
+            Err(CatalogError::ParentGone { .. }) => return nothing("the last backup is being deleted"),
+            Err(e) => return Err(e.into()),
         }
         Ok(Self::From(Box::new(Parent::new(repository, source, history, parent, now).await?)))
     }
