@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod chaos;
 mod commands;
 mod compare;
 mod cron;
@@ -15,6 +16,7 @@ mod grants;
 mod harness;
 mod into;
 mod kill;
+mod network;
 mod parts;
 mod protocol;
 mod random;

@@ -132,8 +132,9 @@ pub enum CatalogError {
     },
     /// The store acknowledged objects and does not list them as they were written.
     #[error(
-        "{url} does not hold {count} object(s) that it acknowledged: `{key}` has {} instead of {expected} bytes",
-        found.map_or_else(|| "no".to_owned(), |n| n.to_string())
+        "{url} does not hold {count} object(s) that it acknowledged: `{key}` has {} instead of {} bytes",
+        found.map_or_else(|| "no".to_owned(), |n| n.to_string()),
+        expected.map_or_else(|| "some".to_owned(), |n| n.to_string())
     )]
     NotStored {
         /// URL.
@@ -142,8 +143,8 @@ pub enum CatalogError {
         count: usize,
         /// One of them.
         key: String,
-        /// Its size.
-        expected: u64,
+        /// Its size; none = not known any more.
+        expected: Option<u64>,
         /// The size that is listed.
         found: Option<u64>,
     },

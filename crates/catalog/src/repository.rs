@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use dozo_model::{
-    Ability, BackupId, CheckEvent, Clock, FORMAT_VERSION, Finding, Intent, Manifest, ManifestError, ObjectRef, RepositoryMarker,
-    SourceName, Tool, Verdict, VerifyLevel, random_suffix,
+    Ability, BackupId, CheckEvent, Clock, FORMAT_VERSION, Finding, Intent, Manifest, ManifestError, RepositoryMarker, SourceName,
+    Tool, Verdict, VerifyLevel, random_suffix,
 };
 use dozo_store::{Layout, PutOutcome, Store};
 use futures::{StreamExt, TryStreamExt};
@@ -157,21 +157,24 @@ impl Repository {
     /// what it loses is found out before the commit. One request for a thousand objects.
     ///
     /// # Errors
-    /// [`CatalogError::NotStored`], or what the store says.
+    /// [`CatalogError::NotStored`], [`CatalogError::Fate`] when it was aborted, or what the store says.
     pub async fn everything_stands(&self, manifest: &Manifest) -> Result<()> {
         let mut sizes: HashMap<String, u64> = HashMap::new();
         for folder in [format!("{}/{}", Layout::DATA, manifest.source), Layout::backup(&manifest.source, &manifest.id)] {
             sizes.extend(self.store.list(&folder).await?.into_iter().map(|o| (o.key, o.bytes)));
         }
-        let lost: Vec<&ObjectRef> = manifest.objects.iter().filter(|o| sizes.get(&o.key) != Some(&o.bytes)).collect();
-        let Some(first) = lost.first() else { return Ok(()) };
-        Err(CatalogError::NotStored {
-            url: self.store.url().to_owned(),
-            count: lost.len(),
-            key: first.key.clone(),
-            expected: first.bytes,
-            found: sizes.get(&first.key).copied(),
-        })
+        let intent = Layout::file(&manifest.source, &manifest.id, "intent.json");
+        let of_other_size = manifest.objects.iter().filter(|o| sizes.get(&o.key) != Some(&o.bytes));
+        let mut lost: Vec<(String, Option<u64>)> = of_other_size.map(|o| (o.key.clone(), Some(o.bytes))).collect();
+        // Without it, collectors do not know of this backup.
+        lost.extend((!sizes.contains_key(&intent)).then_some((intent, None)));
+        let Some((key, expected)) = lost.first().cloned() else { return Ok(()) };
+        if sizes.contains_key(&Layout::file(&manifest.source, &manifest.id, "manifest.json")) {
+            // Somebody aborted it, and took its objects.
+            return Err(CatalogError::Fate { source_name: manifest.source.clone(), id: manifest.id.clone() });
+        }
+        let (url, there) = (self.store.url().to_owned(), sizes.get(&key).copied());
+        Err(CatalogError::NotStored { url, count: lost.len(), key, expected, found: there })
     }
 
     /// Commits a backup: its manifest is put, create-only. Everything it names must be there.
@@ -192,8 +195,15 @@ impl Repository {
     /// As [`Repository::commit`].
     pub async fn commit_bytes(&self, source: &SourceName, id: &BackupId, bytes: Bytes) -> Result<()> {
         let key = Layout::file(source, id, "manifest.json");
-        match self.store.put_new(&key, bytes).await? {
-            PutOutcome::Created => Ok(()),
+        match self.store.put_new(&key, bytes.clone()).await? {
+            // A store may acknowledge what it loses; what cannot be read now is not known to be lost.
+            PutOutcome::Created => match self.store.get_opt(&key).await {
+                Ok(None) if !matches!(self.fate(source, id).await, Ok(Fate::Doomed(_))) => {
+                    let (url, expected) = (self.store.url().to_owned(), Some(bytes.len() as u64));
+                    Err(CatalogError::NotStored { url, count: 1, key, expected, found: None })
+                }
+                _ => Ok(()),
+            },
             PutOutcome::Exists => Err(CatalogError::Fate { source_name: source.clone(), id: id.clone() }),
         }
     }

@@ -29,11 +29,12 @@ use dozo_postgres::{
     ConnInfo, Coordinator, LargeObjectCensus, PgError, PgTools, Session, SnapshotWorker, database_facts, large_objects,
     large_objects_name, materialized_views, roles, sequence_values, sequences,
 };
+use dozo_store::RequestCounts;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-pub use report::{BackupReport, TableReport};
+pub use report::{BackupReport, Bottleneck, TableReport};
 pub(crate) use unit::too_large;
 
 use crate::backup::dump::{DumpedFiles, note_dependents};
@@ -118,6 +119,7 @@ async fn once(
     options: &BackupOptions,
 ) -> Result<BackupReport> {
     let started = Instant::now();
+    let requests_before = repository.store().requests();
     ctx.progress.stage(Stage::Prepare, 0, 0);
     let info = source.connection()?;
     let looker = Session::connect(&info).await?;
@@ -161,6 +163,7 @@ async fn once(
             reuse,
             gate,
             ours,
+            requests_before,
         };
         run.go().await
     };
@@ -195,6 +198,7 @@ struct Run<'a> {
     reuse: Reuse,
     gate: Arc<Gate>,
     ours: OurBackends,
+    requests_before: RequestCounts,
 }
 
 impl Run<'_> {
@@ -275,7 +279,7 @@ impl Run<'_> {
         let (rows, bytes) = plan.estimate(&outcome);
         ctx.progress.stage(Stage::Data, rows, bytes);
         let stage = Instant::now();
-        let units = self.copy(&plan, &coordinator, &mut outcome).await?;
+        let (units, waited_for_uploads) = self.copy(&plan, &coordinator, &mut outcome).await?;
         // The scan for change tokens is interleaved with the copy, so that a table is read from disk once. All workers share it.
         #[expect(clippy::cast_precision_loss, reason = "a handful of workers")]
         let scanning = units.iter().flat_map(|u| &u.pieces).filter_map(|p| p.seconds.get("versions")).sum::<f64>()
@@ -427,6 +431,8 @@ impl Run<'_> {
             reused,
             seconds,
             memory_budget: plan.budget.peak_bytes() as u64,
+            bottleneck: Bottleneck::find(&tables, waited_for_uploads.mul_f64(plan.budget.workers as f64)),
+            requests: self.repository.store().requests().since(&self.requests_before),
             tables,
             left_out: manifest.left_out,
             losses: manifest.losses,
@@ -492,8 +498,8 @@ impl Run<'_> {
         Ok(candidates.into_iter().enumerate().map(decide).collect())
     }
 
-    /// Copies what is to be copied, and lets the server confirm what it is asked about.
-    async fn copy(&self, plan: &Plan, coordinator: &Coordinator, outcome: &mut [Outcome]) -> Result<Vec<UnitReport>> {
+    /// Copies what is to be copied, and lets the server confirm what it is asked about. Returns how long uploads took after the last row.
+    async fn copy(&self, plan: &Plan, coordinator: &Coordinator, outcome: &mut [Outcome]) -> Result<(Vec<UnitReport>, Duration)> {
         let units = plan.units(outcome);
         let mut ranges: Vec<_> = units.iter().flat_map(|u| &u.pieces).map(|p| (p.dataset, p.blocks, p.weight)).collect();
         let mut reused = Vec::new();
@@ -530,7 +536,9 @@ impl Run<'_> {
         let of_workers = Arc::clone(&shared);
         let work = move |worker: &mut SnapshotWorker, unit| run_unit(worker, &unit, &of_workers);
         let mut done = self.pool(coordinator, &plan.tables, plan.budget.workers, units, work).await?;
+        let fed = Instant::now();
         all_stored(&mut done, &shared).await?;
+        let waited = fed.elapsed();
         unless_stored.disarm();
         if !reused.is_empty() {
             let (tables, warnings) = (Arc::clone(&plan.tables), self.warnings.clone());
@@ -549,7 +557,7 @@ impl Run<'_> {
                 }
             }
         }
-        Ok(done)
+        Ok((done, waited))
     }
 
     /// Runs work on connections that share the snapshot, while the coordinator is asked whether it still stands.

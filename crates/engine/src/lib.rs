@@ -24,7 +24,7 @@ mod status;
 mod verify;
 mod workers;
 
-pub use backup::{BackupOptions, BackupReport, TableReport, backup};
+pub use backup::{BackupOptions, BackupReport, Bottleneck, TableReport, backup};
 pub use budget::Budget;
 pub use check::{CheckLine, CheckStatus, check};
 pub use cluster::{Expanded, expand, vanished};

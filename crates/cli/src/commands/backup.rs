@@ -252,8 +252,22 @@ fn text(r: &BackupReport) -> String {
         (None, 0) => String::from(", all copied"),
         (None, n) => format!(", {} copied and {n} unchanged since {}", r.copied, r.parent.as_ref().map_or("", |p| p.as_str())),
     };
+    // Of short runs nobody asks.
+    let bound = match r.bottleneck.filter(|_| data >= 5.0) {
+        Some(b) => {
+            let by = match b.what {
+                "server" => "the server's reading",
+                "changes" => "the server's search for changes",
+                "prove" => "the server's fingerprints",
+                "upload" => "the upload",
+                _ => "this machine's encoding",
+            };
+            format!(", bound by {by} ({:.0} %)", b.share * 100.0)
+        }
+        None => String::new(),
+    };
     format!(
-        "{}@{} {}: {} rows of {} tables{excluded}{reused}, {} read ({rate:.1} MB/s), {} stored, {}",
+        "{}@{} {}: {} rows of {} tables{excluded}{reused}, {} read ({rate:.1} MB/s), {} stored, {}{bound}",
         r.source,
         r.id,
         r.outcome,

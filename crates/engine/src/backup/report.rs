@@ -1,8 +1,10 @@
 //! What a backup says about itself when it is done.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use dozo_model::{BackupId, Dataset, Fingerprint, LeftOut, Loss, QualifiedName, SourceMatch};
+use dozo_store::RequestCounts;
 use serde::Serialize;
 
 /// What a backup did.
@@ -37,6 +39,10 @@ pub struct BackupReport {
     pub seconds: BTreeMap<String, f64>,
     /// Expected peak of memory.
     pub memory_budget: u64,
+    /// What the workers spent most of their time on; none when they had nothing to do.
+    pub bottleneck: Option<Bottleneck>,
+    /// Requests to the store.
+    pub requests: RequestCounts,
     /// Per table.
     pub tables: Vec<TableReport>,
     /// What is not in it.
@@ -45,6 +51,37 @@ pub struct BackupReport {
     pub losses: Vec<Loss>,
     /// What people should know.
     pub warnings: Vec<String>,
+}
+
+/// What a run was bound by.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Bottleneck {
+    /// `server` (waiting for its rows), `changes` (its search for what changed), `prove` (its fingerprints), `encode` (this machine:
+    /// decoding, digests, compression) or `upload` (waiting for the store).
+    pub what: &'static str,
+    /// Share of the workers' time, 0 to 1.
+    pub share: f64,
+}
+
+impl Bottleneck {
+    /// Finds it; `after` is the time that workers waited for uploads when all rows were read.
+    pub(super) fn find(tables: &[TableReport], after: Duration) -> Option<Self> {
+        let mut sums = BTreeMap::from([("upload", after.as_secs_f64())]);
+        for (stage, seconds) in tables.iter().flat_map(|t| &t.seconds) {
+            let what = match stage.as_str() {
+                "receive" => "server",
+                "versions" => "changes",
+                "prove" => "prove",
+                "upload" => "upload",
+                _ => "encode",
+            };
+            *sums.entry(what).or_default() += seconds;
+        }
+        let total: f64 = sums.values().sum();
+        let (what, most) = sums.into_iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
+        (total > 0.0).then(|| Self { what, share: most / total })
+    }
 }
 
 /// What a backup did for one table or partition.
@@ -69,7 +106,7 @@ pub struct TableReport {
     pub bytes_read: u64,
     /// Bytes stored by this run; a shared object counts by rows.
     pub bytes_written: u64,
-    /// Seconds on the workers: versions (change token), receive, decode (with digests), encode (with upload), prove.
+    /// Seconds on the workers: versions (change token), receive, decode (with digests), encode, upload (waiting for it), prove.
     pub seconds: BTreeMap<String, f64>,
     /// Fingerprint.
     pub fingerprint: Fingerprint,

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dozo_encode::{EncodeError, EncodeOptions, ParquetEncoder, PartSink, SinkClosed, TableEncoder};
@@ -75,11 +75,26 @@ pub(crate) struct UnitReport {
     upload: JoinHandle<Option<u64>>,
 }
 
-struct UploadSink(mpsc::Sender<UploadPart>);
+/// Feeds an upload, and counts how long it waits for it.
+struct UploadSink {
+    parts: mpsc::Sender<UploadPart>,
+    waited: Arc<Mutex<Duration>>,
+}
+
+impl UploadSink {
+    fn send(&self, part: UploadPart) -> std::result::Result<(), SinkClosed> {
+        let began = Instant::now();
+        let sent = self.parts.blocking_send(part).map_err(|_| SinkClosed);
+        if let Ok(mut waited) = self.waited.lock() {
+            *waited += began.elapsed();
+        }
+        sent
+    }
+}
 
 impl PartSink for UploadSink {
     fn part(&mut self, part: Bytes) -> std::result::Result<(), SinkClosed> {
-        self.0.blocking_send(UploadPart::Data(part)).map_err(|_| SinkClosed)
+        self.send(UploadPart::Data(part))
     }
 }
 
@@ -96,7 +111,9 @@ pub(crate) fn run_unit(worker: &mut SnapshotWorker, unit: &Unit, shared: &UnitCo
         return Err(error);
     }
     // The end of an upload (on a disk: until it is safe there) overlaps with the next unit, not with more than that.
+    let began = Instant::now();
     let permit = shared.handle.block_on(Arc::clone(&shared.uploads).acquire_owned()).map_err(|_| broken())?;
+    let waited = Arc::new(Mutex::new(began.elapsed()));
     let (sender, parts) = mpsc::channel(1);
     let (store, upload_key, failed) = (shared.store.clone(), key.clone(), Arc::clone(&shared.upload_failed));
     let stop = shared.stop_uploads.clone();
@@ -114,7 +131,7 @@ pub(crate) fn run_unit(worker: &mut SnapshotWorker, unit: &Unit, shared: &UnitCo
         }
     };
     let upload = shared.tracker.spawn_on(upload, &shared.handle);
-    match copy_pieces(worker, unit, shared, &key, UploadSink(sender)) {
+    match copy_pieces(worker, unit, shared, &key, UploadSink { parts: sender, waited }) {
         Ok((object, pieces)) => Ok(UnitReport { object, pieces, upload }),
         Err(EngineError::Encode { source: EncodeError::Closed, .. }) => {
             // The upload's own error explains a sink that closed.
@@ -167,6 +184,9 @@ fn copy_pieces(
         part_bytes: shared.budget.parts.bytes,
         metadata,
     };
+    let waited = Arc::clone(&sink.waited);
+    let waited = || waited.lock().map(|mut w| std::mem::take(&mut *w).as_secs_f64()).unwrap_or_default();
+    let mut upload = waited();
     let encoder = ParquetEncoder::new(decoder.schema(), &first.columns, &options, sink).map_err(encode_error)?;
     let mut encoder: Box<dyn TableEncoder<UploadSink>> = Box::new(encoder);
     let mut digester = RowDigester::default();
@@ -227,7 +247,11 @@ fn copy_pieces(
         } else {
             None
         };
-        let mut seconds = BTreeMap::from([("receive", receive), ("decode", decode), ("encode", encode)]);
+        let in_encode = waited();
+        upload += in_encode;
+        let encode = (encode - in_encode).max(0.0);
+        let mut seconds = BTreeMap::from([("receive", receive), ("decode", decode), ("encode", encode), ("upload", upload)]);
+        upload = 0.0;
         seconds.extend(wanted.then_some(("versions", counting)));
         seconds.extend(matched.map(|_| ("prove", t4.elapsed().as_secs_f64())));
         pieces.push(PieceReport {
@@ -249,7 +273,10 @@ fn copy_pieces(
         rows_before += rows;
     }
     let (sink, encoded) = encoder.finish().map_err(encode_error)?;
-    sink.0.blocking_send(UploadPart::End).map_err(|_| encode_error(EncodeError::Closed))?;
+    sink.send(UploadPart::End).map_err(|_| encode_error(EncodeError::Closed))?;
+    if let Some(last) = pieces.last_mut() {
+        *last.seconds.entry("upload").or_default() += waited();
+    }
     for piece in &mut pieces {
         let table = &shared.datasets[piece.dataset];
         let column = table.key_column.as_ref().and_then(|name| table.columns.iter().find(|c| &c.name == name));

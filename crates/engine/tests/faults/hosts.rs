@@ -70,12 +70,8 @@ impl Host {
                     Ok(_) => self.counts.committed += 1,
                     // The other one is at it, took over, or took away what this one shared.
                     Err(EngineError::Catalog(
-                        CatalogError::LeaseHeld { .. }
-                        | CatalogError::Fate { .. }
-                        | CatalogError::ParentGone { .. }
-                        | CatalogError::NotStored { .. },
+                        CatalogError::LeaseHeld { .. } | CatalogError::Fate { .. } | CatalogError::ParentGone { .. },
                     )) => self.counts.lost_races += 1,
-                    // Objects of an aborted backup may be gone before it notices that it is aborted.
                     Err(e) => panic!("{e}: {:?}", std::error::Error::source(&e)),
                 }
                 self.look(&repository).await;
