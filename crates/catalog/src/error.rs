@@ -114,6 +114,14 @@ pub enum CatalogError {
         /// Why it was.
         reason: String,
     },
+    /// The backup's manifest can be read: there is no reason to give it up.
+    #[error("the manifest of {source_name}@{id} can be read: it is not given up")]
+    Readable {
+        /// Source.
+        source_name: SourceName,
+        /// Backup.
+        id: BackupId,
+    },
     /// The backup is not marked for deletion.
     #[error("backup {source_name}@{id} is not marked for deletion")]
     NotMarked {
@@ -173,7 +181,11 @@ impl Explain for CatalogError {
             | Self::NoCreateOnly { .. }
             | Self::TooNew { .. }
             | Self::Manifest { source: ManifestError::TooNew { .. } | ManifestError::Aborted, .. } => ErrorClass::Failed,
-            Self::NoBackup { .. } | Self::NotMarked { .. } | Self::Ambiguous { .. } | Self::BadSelector(_) => ErrorClass::Input,
+            Self::NoBackup { .. }
+            | Self::NotMarked { .. }
+            | Self::Readable { .. }
+            | Self::Ambiguous { .. }
+            | Self::BadSelector(_) => ErrorClass::Input,
             Self::BadMarker { .. }
             | Self::Manifest { .. }
             | Self::Misplaced { .. }
@@ -204,6 +216,7 @@ impl Explain for CatalogError {
             Self::UnknownNeeds { .. } => "DOZO-E5015",
             Self::NoCreateOnly { .. } => "DOZO-E5016",
             Self::NotStored { .. } => "DOZO-E5017",
+            Self::Readable { .. } => "DOZO-E5018",
         }
     }
 
@@ -223,7 +236,9 @@ impl Explain for CatalogError {
             Self::LeaseHeld { .. } => "wait for it to end, or use --wait 15min".into(),
             Self::Fate { .. } | Self::ParentGone { .. } => "run the backup again".into(),
             Self::Record { .. } | Self::UnknownNeeds { .. } => "dozo gc plan".into(),
-            Self::Doomed { source_name, .. } | Self::NotMarked { source_name, .. } => format!("dozo list {source_name}"),
+            Self::Doomed { source_name, .. } | Self::NotMarked { source_name, .. } | Self::Readable { source_name, .. } => {
+                format!("dozo list {source_name}")
+            }
             Self::NotStored { .. } => "do not trust this store: run `dozo verify --all`, and look at its own logs".into(),
             Self::NoCreateOnly { .. } => {
                 "if one host alone writes to it, name that host: [repository] only-host = \"HOST\"".into()

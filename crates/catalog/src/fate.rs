@@ -61,19 +61,47 @@ impl Repository {
 
     /// Returns the fate, and the number of the record that would change it.
     async fn fate_and_next(&self, source: &SourceName, id: &BackupId) -> Result<(Fate, u32)> {
-        let mut fate = Fate::Stands;
-        for n in 0.. {
-            let key = fate_key(source, id, n);
-            let Some(bytes) = self.store().get_opt(&key).await? else { return Ok((fate, n)) };
-            let record: FateRecord = from_json(&key, &bytes)?;
+        let listed = self.store().list(&Layout::backup(source, id)).await?;
+        let numbers: Vec<u32> = listed.iter().filter_map(|o| fate_number(&o.key)).collect();
+        self.fate_of(source, id, numbers).await
+    }
+
+    /// Returns the fate that records of these numbers decide. A record that is missing is an error, unless another one dooms.
+    pub(crate) async fn fate_of(&self, source: &SourceName, id: &BackupId, mut numbers: Vec<u32>) -> Result<(Fate, u32)> {
+        numbers.sort_unstable();
+        let (mut fate, mut wrong) = (Fate::Stands, None);
+        for (at, n) in (0..).zip(&numbers) {
+            let key = fate_key(source, id, *n);
+            let Some(bytes) = self.store().get_opt(&key).await? else {
+                wrong = wrong.or(Some(CatalogError::Record { key, reason: "it is listed, and cannot be read".into() }));
+                continue;
+            };
+            let record: FateRecord = match from_json(&key, &bytes) {
+                Ok(record) => record,
+                Err(e) => {
+                    wrong = wrong.or(Some(e));
+                    continue;
+                }
+            };
+            if at != *n {
+                let key = fate_key(source, id, at);
+                wrong = wrong.or(Some(CatalogError::Record { key, reason: "it is missing, and a later one stands".into() }));
+            }
             fate = match (n % 2, record.state) {
+                (1, FateState::Doom) => return Ok((Fate::Doomed(record), n + 1)),
                 (0, FateState::Tombstone) => Fate::Marked(record),
                 (1, FateState::Undo) => Fate::Stands,
-                (1, FateState::Doom) => return Ok((Fate::Doomed(record), n + 1)),
-                _ => return Err(CatalogError::Record { key, reason: "it stands where another kind of record belongs".into() }),
+                _ => {
+                    let reason = "it stands where another kind of record belongs".into();
+                    wrong = wrong.or(Some(CatalogError::Record { key, reason }));
+                    continue;
+                }
             };
         }
-        Ok((fate, u32::MAX))
+        match wrong {
+            Some(error) => Err(error),
+            None => Ok((fate, numbers.last().map_or(0, |n| n + 1))),
+        }
     }
 
     /// Marks a committed backup for deletion, which may be taken back until it is doomed. Returns the mark that stands.
@@ -100,9 +128,44 @@ impl Repository {
     /// # Errors
     /// [`CatalogError::NotMarked`], [`CatalogError::Doomed`] when it is too late, or what the store says.
     pub async fn undo(&self, source: &SourceName, id: &BackupId, by: &Decision<'_>) -> Result<()> {
-        match self.decide(source, id, &by.record(id, FateState::Undo, None)).await? {
-            Fate::Doomed(found) => Err(doomed(source, id, found)),
-            _ => Ok(()),
+        loop {
+            match self.decide(source, id, &by.record(id, FateState::Undo, None)).await? {
+                Fate::Doomed(found) => return Err(doomed(source, id, found)),
+                Fate::Stands => return Ok(()),
+                // Somebody else took it back, and somebody marked it again: that mark is to go as well.
+                Fate::Marked(_) => {}
+            }
+        }
+    }
+
+    /// Gives a backup up whose manifest is damaged or lost, so that deletions can go on. What it alone needs becomes garbage.
+    ///
+    /// # Errors
+    /// [`CatalogError::Readable`] when its manifest can be read, [`CatalogError::NoBackup`], or what the store says.
+    pub async fn give_up(&self, source: &SourceName, id: &BackupId, by: &Decision<'_>) -> Result<()> {
+        let owned = async || {
+            let data = self.store().list(&format!("{}/{source}", Layout::DATA)).await?;
+            Ok::<_, CatalogError>(data.iter().any(|o| Layout::owner(&o.key).as_ref() == Some(id)))
+        };
+        if self.store().list(&Layout::backup(source, id)).await?.is_empty() && !owned().await? {
+            return Err(CatalogError::NoBackup { selector: format!("{source}@{id}") });
+        }
+        match self.state(source, id).await? {
+            BackupState::Committed(_) => {
+                return Err(CatalogError::Readable { source_name: source.clone(), id: id.clone() });
+            }
+            BackupState::Doomed(_) => return Ok(()),
+            // An abort is final, too, and leaves nothing that could be read later.
+            BackupState::Uncommitted(_) => drop(self.abort(source, id, by).await?),
+            BackupState::Aborted | BackupState::Unreadable(_) => {}
+        }
+        loop {
+            let (record, n) = match self.fate_and_next(source, id).await? {
+                (Fate::Doomed(_), _) => return Ok(()),
+                (Fate::Marked(_), n) => (by.record(id, FateState::Doom, None), n),
+                (Fate::Stands, n) => (by.record(id, FateState::Tombstone, Some(by.at)), n),
+            };
+            self.put_fate(source, id, n, &record).await?;
         }
     }
 
@@ -143,8 +206,8 @@ impl Repository {
     /// [`CatalogError::ParentGone`], or what the store says.
     pub async fn parent_stands(&self, source: &SourceName, id: &BackupId) -> Result<()> {
         let gone = || CatalogError::ParentGone { source_name: source.clone(), id: id.clone() };
-        match self.manifest(source, id).await {
-            Ok(_) if self.fate(source, id).await? == Fate::Stands => Ok(()),
+        match self.fate_and_manifest(source, id).await {
+            Ok((Fate::Stands, _)) => Ok(()),
             Ok(_) | Err(CatalogError::NoBackup { .. } | CatalogError::Doomed { .. }) => Err(gone()),
             Err(CatalogError::Manifest { source: ManifestError::Aborted, .. }) => Err(gone()),
             Err(e) => Err(e),
@@ -169,6 +232,11 @@ impl Repository {
 
 fn fate_key(source: &SourceName, id: &BackupId, n: u32) -> String {
     Layout::file(source, id, &format!("fate-{n}.json"))
+}
+
+/// Returns the number of a fate, by its key or name.
+pub(crate) fn fate_number(key: &str) -> Option<u32> {
+    key.rsplit('/').next()?.strip_prefix("fate-")?.strip_suffix(".json")?.parse().ok()
 }
 
 pub(crate) fn doomed(source: &SourceName, id: &BackupId, record: FateRecord) -> CatalogError {

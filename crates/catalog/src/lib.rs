@@ -13,6 +13,7 @@ mod holder;
 mod lease;
 mod repository;
 mod resolve;
+mod survey;
 
 pub use error::CatalogError;
 pub use fate::{Decision, Fate};

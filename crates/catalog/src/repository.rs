@@ -1,18 +1,18 @@
 //! Opening, beginning, committing, loading.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use dozo_model::{
-    Ability, BackupId, CheckEvent, Clock, FORMAT_VERSION, Finding, Intent, Manifest, ManifestError, RepositoryMarker, SourceName,
-    Tool, Verdict, VerifyLevel, random_suffix,
+    Ability, BackupId, CheckEvent, Clock, FORMAT_VERSION, FateRecord, Finding, Intent, Manifest, ManifestError, RepositoryMarker,
+    SourceName, Tool, Verdict, VerifyLevel, random_suffix,
 };
 use dozo_store::{Layout, PutOutcome, Store};
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::fate::{Fate, doomed};
+use crate::fate::{Fate, doomed, fate_number};
 use crate::lease::LeaseTimes;
 use crate::{CatalogError, Result};
 
@@ -36,6 +36,8 @@ pub struct BackupEntry {
     pub id: BackupId,
     /// State.
     pub state: BackupState,
+    /// The mark for deletion that stands.
+    pub marked: Option<FateRecord>,
 }
 
 /// State of a backup.
@@ -90,7 +92,8 @@ impl Repository {
         if head.min_reader > FORMAT_VERSION {
             return Err(CatalogError::TooNew { url, found: head.min_reader, known: FORMAT_VERSION });
         }
-        let marker = serde_json::from_slice(&bytes).map_err(bad)?;
+        let marker: RepositoryMarker = serde_json::from_slice(&bytes).map_err(bad)?;
+        let store = if marker.create_only { store } else { store.one_at_a_time(&marker.id) };
         Ok(Self { store, marker, lease_times: LeaseTimes::default() })
     }
 
@@ -237,12 +240,21 @@ impl Repository {
         };
         let mut wanted = Vec::new();
         for source in sources {
-            wanted.extend(self.ids(&source).await?.into_iter().map(|id| (source.clone(), id)));
+            // One listing for all: a doom that comes later than it is not known here, so nothing is deleted because of it.
+            let mut found: BTreeMap<BackupId, Vec<u32>> = BTreeMap::new();
+            for object in self.store.list(&Layout::source(&source)).await? {
+                if let Some(id) = object.key.split('/').nth(2).and_then(|id| BackupId::parse(id).ok()) {
+                    found.entry(id).or_default().extend(fate_number(&object.key));
+                }
+            }
+            wanted.extend(found.into_iter().map(|(id, fates)| (source.clone(), id, fates)));
         }
         futures::stream::iter(wanted)
-            .map(|(source, id)| async move {
-                let state = self.state(&source, &id).await?;
-                Ok::<_, CatalogError>(BackupEntry { source, id, state })
+            .map(|(source, id, fates)| async move {
+                let fate = self.fate_of(&source, &id, fates).await.map(|(fate, _)| fate);
+                let marked = if let Ok(Fate::Marked(record)) = &fate { Some(record.clone()) } else { None };
+                let state = self.state_of(&source, &id, self.read_manifest(&source, &id, fate).await).await?;
+                Ok::<_, CatalogError>(BackupEntry { source, id, state, marked })
             })
             .buffered(FETCHES)
             .try_collect()
@@ -250,9 +262,13 @@ impl Repository {
     }
 
     pub(crate) async fn state(&self, source: &SourceName, id: &BackupId) -> Result<BackupState> {
-        match self.manifest(source, id).await {
+        self.state_of(source, id, self.fate_and_manifest(source, id).await).await
+    }
+
+    async fn state_of(&self, source: &SourceName, id: &BackupId, read: Result<(Fate, Manifest)>) -> Result<BackupState> {
+        match read {
             Err(CatalogError::Doomed { reason, .. }) => Ok(BackupState::Doomed(reason)),
-            Ok(manifest) => Ok(BackupState::Committed(Box::new(manifest))),
+            Ok((_, manifest)) => Ok(BackupState::Committed(Box::new(manifest))),
             Err(CatalogError::NoBackup { .. }) => {
                 let key = Layout::file(source, id, "intent.json");
                 let intent = self.store.get_opt(&key).await?;
@@ -273,9 +289,19 @@ impl Repository {
     /// [`CatalogError::NoBackup`] when it is missing, [`CatalogError::Doomed`] when it was deleted, [`CatalogError::Manifest`] when
     /// it cannot be believed.
     pub async fn manifest(&self, source: &SourceName, id: &BackupId) -> Result<Manifest> {
-        if let Fate::Doomed(record) = self.fate(source, id).await? {
-            return Err(doomed(source, id, record));
-        }
+        Ok(self.fate_and_manifest(source, id).await?.1)
+    }
+
+    /// Loads a manifest with its fate, which is not a doom.
+    pub(crate) async fn fate_and_manifest(&self, source: &SourceName, id: &BackupId) -> Result<(Fate, Manifest)> {
+        self.read_manifest(source, id, self.fate(source, id).await).await
+    }
+
+    async fn read_manifest(&self, source: &SourceName, id: &BackupId, fate: Result<Fate>) -> Result<(Fate, Manifest)> {
+        let fate = match fate? {
+            Fate::Doomed(record) => return Err(doomed(source, id, record)),
+            fate => fate,
+        };
         let key = Layout::file(source, id, "manifest.json");
         let Some(bytes) = self.store.get_opt(&key).await? else {
             // It may have been doomed and deleted since its fate was read.
@@ -296,7 +322,7 @@ impl Repository {
         if let Some(foreign) = manifest.objects.iter().find(|o| !Layout::may_name(source, id, &o.key)) {
             return Err(misplaced(format!("a backup that names `{}`", foreign.key)));
         }
-        Ok(manifest)
+        Ok((fate, manifest))
     }
 
     /// Returns all checks of a backup, oldest first.

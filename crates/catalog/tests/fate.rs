@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dozo_catalog::{BackupState, CatalogError, Decision, Fate, GcOptions, Repository};
-use dozo_model::{BackupId, FixedClock, Manifest, ObjectRef, Operator, Sha256Digest, Timestamp};
+use dozo_catalog::{BackupState, CatalogError, Decision, Fate, GcOptions, Repository, this_process};
+use dozo_model::{BackupId, FixedClock, Intent, Manifest, ObjectRef, Operator, Sha256Digest, Timestamp};
 use dozo_store::{Intercept, Interference, Operation, Request, Store};
 
 fn at(text: &str) -> Timestamp {
@@ -23,8 +23,15 @@ fn options(now: Timestamp) -> GcOptions {
     GcOptions { grace: Duration::from_secs(86_400), now, only_host: None }
 }
 
-/// A committed backup of one object of its own and the given ones.
+/// A backup of one object of its own and the given ones, committed.
 async fn committed(repository: &Repository, n: usize, parent: Option<&Manifest>) -> Manifest {
+    let manifest = stored(repository, n, parent).await;
+    repository.commit(&manifest).await.unwrap();
+    manifest
+}
+
+/// As `committed`, but for its manifest.
+async fn stored(repository: &Repository, n: usize, parent: Option<&Manifest>) -> Manifest {
     let mut manifest = Manifest::from_bytes(include_bytes!("../../model/golden/manifest_v1.json")).unwrap();
     manifest.id = BackupId::parse(&format!("2026112{n}T020000Z-aaaaa{n}")).unwrap();
     manifest.datasets.clear();
@@ -32,8 +39,17 @@ async fn committed(repository: &Repository, n: usize, parent: Option<&Manifest>)
     manifest.objects = vec![ObjectRef { bytes: key.len() as u64, sha256: Sha256Digest::of(key.as_bytes()), key: key.clone() }];
     manifest.parent = parent.map(|p| p.id.clone());
     manifest.objects.extend(parent.into_iter().flat_map(|p| p.objects.clone()));
+    let intent = Intent {
+        format: manifest.format,
+        id: manifest.id.clone(),
+        source: manifest.source.clone(),
+        parent: manifest.parent.clone(),
+        started: manifest.started,
+        holder: this_process(),
+        replica_of: None,
+    };
+    repository.begin(&intent).await.unwrap();
     repository.store().put_own(&key, Bytes::from(key.clone())).await.unwrap();
-    repository.commit(&manifest).await.unwrap();
     manifest
 }
 
@@ -125,7 +141,7 @@ async fn a_store_that_loses_what_it_acknowledged_is_found_out() {
     let now = at("2026-11-25T00:00:00Z");
     let honest = Store::memory();
     let repository = Repository::open_or_init(honest.intercepted(Arc::new(Liar)), &FixedClock(now)).await.unwrap();
-    let lost = committed(&repository, 1, None).await;
+    let lost = stored(&repository, 1, None).await;
     let error = repository.everything_stands(&lost).await.unwrap_err();
     assert!(matches!(&error, CatalogError::NotStored { count: 1, found: None, .. }), "{error}");
     let kept = committed(&Repository::open(honest).await.unwrap(), 2, None).await;
@@ -187,4 +203,57 @@ async fn a_collection_fails_at_any_request_and_goes_on() {
     }
     println!("{swept} requests of a collection failed, one in each run");
     assert!(swept >= 60, "{swept}");
+}
+
+/// A fate that is lost hides no doom, and without one it is an error, not a pardon.
+#[tokio::test]
+async fn a_lost_fate_is_no_pardon() {
+    let now = at("2026-11-25T00:00:00Z");
+    let repository = Repository::open_or_init(Store::memory(), &FixedClock(now)).await.unwrap();
+    let (marked, doomed) = (committed(&repository, 1, None).await, committed(&repository, 2, None).await);
+    let (source, who) = (&marked.source, operator());
+    let by = Decision { operator: &who, at: now, reason: "test" };
+    for _ in 0..2 {
+        repository.mark(source, &marked.id, &by, at("2026-12-25T00:00:00Z")).await.unwrap();
+        repository.undo(source, &marked.id, &by).await.unwrap();
+    }
+    repository.mark(source, &doomed.id, &by, now).await.unwrap();
+    assert!(repository.doom(source, &doomed.id, &by).await.unwrap());
+    for id in [&marked.id, &doomed.id] {
+        repository.store().delete(&format!("backups/{source}/{id}/fate-0.json")).await.unwrap();
+    }
+    assert!(matches!(repository.fate(source, &doomed.id).await, Ok(Fate::Doomed(_))));
+    assert!(matches!(repository.fate(source, &marked.id).await, Err(CatalogError::Record { .. })));
+    assert!(matches!(repository.gc_apply(&options(now), &who).await, Err(CatalogError::UnknownNeeds { count: 1, .. })));
+    assert!(there(&repository, &doomed, 0).await, "nothing goes while one fate is not known");
+}
+
+/// A backup whose manifest is damaged, or lost with its folder, stops every deletion until it is given up.
+#[tokio::test]
+async fn what_is_given_up_stops_nothing() {
+    let now = at("2026-11-25T00:00:00Z");
+    let repository = Repository::open_or_init(Store::memory(), &FixedClock(now)).await.unwrap();
+    let (damaged, lost) = (committed(&repository, 1, None).await, committed(&repository, 2, None).await);
+    let kept = committed(&repository, 3, Some(&damaged)).await;
+    let (source, who) = (&kept.source, operator());
+    let by = Decision { operator: &who, at: now, reason: "no copy of it is left" };
+    let key = |id: &BackupId, name: &str| format!("backups/{source}/{id}/{name}");
+    repository.store().delete(&key(&damaged.id, "manifest.json")).await.unwrap();
+    repository.store().put_own(&key(&damaged.id, "manifest.json"), Bytes::from_static(b"{}")).await.unwrap();
+    for name in ["manifest.json", "intent.json"] {
+        repository.store().delete(&key(&lost.id, name)).await.unwrap();
+    }
+    assert!(matches!(repository.gc_apply(&options(now), &who).await, Err(CatalogError::UnknownNeeds { count: 2, .. })));
+    assert!(matches!(repository.give_up(source, &kept.id, &by).await, Err(CatalogError::Readable { .. })));
+    let nothing = BackupId::parse("20261101T020000Z-nobody").unwrap();
+    assert!(matches!(repository.give_up(source, &nothing, &by).await, Err(CatalogError::NoBackup { .. })));
+    for id in [&damaged.id, &lost.id] {
+        repository.give_up(source, id, &by).await.unwrap();
+        repository.give_up(source, id, &by).await.unwrap();
+        assert!(matches!(repository.fate(source, id).await, Ok(Fate::Doomed(_))));
+    }
+    repository.gc_apply(&options(now), &who).await.unwrap();
+    assert!(there(&repository, &kept, 0).await && there(&repository, &kept, 1).await, "what another backup names stays");
+    assert!(!there(&repository, &lost, 0).await);
+    repository.parent_stands(source, &kept.id).await.unwrap();
 }

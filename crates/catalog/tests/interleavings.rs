@@ -87,6 +87,8 @@ enum Role {
     Delete,
     /// Takes the mark back.
     Undo,
+    /// Takes the mark back and marks the parent again, due tomorrow.
+    Later,
     /// Collects garbage; whatever is not committed counts as abandoned.
     Gc,
     /// Collects garbage; whatever is not committed is young, so it is waited for.
@@ -162,6 +164,10 @@ impl World {
                 Role::Sharing(mistake) => drop(backup(&repository, n, Some(&parent), mistake).await),
                 Role::Delete => drop(repository.mark(&source, &parent.id, &decision, now()).await),
                 Role::Undo => drop(repository.undo(&source, &parent.id, &decision).await),
+                Role::Later => {
+                    drop(repository.undo(&source, &parent.id, &decision).await);
+                    drop(repository.mark(&source, &parent.id, &decision, now() + Duration::from_secs(86_400)).await);
+                }
                 Role::Gc | Role::PatientGc => {
                     let grace = if role == Role::Gc { Duration::ZERO } else { Duration::from_secs(86_400) };
                     let options = GcOptions { grace, now: now(), only_host: None };
@@ -257,8 +263,17 @@ trait Chooser {
     fn choose(&mut self, options: usize, current: bool) -> usize;
 }
 
+/// What came of runs, summed up: a model in which nothing happens proves nothing.
+#[derive(Debug, Default)]
+struct Outcomes {
+    committed: usize,
+    doomed: usize,
+    aborted: usize,
+    deletes: usize,
+}
+
 /// Runs one interleaving. Returns what is damaged, and the processes in the order in which they were let through.
-fn run(roles: &[Role], chooser: &mut dyn Chooser) -> (Option<String>, Vec<usize>) {
+fn run(roles: &[Role], chooser: &mut dyn Chooser, outcomes: &mut Outcomes) -> (Option<String>, Vec<usize>) {
     let world = World::new();
     let mut processes: Vec<Process> = roles.iter().enumerate().map(|(n, role)| world.process(n + 1, *role)).collect();
     let mut trace = Vec::new();
@@ -266,6 +281,14 @@ fn run(roles: &[Role], chooser: &mut dyn Chooser) -> (Option<String>, Vec<usize>
     loop {
         let mut enabled: Vec<usize> = (0..processes.len()).filter(|n| processes[*n].work.is_some()).collect();
         if enabled.is_empty() {
+            for entry in done(world.raw.backups(Some(&world.source))).unwrap() {
+                match entry.state {
+                    BackupState::Committed(m) => outcomes.committed += usize::from(m.id != world.parent.id),
+                    BackupState::Doomed(_) => outcomes.doomed += 1,
+                    BackupState::Aborted => outcomes.aborted += 1,
+                    _ => {}
+                }
+            }
             return (world.damaged(), trace);
         }
         let goes_on = current.is_some_and(|c| enabled.contains(&c));
@@ -277,6 +300,7 @@ fn run(roles: &[Role], chooser: &mut dyn Chooser) -> (Option<String>, Vec<usize>
         trace.push(next);
         assert!(trace.len() < STEPS_MAX, "stuck: {trace:?}");
         let request = processes[next].step();
+        outcomes.deletes += usize::from(request.as_ref().is_some_and(|r| r.operation == Operation::Delete));
         let matters =
             |r: Request| r.operation == Operation::Delete || r.path.ends_with("/manifest.json") && r.operation == Operation::Put;
         if request.is_some_and(matters)
@@ -332,27 +356,40 @@ impl<R: Rng> Chooser for Random<R> {
     }
 }
 
-/// Returns how many runs were explored, and the first damage.
-fn explore(roles: &[Role], bound: usize, runs: usize, random: usize) -> (usize, Option<String>) {
+/// What was explored.
+#[derive(Debug, Default)]
+struct Explored {
+    runs: usize,
+    /// All runs with so few preemptions were made; else only the first ones.
+    all: bool,
+    outcomes: Outcomes,
+    damage: Option<String>,
+}
+
+/// Explores all runs with at most `bound` preemptions, up to `runs` of them, and then random ones, until one damages a backup.
+fn explore(roles: &[Role], bound: usize, runs: usize, random: usize) -> Explored {
     let mut chooser = Bounded { bound, used: 0, path: vec![], at: 0 };
-    let mut explored = 0;
+    let mut explored = Explored::default();
     loop {
-        explored += 1;
-        if let (Some(damage), trace) = run(roles, &mut chooser) {
-            return (explored, Some(format!("{roles:?}: {damage}; let through: {trace:?}")));
+        explored.runs += 1;
+        if let (Some(damage), trace) = run(roles, &mut chooser, &mut explored.outcomes) {
+            explored.damage = Some(format!("{roles:?}: {damage}; let through: {trace:?}"));
+            return explored;
         }
-        if !chooser.advance() || explored >= runs {
+        explored.all = !chooser.advance();
+        if explored.all || explored.runs >= runs {
             break;
         }
     }
     for seed in 0..random {
-        explored += 1;
+        explored.runs += 1;
         let mut chooser = Random(rand::rngs::StdRng::seed_from_u64(seed as u64));
-        if let (Some(damage), trace) = run(roles, &mut chooser) {
-            return (explored, Some(format!("{roles:?}, seed {seed}: {damage}; let through: {trace:?}")));
+        if let (Some(damage), trace) = run(roles, &mut chooser, &mut explored.outcomes) {
+            explored.damage = Some(format!("{roles:?}, seed {seed}: {damage}; let through: {trace:?}"));
+            return explored;
         }
     }
-    (explored, None)
+    explored
 }
 
 const SHARING: Role = Role::Sharing(Mistake::None);
@@ -370,13 +407,22 @@ fn no_committed_backup_ever_names_a_missing_object() {
         (&[SHARING, Role::Delete, Role::PatientGc], 2, 4_000, 1_000),
         (&[Role::Full, Role::Gc, Role::Gc], 2, 2_000, 500),
         (&[Role::Delete, Role::Undo, Role::Gc], 2, 2_000, 500),
+        (&[SHARING, Role::Delete, Role::Later, Role::Gc], 2, 2_000, 1_000),
         (&[SHARING, SHARING, Role::Delete, Role::Undo, Role::Gc], 1, 2_000, 2_000),
         (&[SHARING, Role::Full, Role::Delete, Role::Undo, Role::Gc, Role::PatientGc], 1, 1_000, 2_000),
     ] {
-        let (explored, damage) = explore(roles, bound, share(runs), share(random));
-        assert_eq!(damage, None);
-        println!("{explored} interleavings of {roles:?}");
-        total += explored;
+        let explored = explore(roles, bound, share(runs), share(random));
+        assert_eq!(explored.damage, None);
+        let extent = if explored.all { "all" } else { "not all" };
+        println!(
+            "{} interleavings of {roles:?}, {extent} with up to {bound} preemptions: {:?}",
+            explored.runs, explored.outcomes
+        );
+        let (happened, backs_up) = (&explored.outcomes, roles.iter().any(|r| matches!(r, Role::Full | Role::Sharing(_))));
+        assert!(happened.committed > 0 || !backs_up, "{happened:?}");
+        assert!(happened.doomed > 0 || !roles.contains(&Role::Delete), "{happened:?}");
+        assert!(happened.deletes > 0, "{happened:?}");
+        total += explored.runs;
     }
     println!("{total} interleavings, no committed backup damaged");
     assert!(total >= 10_000);
@@ -386,8 +432,8 @@ fn no_committed_backup_ever_names_a_missing_object() {
 #[test]
 fn planted_mistakes_are_found() {
     for mistake in [Mistake::NoFateCheck, Mistake::IntentAfterCheck] {
-        let (explored, damage) = explore(&[Role::Sharing(mistake), Role::Delete, Role::Gc], 2, share(20_000), share(2_000));
-        let damage = damage.unwrap_or_else(|| panic!("{mistake:?} was not found in {explored} interleavings"));
-        println!("{mistake:?} found after {explored} interleavings: {damage}");
+        let explored = explore(&[Role::Sharing(mistake), Role::Delete, Role::Gc], 2, share(20_000), share(2_000));
+        let damage = explored.damage.unwrap_or_else(|| panic!("{mistake:?} was not found in {} interleavings", explored.runs));
+        println!("{mistake:?} found after {} interleavings: {damage}", explored.runs);
     }
 }

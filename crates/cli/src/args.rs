@@ -361,6 +361,16 @@ pub(crate) enum GcVerb {
     Plan,
     /// Abort abandoned backups and delete what no backup needs
     Apply,
+    /// Give a backup up whose manifest is damaged or lost and cannot be brought back from a copy: while it stands, nothing is deleted.
+    /// What it alone needs becomes garbage
+    GiveUp {
+        /// SOURCE@ID
+        #[arg(value_name = "BACKUP")]
+        backup: String,
+        /// Why
+        #[arg(long, value_name = "TEXT", default_value = "its manifest is damaged or lost")]
+        reason: String,
+    },
 }
 
 #[cfg(test)]

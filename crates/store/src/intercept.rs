@@ -14,7 +14,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart,
 };
 
 use serde::Serialize;
@@ -71,6 +71,8 @@ pub enum Interference {
     LoseWrite,
     /// A read returns so many bytes fewer than it should; everything else is carried out.
     Truncate(u64),
+    /// A put replaces what stands there, as with servers that do not know If-None-Match; everything else is carried out.
+    Overwrite,
 }
 
 /// Stands between a store and its server.
@@ -119,14 +121,17 @@ async fn write<T>(interference: Interference, acknowledged: T, request: impl Fut
             let _ = request.await;
             failed()
         }
-        Interference::Pass | Interference::Truncate(_) => request.await,
+        Interference::Pass | Interference::Truncate(_) | Interference::Overwrite => request.await,
     }
 }
 
 #[async_trait]
 impl ObjectStore for Intercepted {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, mut opts: PutOptions) -> Result<PutResult> {
         let interference = ask(&self.by, Operation::Put, Some(location)).await;
+        if interference == Interference::Overwrite {
+            opts.mode = PutMode::Overwrite;
+        }
         let acknowledged = PutResult { e_tag: None, version: None, extensions: Default::default() };
         write(interference, acknowledged, self.inner.put_opts(location, payload, opts)).await
     }

@@ -67,6 +67,32 @@ impl Layout {
         format!("{key}/{chunk:05}-{id}-{random}.parquet")
     }
 
+    /// Tells whether dozo puts something under `key`.
+    #[must_use]
+    pub fn is_own(key: &str) -> bool {
+        let parts: Vec<&str> = key.split('/').collect();
+        let numbered = |name: &str, prefix: &str| {
+            let number = name.strip_prefix(prefix).and_then(|n| n.strip_suffix(".json"));
+            number.is_some_and(|n| !n.is_empty() && n.bytes().all(|c| c.is_ascii_digit()))
+        };
+        let source = parts.get(1).is_some_and(|s| SourceName::parse(s).is_ok());
+        match parts.as_slice() {
+            [name] => *name == Self::MARKER,
+            [Self::LEASES, _, n] => source && numbered(n, ""),
+            [Self::DATA, ..] => source && Self::owner(key).is_some(),
+            [Self::BACKUPS, _, id, rest @ ..] if source && BackupId::parse(id).is_ok() => match rest {
+                ["checks", n] => numbered(n, ""),
+                [name] => {
+                    ["intent.json", "manifest.json", "accepted.json", "RESTORE.md", "schema.dump", "schema.sql", "globals.sql"]
+                        .contains(name)
+                        || numbered(name, "fate-")
+                }
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     /// Returns the backup that wrote a data object, by its key.
     #[must_use]
     pub fn owner(key: &str) -> Option<BackupId> {
@@ -158,6 +184,15 @@ mod tests {
             "{copy}"
         );
         assert_eq!(Layout::owner("data/shop/public/x/notes.parquet"), None);
+        let folder = "backups/shop/20261121T020000Z-k3x9qa";
+        let own = [copy.as_str(), "dozo-repository.json", "leases/shop/000000000001.json"];
+        let beside = ["intent.json", "checks/000000.json", "fate-0.json", "accepted.json"].map(|n| format!("{folder}/{n}"));
+        assert!(own.into_iter().chain(beside.iter().map(String::as_str)).all(Layout::is_own));
+        for foreign in
+            ["notes.txt", "data/shop/notes.txt", "leases/shop/x.json", &format!("{folder}/notes"), "backups/shop/x/intent.json"]
+        {
+            assert!(!Layout::is_own(foreign), "{foreign}");
+        }
         for key in [
             "data/shop/../../etc/passwd.parquet",
             "data/crm/public/orders/0.parquet",

@@ -78,6 +78,8 @@ pub struct Store {
     retry_for: Duration,
     /// The bucket, where it is one of S3.
     bucket: Option<Arc<Bucket>>,
+    /// Held while a key is looked at and written, where the store itself lets a second put replace the first.
+    one_at_a_time: Option<PathBuf>,
 }
 
 impl Store {
@@ -99,7 +101,28 @@ impl Store {
             limiter: None,
             retry_for: Duration::ZERO,
             bucket: None,
+            one_at_a_time: None,
         }
+    }
+
+    /// Returns this store, of which a put to an existing key is refused also if the server would let it replace the object: all
+    /// processes of this host that give the same `name` take turns. Another host is not seen.
+    #[must_use]
+    pub fn one_at_a_time(&self, name: &str) -> Self {
+        let lock = std::env::temp_dir().join(format!("dozo-{name}.lock"));
+        Self { one_at_a_time: Some(lock), ..self.clone() }
+    }
+
+    /// Waits for our turn, where turns are taken.
+    async fn turn(&self, key: &str) -> Result<Option<std::fs::File>> {
+        let Some(path) = self.one_at_a_time.clone() else { return Ok(None) };
+        let wait = move || -> std::io::Result<std::fs::File> {
+            let file = std::fs::File::options().create(true).append(true).open(path)?;
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
+            Ok(file)
+        };
+        let waited = tokio::task::spawn_blocking(wait).await.map_err(|e| self.error("lock", key, e.into()))?;
+        waited.map(Some).map_err(|e| StoreError::io("lock", key, &self.url, e))
     }
 
     /// Returns how uploads are cut.
@@ -159,6 +182,12 @@ impl Store {
     async fn put_with(&self, key: &str, bytes: Bytes, attributes: Attributes) -> Result<PutOutcome> {
         let path = self.path(key)?;
         self.pass(bytes.len()).await;
+        let turn = self.turn(key).await?;
+        if turn.is_some()
+            && let Some(found) = self.get_opt(key).await?
+        {
+            return Ok(if found == bytes { PutOutcome::Created } else { PutOutcome::Exists });
+        }
         let put = || async {
             let options = PutOptions { mode: PutMode::Create, attributes: attributes.clone(), ..PutOptions::default() };
             match self.inner.put_opts(&path, PutPayload::from_bytes(bytes.clone()), options).await {

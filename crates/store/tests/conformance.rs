@@ -290,3 +290,30 @@ impl Intercept for Dies {
         if request.operation == Operation::Abort { Interference::Fail } else { self.0.before(request).await }
     }
 }
+
+/// Lets every put replace what stands there.
+#[derive(Debug)]
+struct Careless;
+
+#[async_trait::async_trait]
+impl Intercept for Careless {
+    async fn before(&self, _: Request) -> Interference {
+        Interference::Overwrite
+    }
+}
+
+/// A server without create-only puts is found out; the processes of one host take turns there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_puts_replace_a_host_takes_turns() {
+    for Place { name, store, _folder } in places("careless", PATIENT) {
+        let careless = store.intercepted(Arc::new(Careless));
+        assert_eq!(careless.probe("abcdefghijkl").await.unwrap().create_only, Ability::No, "{name}");
+        let turns = careless.one_at_a_time(&format!("test-{}", std::process::id()));
+        let writers = (0..8).map(|n| {
+            let store = turns.clone();
+            tokio::spawn(async move { store.put_new("race", Bytes::from(vec![n])).await.unwrap() })
+        });
+        let outcomes: Vec<PutOutcome> = futures::future::join_all(writers).await.into_iter().map(Result::unwrap).collect();
+        assert_eq!(outcomes.iter().filter(|o| **o == PutOutcome::Created).count(), 1, "{name}: {outcomes:?}");
+    }
+}

@@ -1,7 +1,7 @@
 //! `dozo gc`: what belongs to no backup. `plan` changes nothing, `apply` deletes.
 
-use dozo_engine::{GcDone, GcOptions, GcPlan, Uncommitted};
-use dozo_model::human_bytes;
+use dozo_engine::{CatalogError, Decision, GcDone, GcOptions, GcPlan, Uncommitted};
+use dozo_model::{BackupId, SourceName, human_bytes};
 
 use super::{Outcome, Session, when};
 use crate::args::{Gc, GcVerb};
@@ -28,6 +28,14 @@ pub(super) async fn run(session: &Session, args: Gc) -> Outcome {
             }
             let done = repository.gc_apply(&options, &session.ctx.operator).await?;
             session.output.result(&done, || done_lines(&done).join("\n"))?;
+        }
+        GcVerb::GiveUp { backup, reason } => {
+            let whole = backup.split_once('@').and_then(|(s, id)| Some((SourceName::parse(s).ok()?, BackupId::parse(id).ok()?)));
+            let (source, id) = whole.ok_or_else(|| CatalogError::BadSelector(backup.clone()))?;
+            let by = Decision { operator: &session.ctx.operator, at: options.now, reason: &reason };
+            repository.give_up(&source, &id, &by).await?;
+            let text = || format!("{source}@{id} is given up; next: dozo gc apply");
+            session.output.result(&serde_json::json!({ "given-up": format!("{source}@{id}") }), text)?;
         }
     }
     Ok(0)
