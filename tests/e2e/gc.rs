@@ -116,3 +116,28 @@ fn nothing_goes_while_the_needs_of_a_backup_are_unknown() {
     assert!(!orphan.exists() && foreign.exists());
     let _ = dozo.run(&["verify", "--all"]).exits(0);
 }
+
+#[test]
+fn a_damaged_backup_can_be_given_up() {
+    let cluster = shared(15);
+    let shop = cluster.shop("0.01");
+    let dozo = Dozo::new(&shop, Place::Local);
+    let (lost, kept) = (dozo.backup(), dozo.backup());
+    let manifest = |id: &str| dozo.repository().join("backups/shop").join(id).join("manifest.json");
+    let mut damaged = fs::read(manifest(&lost)).unwrap();
+    damaged[100] ^= 1;
+    fs::write(manifest(&lost), damaged).unwrap();
+    let run = dozo.run(&["gc", "apply"]).exits(3);
+    assert!(run.stderr.contains("DOZO-E5015"), "{}", run.stderr);
+    let run = dozo.run(&["gc", "give-up", &format!("shop@{kept}")]).exits(2);
+    assert!(run.stderr.contains("DOZO-E5018") && run.stderr.contains("can be read"), "{}", run.stderr);
+    let run = dozo.run(&["gc", "give-up", "shop@latest"]).exits(2);
+    assert!(run.stderr.contains("DOZO-E5008"), "{}", run.stderr);
+    let run = dozo.run(&["gc", "give-up", &format!("shop@{lost}"), "--reason", "the disk had a bad day"]).exits(0);
+    assert!(run.stdout.contains("next: dozo gc apply"), "{}", run.stdout);
+    let _ = dozo.run(&["gc", "apply", "--grace", "0s"]).exits(0);
+    assert!(!manifest(&lost).exists());
+    let verified = dozo.run(&["--json", "verify", "--all"]).exits(0).json();
+    assert_eq!(verified.as_array().unwrap().len(), 1);
+    let _ = dozo.backup();
+}

@@ -71,6 +71,8 @@ pub enum Interference {
     LoseWrite,
     /// A read returns so many bytes fewer than it should; everything else is carried out.
     Truncate(u64),
+    /// A read answers as if nothing were there yet; everything else is carried out.
+    Old,
     /// A put replaces what stands there, as with servers that do not know If-None-Match; everything else is carried out.
     Overwrite,
 }
@@ -121,7 +123,7 @@ async fn write<T>(interference: Interference, acknowledged: T, request: impl Fut
             let _ = request.await;
             failed()
         }
-        Interference::Pass | Interference::Truncate(_) | Interference::Overwrite => request.await,
+        Interference::Pass | Interference::Truncate(_) | Interference::Old | Interference::Overwrite => request.await,
     }
 }
 
@@ -148,8 +150,12 @@ impl ObjectStore for Intercepted {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let interference = ask(&self.by, Operation::Get, Some(location)).await;
-        if matches!(interference, Interference::Fail | Interference::LoseAnswer) {
-            return failed();
+        match interference {
+            Interference::Fail | Interference::LoseAnswer => return failed(),
+            Interference::Old => {
+                return Err(object_store::Error::NotFound { path: location.to_string(), source: "it is not there yet".into() });
+            }
+            _ => {}
         }
         let got = self.inner.get_opts(location, options).await?;
         let Interference::Truncate(missing) = interference else { return Ok(got) };
@@ -187,6 +193,7 @@ impl ObjectStore for Intercepted {
         let listing = async move {
             match ask(&by, Operation::List, prefix.as_ref()).await {
                 Interference::Fail | Interference::LoseAnswer => failed(),
+                Interference::Old => Ok(futures::stream::empty().boxed()),
                 _ => Ok(inner.list(prefix.as_ref())),
             }
         };

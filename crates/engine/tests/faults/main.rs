@@ -6,5 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod hosts;
+mod lying;
 mod sweep;
+mod twice;
 mod world;

@@ -48,6 +48,20 @@ impl Place {
         Self { settings }
     }
 
+    /// Settings for a repository in memory, which is opened otherwise.
+    pub(crate) fn memory() -> Self {
+        let store = StoreOptions::default();
+        let settings = RepositorySettings {
+            url: "memory://".into(),
+            store,
+            base: PathBuf::new(),
+            min_free: 0,
+            only_host: None,
+            replicas: vec![],
+        };
+        Self { settings }
+    }
+
     pub(crate) fn store(&self) -> Store {
         self.settings.store().unwrap()
     }
