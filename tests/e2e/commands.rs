@@ -131,3 +131,60 @@ fn completions_man_and_closed_pipes() {
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
+
+/// Every verb that touches a repository, on a folder and on S3.
+#[test]
+fn every_verb_on_a_folder_and_on_s3() {
+    let cluster = shared(15);
+    for place in [Place::Local, Place::S3] {
+        let database = cluster.database("verbs");
+        database.psql("CREATE TABLE a (id int PRIMARY KEY, t text); INSERT INTO a SELECT i, 'v' || i FROM generate_series(1, 1000) i; CREATE TABLE b AS SELECT * FROM a");
+        let mut dozo = Dozo::new(&database, place);
+        let config = dozo.folder.path().join("dozo.toml");
+        let text = fs::read_to_string(&config).unwrap();
+        let replica = "[[repository.replica]]\nname = \"safe\"\nurl = \"file://safe\"\nafter-backup = false\n[source.shop]";
+        fs::write(&config, text.replacen("[source.shop]", replica, 1)).unwrap();
+        dozo.set("COPY_URL", &cluster.url("postgres", &format!("copy_of_verbs_{}", crate::harness::fresh())));
+        let first = dozo.backup();
+        let first = format!("shop@{first}");
+        let steps: &[(&[&str], i32)] = &[
+            (&["check"], 0),
+            (&["verify", &first], 0),
+            (&["backup", "shop"], 0),
+            (&["backup", "--all", "--full", "--prove"], 0),
+            (&["verify", "latest", "--all", "--level", "exists"], 0),
+            (&["verify", "--all", "--level", "digest"], 0),
+            (&["verify", "--all"], 0),
+            (&["list"], 0),
+            (&["list", "shop"], 0),
+            (&["show", &first, "--types"], 0),
+            (&["status"], 0),
+            (&["restore", &first, "--to", "env:COPY_URL", "--create-db"], 0),
+            (&["compare", &first, "env:COPY_URL"], 0),
+            (&["compare", "env:SHOP_URL", "env:COPY_URL"], 0),
+            (&["restore", &first, "--to", "env:COPY_URL"], 1),
+            (&["restore", &first, "--to", "env:COPY_URL", "--table", "public.a", "--swap", "--plan"], 0),
+            (&["restore", &first, "--to", "env:COPY_URL", "--table", "public.a", "--swap"], 0),
+            (&["restore", &first, "--to", "env:COPY_URL", "--table", "public.a", "--beside"], 0),
+            (&["restore", &first, "--to", "env:COPY_URL", "--table", "public.b", "--as", "c", "--where", "id < 10"], 0),
+            (&["replicate"], 0),
+            (&["--replica", "safe", "verify", "--all"], 0),
+            (&["gc"], 0),
+            (&["gc", "apply"], 0),
+            (&["gc", "give-up", &first], 2),
+            (&["accept", &first], 1),
+        ];
+        for (args, code) in steps {
+            let run = dozo.run(args);
+            assert_eq!(run.code, *code, "{place:?}: {args:?}: {}{}", run.stdout, run.stderr);
+        }
+        // What may be lost is suspect, until somebody accepts it.
+        database.psql("DELETE FROM a WHERE id > 100");
+        let _ = dozo.run(&["backup", "shop"]).exits(4);
+        let _ = dozo.run(&["accept", "shop@latest", "--reason", "spring cleaning"]).exits(0);
+        let _ = dozo.run(&["replicate"]).exits(0);
+        let copies = dozo.run(&["--json", "--replica", "safe", "list"]).exits(0).json();
+        let copies = copies.as_array().unwrap();
+        assert!(copies.len() == 4 && copies.iter().all(|c| c["good"] == true), "{copies:?}");
+    }
+}

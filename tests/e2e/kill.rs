@@ -1,8 +1,10 @@
 //! Killed anywhere, nothing is lost: SIGKILL at random moments of a backup and of a restore.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
-use dozo_testkit::shared;
+use dozo_testkit::{Fault, Proxy, S3Server, shared, shared_s3};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::{Pid, Signal, kill_process};
@@ -120,4 +122,82 @@ fn ctrl_c_stops_within_a_second() {
     }
     // What was interrupted is no backup.
     let _ = dozo.run(&["verify", "--all", "--level", "exists"]).exits(0);
+}
+
+/// Runs with the process killed while its `nth` request is on the way; the server carries that one out or never sees it. Tells whether there
+/// was such a request.
+fn killed_at_request(dozo: &Dozo, proxy: &Proxy, args: &[&str], nth: u64, carried_out: bool) -> bool {
+    let pid = Arc::new(AtomicI32::new(0));
+    let victim = Arc::clone(&pid);
+    proxy.decide(move |n, _| {
+        (n == nth).then(|| {
+            // The request may be faster than whoever started its process.
+            while victim.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            let _ = kill_process(Pid::from_raw(victim.load(Ordering::SeqCst)).unwrap(), Signal::KILL);
+            if carried_out { Fault::LoseAnswer } else { Fault::Reset }
+        })
+    });
+    let child = dozo.command(args).spawn().unwrap();
+    pid.store(i32::try_from(child.id()).unwrap(), Ordering::SeqCst);
+    let out = child.wait_with_output().unwrap();
+    let hit = proxy.faults() > 0;
+    proxy.pass();
+    assert!(hit || out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    hit
+}
+
+/// Every step of the protocols on S3 is a request: the process dies at each of them, and the next runs go on.
+#[test]
+fn killed_at_every_request_of_backup_gc_and_replicate() {
+    let database = shared(15).database("kill_requests");
+    database.psql("CREATE TABLE a AS SELECT i, md5(i::text) t FROM generate_series(1, 300) i; CREATE TABLE b AS SELECT i FROM generate_series(1, 9) i");
+    let proxy = Proxy::start(&shared_s3().endpoint);
+    let verbs =
+        [("backup", &["backup", "shop"][..]), ("gc apply", &["gc", "apply", "--grace", "0s"]), ("replicate", &["replicate"])];
+    let mut kills = [0; 3];
+    // By day a fifth of them, another fifth each time.
+    let (first, step) = if nightly() { (1, 1) } else { (rand::rng().random_range(1..=5), 5) };
+    for nth in (first..).step_by(step) {
+        let dozo = Dozo::new(&database, Place::S3);
+        let config = dozo.folder.path().join("dozo.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        let reach = format!("endpoint = \"{}\"", proxy.endpoint);
+        let text = text.replace(&format!("endpoint = \"{}\"", shared_s3().endpoint), &reach);
+        let replica = format!(
+            "[[repository.replica]]\nname = \"safe\"\nurl = \"s3://{}/safe-{}\"\n{reach}\nregion = \"us-east-1\"\nafter-backup = false\n[source.shop]",
+            S3Server::BUCKET,
+            fresh()
+        );
+        std::fs::write(&config, text.replacen("[source.shop]", &replica, 1)).unwrap();
+        let _ = dozo.backup();
+        let _ = dozo.run(&["verify", "latest"]).exits(0);
+        let _ = dozo.run(&["replicate"]).exits(0);
+        database.psql("UPDATE b SET i = i + 1");
+        let mut any = false;
+        for ((_, args), count) in verbs.iter().zip(&mut kills) {
+            let hit = killed_at_request(&dozo, &proxy, args, nth, nth % 2 == 0);
+            *count += u32::from(hit);
+            any |= hit;
+        }
+        for (name, args) in &verbs {
+            let run = dozo.run(args);
+            assert_eq!(run.code, 0, "request {nth}, {name}: {}", run.stderr);
+        }
+        for replica in [&[][..], &["--replica", "safe"]] {
+            let verified = dozo.run(&[replica, &["--json", "verify", "--all"]].concat()).exits(0).json();
+            assert!(verified.as_array().unwrap().len() >= 2, "request {nth}: {verified}");
+            let _ = dozo.run(&[replica, &["gc", "apply", "--grace", "0s"]].concat()).exits(0);
+            let plan = dozo.run(&[replica, &["--json", "gc", "plan", "--grace", "0s"]].concat()).exits(0).json();
+            for list in ["uncommitted", "orphans", "unfinished", "unreadable"] {
+                assert!(plan[list].as_array().unwrap().is_empty(), "request {nth}: {list} of {plan}");
+            }
+        }
+        if !any {
+            break;
+        }
+    }
+    println!("killed at {} requests of backup, {} of gc apply, {} of replicate", kills[0], kills[1], kills[2]);
+    assert!(kills.iter().all(|n| *n >= if nightly() { 20 } else { 4 }), "{kills:?}");
 }

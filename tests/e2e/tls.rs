@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use dozo_testkit::{Cluster, ClusterOptions};
+use dozo_testkit::{Cluster, ClusterOptions, S3Server, shared};
 
 use crate::harness::{Dozo, Place};
 
@@ -13,10 +13,8 @@ fn openssl(folder: &std::path::Path, args: &str) {
     assert!(out.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
-#[test]
-fn modes_check_what_they_say() {
-    let folder = tempfile::tempdir().unwrap();
-    let f = folder.path();
+/// A certificate for localhost by the authority `ca`, and another authority.
+fn certificates(f: &std::path::Path) {
     fs::set_permissions(f, fs::Permissions::from_mode(0o755)).unwrap();
     for ca in ["ca", "other"] {
         openssl(
@@ -29,6 +27,60 @@ fn modes_check_what_they_say() {
     openssl(f, "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=db.example -keyout server.key -out server.csr");
     fs::write(f.join("ext"), "subjectAltName=DNS:localhost,DNS:db.example\nbasicConstraints=CA:FALSE\n").unwrap();
     openssl(f, "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out server.crt");
+}
+
+/// An S3 server with a certificate of an own authority, which encrypts what it stores.
+#[test]
+fn an_s3_server_of_an_own_authority() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    certificates(f);
+    let server = S3Server::start_tls("tls", &f.join("server.crt"), &f.join("server.key"));
+    let database = shared(15).database("s3_tls");
+    database.psql("CREATE TABLE a AS SELECT i FROM generate_series(1, 100) i");
+    let mut dozo = Dozo::new(&database, Place::Local);
+    let config = dozo.folder.path().join("dozo.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let reach = |ca: &str, more: &str| {
+        let url = format!(
+            "url = \"s3://{}/tls\"\nendpoint = \"{}\"\nregion = \"us-east-1\"\n{ca}{more}",
+            S3Server::BUCKET,
+            server.endpoint
+        );
+        fs::write(&config, text.replace("url = \"file://repo\"", &url)).unwrap();
+    };
+    dozo.set("AWS_ACCESS_KEY_ID", S3Server::KEY);
+    dozo.set("AWS_SECRET_ACCESS_KEY", S3Server::SECRET);
+    let ca = |name: &str| format!("ca-file = \"{}\"\n", f.join(name).display());
+    for wrong in [String::new(), ca("other.crt")] {
+        reach(&wrong, "");
+        let began = std::time::Instant::now();
+        let run = dozo.run(&["backup", "shop"]).exits(1);
+        assert!(run.stderr.contains("DOZO-E3008") && run.stderr.contains("certificate"), "{}", run.stderr);
+        // It is not tried again: that would change nothing.
+        assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
+    }
+    reach(&ca("nothing.crt"), "");
+    let run = dozo.run(&["backup", "shop"]).exits(2);
+    assert!(run.stderr.contains("DOZO-E3001") && run.stderr.contains("nothing.crt"), "{}", run.stderr);
+    reach(&ca("ca.crt"), "encryption = \"AES256\"\nstorage-class = \"STANDARD_IA\"");
+    let _ = dozo.backup();
+    let _ = dozo.run(&["verify", "latest"]).exits(0);
+    let key = dozo.manifest()["datasets"][0]["parts"][0]["object"].as_str().unwrap().to_owned();
+    let (status, headers) = server.request("HEAD", &format!("{}/tls/{key}", S3Server::BUCKET), &[]).unwrap();
+    assert_eq!(status, 200);
+    for header in ["x-amz-server-side-encryption: aes256", "x-amz-storage-class: standard_ia"] {
+        assert!(headers.contains(header), "{header} in {headers}");
+    }
+    let check = dozo.run(&["check"]).exits(0).stdout;
+    assert!(check.contains("checksums yes, storage class yes"), "{check}");
+}
+
+#[test]
+fn modes_check_what_they_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    certificates(f);
     let cluster = Cluster::start(15, &ClusterOptions::default());
     // The key must belong to the server's user.
     for name in ["server.crt", "server.key"] {

@@ -10,6 +10,7 @@
 mod copy;
 mod error;
 mod fetch;
+mod http;
 mod intercept;
 mod layout;
 mod open;

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::azure::MicrosoftAzureBuilder;
-use object_store::client::{HttpConnector, ReqwestConnector};
+use object_store::client::HttpConnector;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig};
 
+use crate::http::Connector;
 use crate::s3::Bucket;
 use crate::{Parts, Result, Store, StoreError};
 
@@ -167,7 +168,17 @@ impl Store {
                 if let Some(endpoint) = &options.endpoint {
                     builder = builder.with_config(GoogleConfigKey::BaseUrl, endpoint);
                 }
-                (Arc::new(builder.with_retry(retry).with_client_options(client).build().map_err(|e| e.to_string())?), None)
+                (
+                    Arc::new(
+                        builder
+                            .with_http_connector(Connector)
+                            .with_retry(retry)
+                            .with_client_options(client)
+                            .build()
+                            .map_err(|e| e.to_string())?,
+                    ),
+                    None,
+                )
             }
             _ => {
                 let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket);
@@ -177,7 +188,17 @@ impl Store {
                 if let Some(endpoint) = &options.endpoint {
                     builder = builder.with_endpoint(endpoint.clone());
                 }
-                (Arc::new(builder.with_retry(retry).with_client_options(client).build().map_err(|e| e.to_string())?), None)
+                (
+                    Arc::new(
+                        builder
+                            .with_http_connector(Connector)
+                            .with_retry(retry)
+                            .with_client_options(client)
+                            .build()
+                            .map_err(|e| e.to_string())?,
+                    ),
+                    None,
+                )
             }
         };
         let prefix = Path::parse(prefix).map_err(|e| e.to_string())?;
@@ -193,7 +214,11 @@ fn s3(
     client: ClientOptions,
     retry: RetryConfig,
 ) -> std::result::Result<(AmazonS3, Bucket), String> {
-    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry).with_client_options(client.clone());
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .with_http_connector(Connector)
+        .with_retry(retry)
+        .with_client_options(client.clone());
     if let Some(endpoint) = &options.endpoint {
         builder = builder.with_endpoint(endpoint);
     }
@@ -241,7 +266,7 @@ fn s3(
         None => format!("https://{bucket}.s3.{region}.amazonaws.com"),
     };
     let store = builder.build().map_err(|e| e.to_string())?;
-    let client = ReqwestConnector::default().connect(&client).map_err(|e| e.to_string())?;
+    let client = Connector.connect(&client).map_err(|e| e.to_string())?;
     let credentials = Arc::clone(store.credentials());
     Ok((store, Bucket { client, credentials, url: host, region }))
 }

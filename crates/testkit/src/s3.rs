@@ -16,7 +16,7 @@ pub struct S3Server {
     /// `http://127.0.0.1:port`
     pub endpoint: String,
     folder: PathBuf,
-    ports: Vec<String>,
+    arguments: Vec<String>,
     process: Mutex<Child>,
 }
 
@@ -43,16 +43,30 @@ impl S3Server {
     /// When it is not installed or does not start.
     #[must_use]
     pub fn start(name: &str) -> Self {
+        Self::with_arguments(name, "http://127.0.0.1", vec![])
+    }
+
+    /// Starts a server of its own that speaks TLS only.
+    ///
+    /// # Panics
+    /// As [`S3Server::start`].
+    #[must_use]
+    pub fn start_tls(name: &str, certificate: &Path, key: &Path) -> Self {
+        let file = |flag: &str, path: &Path| format!("-s3.{flag}.file={}", path.display());
+        Self::with_arguments(name, "https://localhost", vec![file("cert", certificate), file("key", key)])
+    }
+
+    fn with_arguments(name: &str, host: &str, mut arguments: Vec<String>) -> Self {
         let folder = std::env::temp_dir().join(format!("dozo-s3-{}-{name}", std::process::id()));
         fs::create_dir_all(folder.join("data")).expect("a temporary folder");
         let port = free_port();
-        let mut ports = vec![format!("-s3.port={port}")];
+        arguments.push(format!("-s3.port={port}"));
         for flag in ["-master.port", "-volume.port", "-filer.port", "-webdav.port", "-admin.port", "-s3.port.iceberg"] {
-            ports.push(format!("{flag}={}", free_port()));
+            arguments.push(format!("{flag}={}", free_port()));
         }
-        let process = Mutex::new(spawn(&folder, &ports));
-        let endpoint = format!("http://127.0.0.1:{port}");
-        let server = Self { endpoint, folder, ports, process };
+        let process = Mutex::new(spawn(&folder, &arguments));
+        let endpoint = format!("{host}:{port}");
+        let server = Self { endpoint, folder, arguments, process };
         server.wait();
         server
     }
@@ -72,7 +86,7 @@ impl S3Server {
     /// # Panics
     /// When it does not start.
     pub fn restart(&self) {
-        *self.process.lock().expect("no panic") = spawn(&self.folder, &self.ports);
+        *self.process.lock().expect("no panic") = spawn(&self.folder, &self.arguments);
         self.wait();
     }
 
@@ -85,47 +99,61 @@ impl S3Server {
         }
     }
 
-    /// Makes a bucket, with versions and object locks if asked for: a signed PUT by Python's standard library. Tells whether it is there.
+    /// Makes a bucket, with versions and object locks if asked for. Tells whether it is there.
     pub fn make_bucket(&self, bucket: &str, lock: bool) -> bool {
+        let lock = format!("x-amz-bucket-object-lock-enabled:{lock}");
+        matches!(self.request("PUT", bucket, &[&lock]).map(|(status, _)| status), Some(200 | 409))
+    }
+
+    /// Sends a signed request without a body, by Python's standard library: nothing of the code under test is used. Returns the status and
+    /// the headers as `name: value` lines; `None` when there is no answer.
+    #[must_use]
+    pub fn request(&self, method: &str, path: &str, headers: &[&str]) -> Option<(u16, String)> {
         let script = r#"
-import datetime, hashlib, hmac, sys, urllib.request
-endpoint, key, secret, bucket, lock = sys.argv[1:6]
+import datetime, hashlib, hmac, ssl, sys, urllib.request
+endpoint, key, secret, method, path, *more = sys.argv[1:]
 host = endpoint.split("//")[1]
 now = datetime.datetime.now(datetime.timezone.utc)
 stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
 empty = hashlib.sha256(b"").hexdigest()
-signed = "host;x-amz-bucket-object-lock-enabled;x-amz-content-sha256;x-amz-date"
-request = f"PUT\n/{bucket}\n\nhost:{host}\nx-amz-bucket-object-lock-enabled:{lock}\nx-amz-content-sha256:{empty}\nx-amz-date:{stamp}\n\n{signed}\n{empty}"
+headers = {"host": host, "x-amz-content-sha256": empty, "x-amz-date": stamp, **dict(h.split(":", 1) for h in more)}
+names = ";".join(sorted(headers))
+canonical = "".join(f"{n}:{headers[n]}\n" for n in sorted(headers))
+request = f"{method}\n/{path}\n\n{canonical}\n{names}\n{empty}"
 scope = f"{day}/us-east-1/s3/aws4_request"
 text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
 sign = lambda k, m: hmac.new(k, m.encode(), hashlib.sha256).digest()
 k = sign(sign(sign(sign(b"AWS4" + secret.encode(), day), "us-east-1"), "s3"), "aws4_request")
-auth = f"AWS4-HMAC-SHA256 Credential={key}/{scope}, SignedHeaders={signed}, Signature={hmac.new(k, text.encode(), hashlib.sha256).hexdigest()}"
-r = urllib.request.Request(f"{endpoint}/{bucket}", method="PUT", headers={"x-amz-date": stamp, "x-amz-content-sha256": empty, "Authorization": auth, "x-amz-bucket-object-lock-enabled": lock})
+signature = hmac.new(k, text.encode(), hashlib.sha256).hexdigest()
+del headers["host"]
+headers["Authorization"] = f"AWS4-HMAC-SHA256 Credential={key}/{scope}, SignedHeaders={names}, Signature={signature}"
+r = urllib.request.Request(f"{endpoint}/{path}", method=method, headers=headers)
 try:
-    urllib.request.urlopen(r, timeout=5)
+    answer = urllib.request.urlopen(r, timeout=5, context=ssl._create_unverified_context() if endpoint.startswith("https") else None)
 except urllib.error.HTTPError as e:
-    sys.exit(0 if e.code == 409 else 1)
-except Exception:
-    sys.exit(1)
+    answer = e
+print(answer.status, answer.headers, sep="\n")
 "#;
-        let made = Command::new("python3")
-            .args(["-c", script, &self.endpoint, Self::KEY, Self::SECRET, bucket, if lock { "true" } else { "false" }])
-            .stdout(Stdio::null())
+        let out = Command::new("python3")
+            .args(["-c", script, &self.endpoint, Self::KEY, Self::SECRET, method, path])
+            .args(headers)
             .stderr(Stdio::null())
-            .status();
-        made.is_ok_and(|s| s.success())
+            .output()
+            .ok()?;
+        let text = String::from_utf8(out.stdout).ok()?;
+        let (status, headers) = text.split_once('\n')?;
+        Some((status.parse().ok()?, headers.to_lowercase()))
     }
 }
 
-fn spawn(folder: &Path, ports: &[String]) -> Child {
+fn spawn(folder: &Path, arguments: &[String]) -> Child {
     let log = fs::File::options().create(true).append(true).open(folder.join("log")).expect("a log file");
     let mut command = Command::new(services().join("weed"));
     command
         .arg("mini")
         .arg(format!("-dir={}", folder.join("data").display()))
         .args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1"])
-        .args(ports)
+        .args(arguments)
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
         .env("HOME", folder)
