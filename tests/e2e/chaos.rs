@@ -117,7 +117,7 @@ fn every_committed_backup_is_whole_after_all() {
     let dozo = Dozo::new(&database, Place::S3);
     configure(&dozo, &server, &proxy);
     let _ = dozo.run(&["backup", "shop"]).exits(0);
-    let _ = dozo.run(&["replicate"]).exits(0);
+    let _ = dozo.run(&["replicate", "--init"]).exits(0);
     let seed = std::env::var("DOZO_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| rand::rng().random::<u64>());
     println!("seed {seed}");
     let mut faults = StdRng::seed_from_u64(seed);

@@ -55,16 +55,16 @@ fn filled_after_each_backup_and_good_to_restore_from() {
         with_replicas(&mut dozo, "");
         // A replica is made by `replicate` alone; a backup does not fill what may be an unmounted folder.
         let run = dozo.run(&["backup", "shop"]).exits(4);
-        assert!(
-            run.stderr.contains("replica safe was not filled") && run.stderr.contains("next: dozo replicate --to safe"),
-            "{}",
-            run.stderr
-        );
+        let next = "next: mount its disk, or make it: dozo replicate --init --to safe";
+        assert!(run.stderr.contains("replica safe was not filled") && run.stderr.contains(next), "{}", run.stderr);
+        let run = dozo.run(&["replicate"]).exits(1);
+        assert!(run.stderr.contains("DOZO-E6023") && run.stderr.contains(next), "{}", run.stderr);
+        let _ = dozo.run(&["check"]);
         assert!(!dozo.folder.path().join("safe").exists());
         let status = dozo.run(&["status"]).exits(0).stdout;
         assert!(status.contains("safe, second not reached"), "{status}");
 
-        let first = dozo.run(&["--json", "replicate"]).exits(0).json();
+        let first = dozo.run(&["--json", "replicate", "--init"]).exits(0).json();
         let sizes = reports(&first);
         assert_eq!(
             sizes.iter().map(|(name, n, _)| (name.as_str(), *n)).collect::<Vec<_>>(),
@@ -112,7 +112,7 @@ fn an_interrupted_copy_goes_on_and_an_aborted_one_starts_over() {
     let mut dozo = Dozo::new(&database, Place::Local);
     with_replicas(&mut dozo, "after-backup = false");
     let id = dozo.backup();
-    let _ = dozo.run(&["replicate", "--to", "safe"]).exits(0);
+    let _ = dozo.run(&["replicate", "--init", "--to", "safe"]).exits(0);
     let safe = dozo.folder.path().join("safe");
     let folder = safe.join(format!("backups/shop/{id}"));
     // As a killed process leaves it: everything but the manifest, and one object less.
@@ -155,7 +155,7 @@ fn damaged_objects_and_wrong_replicas_are_told() {
     let mut damaged = bytes.clone();
     damaged[bytes.len() / 2] ^= 1;
     fs::write(&object, &damaged).unwrap();
-    let run = dozo.run(&["replicate", "--to", "safe"]).exits(3);
+    let run = dozo.run(&["replicate", "--init", "--to", "safe"]).exits(3);
     assert!(
         run.stderr.contains("was not copied") && run.stderr.contains(&format!("next: dozo verify shop@{id}")),
         "{}",
@@ -174,4 +174,52 @@ fn damaged_objects_and_wrong_replicas_are_told() {
     fs::write(&config, text.replace("file://safe", "file://twin")).unwrap();
     let run = dozo.run(&["replicate", "--to", "safe"]).exits(2);
     assert!(run.stderr.contains("is the repository itself"), "{}", run.stderr);
+}
+
+/// Copies that were given up are made again; damaged ones on demand; deleted ones are not. A marked copy is not leaned on.
+#[test]
+fn copies_are_made_again_only_when_that_is_wanted() {
+    let cluster = shared(15);
+    let database = cluster.database("anew");
+    database.psql(TABLES);
+    let mut dozo = Dozo::new(&database, Place::Local);
+    with_replicas(&mut dozo, "after-backup = false");
+    let id = dozo.backup();
+    let _ = dozo.run(&["replicate", "--init", "--to", "safe"]).exits(0);
+    let safe = dozo.folder.path().join("safe");
+    // A damaged object there: verify finds it, and a copy that shares nothing with it is made on demand.
+    let object = files(&safe.join("data")).remove(0);
+    let mut bytes = fs::read(&object).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&object, bytes).unwrap();
+    let _ = dozo.run(&["--replica", "safe", "verify", "--all"]).exits(3);
+    let present = dozo.run(&["--json", "replicate", "--to", "safe"]).exits(0).json();
+    assert_eq!(present["replicas"][0]["present"], 1);
+    let again = dozo.run(&["--json", "replicate", "shop@latest", "--again", "--to", "safe"]).exits(0).json();
+    let copy = again["replicas"][0]["copied"][0]["copy"].as_str().unwrap().to_owned();
+    assert!(copy != id && again["replicas"][0]["copied"][0]["found"] == 0, "{again}");
+    let _ = dozo.run(&["--replica", "safe", "verify", &format!("shop@{copy}")]).exits(0);
+    // Both manifests there are damaged, and the copies given up: the next run copies the backup anew.
+    for id in [&id, &copy] {
+        let manifest = safe.join(format!("backups/shop/{id}/manifest.json"));
+        fs::write(&manifest, "{}").unwrap();
+        let _ = dozo.run(&["--replica", "safe", "gc", "give-up", &format!("shop@{id}")]).exits(0);
+    }
+    let _ = dozo.run(&["--replica", "safe", "gc", "apply", "--grace", "0s"]).exits(0);
+    let anew = dozo.run(&["--json", "replicate", "--to", "safe"]).exits(0).json();
+    assert_eq!(anew["replicas"][0]["copied"].as_array().unwrap().len(), 1, "{anew}");
+    let _ = dozo.run(&["--replica", "safe", "verify", "latest"]).exits(0);
+    restores_from(&mut dozo, cluster, "safe", &database);
+    // Two at the same time: one of them copies, the other one waits for another night.
+    database.psql("UPDATE b SET i = i + 1");
+    let _ = dozo.backup();
+    let two = [
+        dozo.command(&["replicate", "--to", "safe"]).spawn().unwrap(),
+        dozo.command(&["replicate", "--to", "safe"]).spawn().unwrap(),
+    ];
+    let codes: Vec<i32> = two.into_iter().map(|child| child.wait_with_output().unwrap().status.code().unwrap()).collect();
+    assert!(codes.contains(&0) && codes.iter().all(|c| [0, 4, 5].contains(c)), "{codes:?}");
+    let copies = dozo.run(&["--json", "--replica", "safe", "verify", "--all"]).exits(0).json();
+    assert_eq!(copies.as_array().unwrap().len(), 2);
 }

@@ -10,6 +10,7 @@ use dozo_model::{
 };
 use dozo_store::{Layout, PutOutcome};
 
+use crate::holder::surely_dead;
 use crate::repository::{BackupState, Repository, from_json, to_json};
 use crate::{CatalogError, Result};
 
@@ -22,6 +23,16 @@ pub enum Fate {
     Marked(FateRecord),
     /// It goes, or is gone.
     Doomed(FateRecord),
+}
+
+/// What the records about a backup say.
+#[derive(Debug)]
+pub(crate) struct Fates {
+    pub(crate) fate: Fate,
+    /// Number of the record that would change it.
+    pub(crate) next: u32,
+    /// The newest record cannot be read: nobody may delete, or lean on the backup.
+    pub(crate) unknown: Option<CatalogError>,
 }
 
 /// Somebody who decides about a backup.
@@ -46,6 +57,7 @@ impl Decision<'_> {
             reason: self.reason.to_owned(),
             nonce: random_suffix(&mut rand::rng(), 12),
             operator: self.operator.clone(),
+            replica_of: None,
         }
     }
 }
@@ -61,47 +73,46 @@ impl Repository {
 
     /// Returns the fate, and the number of the record that would change it.
     async fn fate_and_next(&self, source: &SourceName, id: &BackupId) -> Result<(Fate, u32)> {
-        let listed = self.store().list(&Layout::backup(source, id)).await?;
-        let numbers: Vec<u32> = listed.iter().filter_map(|o| fate_number(&o.key)).collect();
-        self.fate_of(source, id, numbers).await
+        let fates = self.fates(source, id).await?;
+        match fates.unknown {
+            Some(error) => Err(error),
+            None => Ok((fates.fate, fates.next)),
+        }
     }
 
-    /// Returns the fate that records of these numbers decide. A record that is missing is an error, unless another one dooms.
-    pub(crate) async fn fate_of(&self, source: &SourceName, id: &BackupId, mut numbers: Vec<u32>) -> Result<(Fate, u32)> {
+    /// Reads all records about a backup.
+    pub(crate) async fn fates(&self, source: &SourceName, id: &BackupId) -> Result<Fates> {
+        let listed = self.store().list(&Layout::backup(source, id)).await?;
+        let numbers = listed.iter().filter_map(|o| fate_number(&o.key)).collect();
+        self.fates_of(source, id, numbers).await
+    }
+
+    /// Reads the records of these numbers. A doom counts wherever it stands; else the newest record does. One that is lost was answered
+    /// by the one behind it; one that cannot be read, and is the newest, leaves the fate unknown.
+    pub(crate) async fn fates_of(&self, source: &SourceName, id: &BackupId, mut numbers: Vec<u32>) -> Result<Fates> {
         numbers.sort_unstable();
-        let (mut fate, mut wrong) = (Fate::Stands, None);
-        for (at, n) in (0..).zip(&numbers) {
-            let key = fate_key(source, id, *n);
-            let Some(bytes) = self.store().get_opt(&key).await? else {
-                wrong = wrong.or(Some(CatalogError::Record { key, reason: "it is listed, and cannot be read".into() }));
-                continue;
+        let mut fates = Fates { fate: Fate::Stands, next: numbers.last().map_or(0, |n| n + 1), unknown: None };
+        for n in numbers {
+            let key = fate_key(source, id, n);
+            let read: Result<FateRecord> = match self.store().get_opt(&key).await? {
+                Some(bytes) => from_json(&key, &bytes),
+                None => Err(CatalogError::Record { key: key.clone(), reason: "it is listed, and cannot be read".into() }),
             };
-            let record: FateRecord = match from_json(&key, &bytes) {
-                Ok(record) => record,
-                Err(e) => {
-                    wrong = wrong.or(Some(e));
-                    continue;
+            let fate = match read.map(|record| (n % 2, record.state, record)) {
+                Ok((1, FateState::Doom, record)) => {
+                    return Ok(Fates { fate: Fate::Doomed(record), next: n + 1, unknown: None });
                 }
+                Ok((0, FateState::Tombstone, record)) => Ok(Fate::Marked(record)),
+                Ok((1, FateState::Undo, _)) => Ok(Fate::Stands),
+                Ok(_) => Err(CatalogError::Record { key, reason: "it stands where another kind of record belongs".into() }),
+                Err(e) => Err(e),
             };
-            if at != *n {
-                let key = fate_key(source, id, at);
-                wrong = wrong.or(Some(CatalogError::Record { key, reason: "it is missing, and a later one stands".into() }));
+            match fate {
+                Ok(fate) => (fates.fate, fates.unknown) = (fate, None),
+                Err(e) => fates.unknown = Some(e),
             }
-            fate = match (n % 2, record.state) {
-                (1, FateState::Doom) => return Ok((Fate::Doomed(record), n + 1)),
-                (0, FateState::Tombstone) => Fate::Marked(record),
-                (1, FateState::Undo) => Fate::Stands,
-                _ => {
-                    let reason = "it stands where another kind of record belongs".into();
-                    wrong = wrong.or(Some(CatalogError::Record { key, reason }));
-                    continue;
-                }
-            };
         }
-        match wrong {
-            Some(error) => Err(error),
-            None => Ok((fate, numbers.last().map_or(0, |n| n + 1))),
-        }
+        Ok(fates)
     }
 
     /// Marks a committed backup for deletion, which may be taken back until it is doomed. Returns the mark that stands.
@@ -109,8 +120,9 @@ impl Repository {
     /// # Errors
     /// [`CatalogError::NoBackup`] when it is not committed, [`CatalogError::Doomed`], or what the store says.
     pub async fn mark(&self, source: &SourceName, id: &BackupId, by: &Decision<'_>, due: Timestamp) -> Result<FateRecord> {
-        self.manifest(source, id).await?;
-        let record = by.record(id, FateState::Tombstone, Some(due));
+        let manifest = self.manifest(source, id).await?;
+        let mut record = by.record(id, FateState::Tombstone, Some(due));
+        record.replica_of = manifest.replica_of;
         loop {
             let n = match self.fate_and_next(source, id).await? {
                 (Fate::Marked(found), _) => return Ok(found),
@@ -141,7 +153,8 @@ impl Repository {
     /// Gives a backup up whose manifest is damaged or lost, so that deletions can go on. What it alone needs becomes garbage.
     ///
     /// # Errors
-    /// [`CatalogError::Readable`] when its manifest can be read, [`CatalogError::NoBackup`], or what the store says.
+    /// [`CatalogError::Readable`] when its manifest can be read, [`CatalogError::Manifest`] when a newer dozo can read it,
+    /// [`CatalogError::LeaseHeld`] while it is made, [`CatalogError::NoBackup`], or what the store says.
     pub async fn give_up(&self, source: &SourceName, id: &BackupId, by: &Decision<'_>) -> Result<()> {
         let owned = async || {
             let data = self.store().list(&format!("{}/{source}", Layout::DATA)).await?;
@@ -150,22 +163,36 @@ impl Repository {
         if self.store().list(&Layout::backup(source, id)).await?.is_empty() && !owned().await? {
             return Err(CatalogError::NoBackup { selector: format!("{source}@{id}") });
         }
-        match self.state(source, id).await? {
-            BackupState::Committed(_) => {
+        let fates = self.fates(source, id).await?;
+        if matches!(fates.fate, Fate::Doomed(_)) {
+            return Ok(());
+        }
+        match self.manifest(source, id).await {
+            Ok(_) if fates.unknown.is_none() => {
                 return Err(CatalogError::Readable { source_name: source.clone(), id: id.clone() });
             }
-            BackupState::Doomed(_) => return Ok(()),
-            // An abort is final, too, and leaves nothing that could be read later.
-            BackupState::Uncommitted(_) => drop(self.abort(source, id, by).await?),
-            BackupState::Aborted | BackupState::Unreadable(_) => {}
+            // Not damaged, but of a newer dozo: that one may decide.
+            Err(e @ CatalogError::Manifest { source: ManifestError::TooNew { .. }, .. }) => return Err(e),
+            Err(CatalogError::NoBackup { .. }) => {
+                let (_, lease) = self.newest_lease(source).await?;
+                if let Some(held) = lease.filter(|l| &l.backup == id && !surely_dead(&l.holder)) {
+                    let (host, pid, backup) = (held.holder.host, held.holder.pid, held.backup);
+                    return Err(CatalogError::LeaseHeld { source_name: source.clone(), host, pid, backup });
+                }
+                // Whoever sleeps and wakes up can commit it no more.
+                self.abort(source, id, by).await?;
+            }
+            Ok(_) | Err(CatalogError::Manifest { .. } | CatalogError::Misplaced { .. } | CatalogError::Doomed { .. }) => {}
+            Err(e) => return Err(e),
         }
         loop {
-            let (record, n) = match self.fate_and_next(source, id).await? {
+            let fates = self.fates(source, id).await?;
+            let record = match (fates.fate, fates.next % 2) {
                 (Fate::Doomed(_), _) => return Ok(()),
-                (Fate::Marked(_), n) => (by.record(id, FateState::Doom, None), n),
-                (Fate::Stands, n) => (by.record(id, FateState::Tombstone, Some(by.at)), n),
+                (_, 1) => by.record(id, FateState::Doom, None),
+                _ => by.record(id, FateState::Tombstone, Some(by.at)),
             };
-            self.put_fate(source, id, n, &record).await?;
+            self.put_fate(source, id, fates.next, &record).await?;
         }
     }
 
@@ -187,8 +214,9 @@ impl Repository {
             (Fate::Marked(mark), _) if record.state == FateState::Doom && mark.due.is_some_and(|due| due > record.at) => {
                 Ok(Fate::Marked(mark))
             }
-            (Fate::Marked(_), n) => {
-                self.put_fate(source, id, n, record).await?;
+            (Fate::Marked(mark), n) => {
+                let record = FateRecord { replica_of: mark.replica_of, ..record.clone() };
+                self.put_fate(source, id, n, &record).await?;
                 self.fate(source, id).await
             }
         }
@@ -206,8 +234,9 @@ impl Repository {
     /// [`CatalogError::ParentGone`], or what the store says.
     pub async fn parent_stands(&self, source: &SourceName, id: &BackupId) -> Result<()> {
         let gone = || CatalogError::ParentGone { source_name: source.clone(), id: id.clone() };
-        match self.fate_and_manifest(source, id).await {
-            Ok((Fate::Stands, _)) => Ok(()),
+        match self.fates_and_manifest(source, id).await {
+            Ok((Fates { unknown: Some(error), .. }, _)) => Err(error),
+            Ok((Fates { fate: Fate::Stands, .. }, _)) => Ok(()),
             Ok(_) | Err(CatalogError::NoBackup { .. } | CatalogError::Doomed { .. }) => Err(gone()),
             Err(CatalogError::Manifest { source: ManifestError::Aborted, .. }) => Err(gone()),
             Err(e) => Err(e),

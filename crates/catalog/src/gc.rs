@@ -86,6 +86,8 @@ pub struct GcPlan {
     pub foreign: Vec<String>,
     /// Backups whose needs cannot be known: while there is one, nothing is deleted.
     pub unreadable: Vec<String>,
+    /// What could not be looked at, and holds nothing back.
+    pub not_looked_at: Vec<String>,
 }
 
 /// What went.

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use dozo_model::{
-    Ability, BackupId, CheckEvent, Clock, FORMAT_VERSION, FateRecord, Finding, Intent, Manifest, ManifestError, RepositoryMarker,
-    SourceName, Tool, Verdict, VerifyLevel, random_suffix,
+    Ability, BackupId, CheckEvent, Clock, FORMAT_VERSION, Finding, Intent, Manifest, ManifestError, RepositoryMarker, SourceName,
+    Tool, Verdict, VerifyLevel, random_suffix,
 };
 use dozo_store::{Layout, PutOutcome, Store};
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::fate::{Fate, doomed, fate_number};
+use crate::fate::{Fate, Fates, doomed, fate_number};
 use crate::lease::LeaseTimes;
 use crate::{CatalogError, Result};
 
@@ -36,8 +36,10 @@ pub struct BackupEntry {
     pub id: BackupId,
     /// State.
     pub state: BackupState,
-    /// The mark for deletion that stands.
-    pub marked: Option<FateRecord>,
+    /// What is to become of it.
+    pub fate: Fate,
+    /// Why that is not known: nobody may delete anything then.
+    pub fate_unknown: Option<String>,
 }
 
 /// State of a backup.
@@ -199,14 +201,22 @@ impl Repository {
     pub async fn commit_bytes(&self, source: &SourceName, id: &BackupId, bytes: Bytes) -> Result<()> {
         let key = Layout::file(source, id, "manifest.json");
         match self.store.put_new(&key, bytes.clone()).await? {
-            // A store may acknowledge what it loses; what cannot be read now is not known to be lost.
-            PutOutcome::Created => match self.store.get_opt(&key).await {
-                Ok(None) if !matches!(self.fate(source, id).await, Ok(Fate::Doomed(_))) => {
-                    let (url, expected) = (self.store.url().to_owned(), Some(bytes.len() as u64));
-                    Err(CatalogError::NotStored { url, count: 1, key, expected, found: None })
+            // A store may acknowledge what it loses, or let another put replace this one; somebody may have deleted the backup since. What
+            // cannot be read now is not known to be lost.
+            PutOutcome::Created => {
+                let Ok(found) = self.store.get_opt(&key).await else { return Ok(()) };
+                if let Ok(Fates { fate: Fate::Doomed(record), .. }) = self.fates(source, id).await {
+                    return Err(doomed(source, id, record));
                 }
-                _ => Ok(()),
-            },
+                match found {
+                    Some(found) if found == bytes => Ok(()),
+                    Some(_) => Err(CatalogError::Fate { source_name: source.clone(), id: id.clone() }),
+                    None => {
+                        let (url, expected) = (self.store.url().to_owned(), Some(bytes.len() as u64));
+                        Err(CatalogError::NotStored { url, count: 1, key, expected, found: None })
+                    }
+                }
+            }
             PutOutcome::Exists => Err(CatalogError::Fate { source_name: source.clone(), id: id.clone() }),
         }
     }
@@ -251,10 +261,10 @@ impl Repository {
         }
         futures::stream::iter(wanted)
             .map(|(source, id, fates)| async move {
-                let fate = self.fate_of(&source, &id, fates).await.map(|(fate, _)| fate);
-                let marked = if let Ok(Fate::Marked(record)) = &fate { Some(record.clone()) } else { None };
-                let state = self.state_of(&source, &id, self.read_manifest(&source, &id, fate).await).await?;
-                Ok::<_, CatalogError>(BackupEntry { source, id, state, marked })
+                let fates = self.fates_of(&source, &id, fates).await?;
+                let (fate, fate_unknown) = (fates.fate.clone(), fates.unknown.as_ref().map(ToString::to_string));
+                let state = self.state_of(&source, &id, self.read_manifest(&source, &id, fates).await).await?;
+                Ok::<_, CatalogError>(BackupEntry { source, id, state, fate, fate_unknown })
             })
             .buffered(FETCHES)
             .try_collect()
@@ -262,10 +272,10 @@ impl Repository {
     }
 
     pub(crate) async fn state(&self, source: &SourceName, id: &BackupId) -> Result<BackupState> {
-        self.state_of(source, id, self.fate_and_manifest(source, id).await).await
+        self.state_of(source, id, self.fates_and_manifest(source, id).await).await
     }
 
-    async fn state_of(&self, source: &SourceName, id: &BackupId, read: Result<(Fate, Manifest)>) -> Result<BackupState> {
+    async fn state_of(&self, source: &SourceName, id: &BackupId, read: Result<(Fates, Manifest)>) -> Result<BackupState> {
         match read {
             Err(CatalogError::Doomed { reason, .. }) => Ok(BackupState::Doomed(reason)),
             Ok((_, manifest)) => Ok(BackupState::Committed(Box::new(manifest))),
@@ -289,23 +299,22 @@ impl Repository {
     /// [`CatalogError::NoBackup`] when it is missing, [`CatalogError::Doomed`] when it was deleted, [`CatalogError::Manifest`] when
     /// it cannot be believed.
     pub async fn manifest(&self, source: &SourceName, id: &BackupId) -> Result<Manifest> {
-        Ok(self.fate_and_manifest(source, id).await?.1)
+        Ok(self.fates_and_manifest(source, id).await?.1)
     }
 
-    /// Loads a manifest with its fate, which is not a doom.
-    pub(crate) async fn fate_and_manifest(&self, source: &SourceName, id: &BackupId) -> Result<(Fate, Manifest)> {
-        self.read_manifest(source, id, self.fate(source, id).await).await
+    /// Loads a manifest with its fate, which is not a doom. It may be unknown: what no doom is known of can be read.
+    pub(crate) async fn fates_and_manifest(&self, source: &SourceName, id: &BackupId) -> Result<(Fates, Manifest)> {
+        self.read_manifest(source, id, self.fates(source, id).await?).await
     }
 
-    async fn read_manifest(&self, source: &SourceName, id: &BackupId, fate: Result<Fate>) -> Result<(Fate, Manifest)> {
-        let fate = match fate? {
-            Fate::Doomed(record) => return Err(doomed(source, id, record)),
-            fate => fate,
-        };
+    async fn read_manifest(&self, source: &SourceName, id: &BackupId, fates: Fates) -> Result<(Fates, Manifest)> {
+        if let Fate::Doomed(record) = fates.fate {
+            return Err(doomed(source, id, record));
+        }
         let key = Layout::file(source, id, "manifest.json");
         let Some(bytes) = self.store.get_opt(&key).await? else {
             // It may have been doomed and deleted since its fate was read.
-            return match self.fate(source, id).await? {
+            return match self.fates(source, id).await?.fate {
                 Fate::Doomed(record) => Err(doomed(source, id, record)),
                 _ => Err(CatalogError::NoBackup { selector: format!("{source}@{id}") }),
             };
@@ -322,7 +331,7 @@ impl Repository {
         if let Some(foreign) = manifest.objects.iter().find(|o| !Layout::may_name(source, id, &o.key)) {
             return Err(misplaced(format!("a backup that names `{}`", foreign.key)));
         }
-        Ok((fate, manifest))
+        Ok((fates, manifest))
     }
 
     /// Returns all checks of a backup, oldest first.

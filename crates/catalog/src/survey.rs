@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use dozo_model::{BackupId, FORMAT_VERSION, LeaseRecord, SourceName, Timestamp};
-use dozo_store::{Layout, ObjectInfo};
+use dozo_store::{Layout, ObjectInfo, StoreError};
 
 use crate::Result;
+use crate::fate::Fate;
 use crate::gc::{GcOptions, GcPlan, MarkedBackup, Uncommitted, UncommittedBackup};
 use crate::holder::lives;
 use crate::repository::{BackupEntry, BackupState, Repository};
@@ -102,7 +103,14 @@ impl Repository {
                 survey.garbage.extend(Some(object).filter(old));
             }
         }
-        for object in self.store().unfinished().await? {
+        let unfinished = match self.store().unfinished().await {
+            Err(e @ (StoreError::Denied { .. } | StoreError::Unsupported { .. })) => {
+                survey.plan.not_looked_at.push(format!("unfinished uploads: {e}"));
+                Vec::new()
+            }
+            listed => listed?,
+        };
+        for object in unfinished {
             let key = object.key.rsplit_once('#').map_or(object.key.as_str(), |(key, _)| key);
             if !Layout::is_own(key) && !key.split('/').next().is_some_and(is_probe) {
                 survey.plan.foreign.push(object.key);
@@ -140,12 +148,15 @@ impl Survey {
     /// Decides what a backup is, and what beside it may go.
     fn classify(&mut self, entry: &BackupEntry, own: &[ObjectInfo], uncommitted: Option<Uncommitted>, parent: bool) {
         let (source, id) = (entry.source.clone(), entry.id.clone());
+        if let (Some(why), false) = (&entry.fate_unknown, matches!(entry.state, BackupState::Unreadable(_))) {
+            self.plan.unreadable.push(format!("the fate of {source}@{id} is not known: {why}"));
+        }
         let state = match &entry.state {
             BackupState::Committed(manifest) => {
                 if manifest.min_deleter > FORMAT_VERSION {
                     self.plan.unreadable.push(format!("{source}@{id} asks for a newer dozo to delete anything"));
                 }
-                if let Some(mark) = &entry.marked {
+                if let Fate::Marked(mark) = &entry.fate {
                     self.plan.marked.push(MarkedBackup { source, id, due: mark.due.or(Some(mark.at)) });
                 }
                 return;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dozo_catalog::{BackupState, CatalogError, Decision, Fate, GcOptions, Repository, this_process};
-use dozo_model::{BackupId, FixedClock, Intent, Manifest, ObjectRef, Operator, Sha256Digest, Timestamp};
+use dozo_model::{BackupId, FixedClock, Intent, Manifest, ManifestError, ObjectRef, Operator, Sha256Digest, Timestamp};
 use dozo_store::{Intercept, Interference, Operation, Request, Store};
 
 fn at(text: &str) -> Timestamp {
@@ -92,7 +92,7 @@ async fn marked_taken_back_marked_again_doomed_and_gone() {
     assert_eq!(latest.id, new.id);
 
     // A commit that was repeated while its process slept brings nothing back to life.
-    repository.commit(&old).await.unwrap();
+    assert!(matches!(repository.commit(&old).await, Err(CatalogError::Doomed { .. })));
     assert!(matches!(repository.manifest(source, &old.id).await, Err(CatalogError::Doomed { .. })));
     let states = repository.backups(None).await.unwrap();
     assert!(matches!(states[0].state, BackupState::Doomed(_)) && matches!(states[1].state, BackupState::Committed(_)));
@@ -205,27 +205,38 @@ async fn a_collection_fails_at_any_request_and_goes_on() {
     assert!(swept >= 60, "{swept}");
 }
 
-/// A fate that is lost hides no doom, and without one it is an error, not a pardon.
+/// A fate that is lost hides no doom; one that is damaged leaves the backup readable, and stops every deletion until it is given up.
 #[tokio::test]
-async fn a_lost_fate_is_no_pardon() {
+async fn lost_and_damaged_fates() {
     let now = at("2026-11-25T00:00:00Z");
     let repository = Repository::open_or_init(Store::memory(), &FixedClock(now)).await.unwrap();
-    let (marked, doomed) = (committed(&repository, 1, None).await, committed(&repository, 2, None).await);
-    let (source, who) = (&marked.source, operator());
+    let (kept, doomed) = (committed(&repository, 1, None).await, committed(&repository, 2, None).await);
+    let (source, who) = (&kept.source, operator());
     let by = Decision { operator: &who, at: now, reason: "test" };
+    let lose = async |id: &BackupId, n: u32| {
+        repository.store().delete(&format!("backups/{source}/{id}/fate-{n}.json")).await.unwrap();
+    };
     for _ in 0..2 {
-        repository.mark(source, &marked.id, &by, at("2026-12-25T00:00:00Z")).await.unwrap();
-        repository.undo(source, &marked.id, &by).await.unwrap();
+        repository.mark(source, &kept.id, &by, at("2026-12-25T00:00:00Z")).await.unwrap();
+        repository.undo(source, &kept.id, &by).await.unwrap();
     }
     repository.mark(source, &doomed.id, &by, now).await.unwrap();
     assert!(repository.doom(source, &doomed.id, &by).await.unwrap());
-    for id in [&marked.id, &doomed.id] {
-        repository.store().delete(&format!("backups/{source}/{id}/fate-0.json")).await.unwrap();
-    }
-    assert!(matches!(repository.fate(source, &doomed.id).await, Ok(Fate::Doomed(_))));
-    assert!(matches!(repository.fate(source, &marked.id).await, Err(CatalogError::Record { .. })));
+    lose(&kept.id, 0).await;
+    lose(&doomed.id, 0).await;
+    assert_eq!(repository.fate(source, &kept.id).await.unwrap(), Fate::Stands, "the mark was taken back");
+    assert!(matches!(repository.fate(source, &doomed.id).await, Ok(Fate::Doomed(_))), "a doom needs no mark to count");
+    // The newest record is damaged: was it an undo, or a doom?
+    lose(&kept.id, 3).await;
+    repository.store().put_own(&format!("backups/{source}/{}/fate-3.json", kept.id), Bytes::from_static(b"{")).await.unwrap();
+    assert!(repository.manifest(source, &kept.id).await.is_ok(), "it can be restored");
+    assert!(matches!(repository.fate(source, &kept.id).await, Err(CatalogError::Record { .. })));
+    assert!(matches!(repository.parent_stands(source, &kept.id).await, Err(CatalogError::Record { .. })));
     assert!(matches!(repository.gc_apply(&options(now), &who).await, Err(CatalogError::UnknownNeeds { count: 1, .. })));
     assert!(there(&repository, &doomed, 0).await, "nothing goes while one fate is not known");
+    repository.give_up(source, &kept.id, &by).await.unwrap();
+    repository.gc_apply(&options(now), &who).await.unwrap();
+    assert!(!there(&repository, &kept, 0).await && !there(&repository, &doomed, 0).await);
 }
 
 /// A backup whose manifest is damaged, or lost with its folder, stops every deletion until it is given up.
@@ -245,6 +256,15 @@ async fn what_is_given_up_stops_nothing() {
     }
     assert!(matches!(repository.gc_apply(&options(now), &who).await, Err(CatalogError::UnknownNeeds { count: 2, .. })));
     assert!(matches!(repository.give_up(source, &kept.id, &by).await, Err(CatalogError::Readable { .. })));
+    // A newer dozo can read it: that one may decide.
+    let mut newer = stored(&repository, 4, None).await;
+    newer.min_reader = 99;
+    repository.commit(&newer).await.unwrap();
+    let refused = repository.give_up(source, &newer.id, &by).await;
+    assert!(matches!(refused, Err(CatalogError::Manifest { source: ManifestError::TooNew { .. }, .. })), "{refused:?}");
+    repository.store().delete(&key(&newer.id, "manifest.json")).await.unwrap();
+    repository.store().delete(&key(&newer.id, "intent.json")).await.unwrap();
+    repository.store().delete(&newer.objects[0].key).await.unwrap();
     let nothing = BackupId::parse("20261101T020000Z-nobody").unwrap();
     assert!(matches!(repository.give_up(source, &nothing, &by).await, Err(CatalogError::NoBackup { .. })));
     for id in [&damaged.id, &lost.id] {

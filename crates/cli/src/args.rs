@@ -298,6 +298,12 @@ pub(crate) struct Replicate {
     /// Only this replica (repeatable) [default: all]
     #[arg(long, value_name = "NAME")]
     pub(crate) to: Vec<String>,
+    /// Make the replica where there is none: mount its disk first
+    #[arg(long)]
+    pub(crate) init: bool,
+    /// Copy these backups once more, under another id: for copies that are damaged
+    #[arg(long, requires = "backups")]
+    pub(crate) again: bool,
     /// Every backup that is missing there
     #[arg(long, conflicts_with = "backups")]
     pub(crate) all: bool,

@@ -23,6 +23,8 @@ pub(crate) enum Usage {
     LogFile,
     /// The replica is not in the configuration.
     UnknownReplica,
+    /// A replica is only filled by copies.
+    BackupToReplica,
 }
 
 impl Usage {
@@ -34,6 +36,7 @@ impl Usage {
             Self::Options => "DOZO-E1008",
             Self::LogFile => "DOZO-E1010",
             Self::UnknownReplica => "DOZO-E1011",
+            Self::BackupToReplica => "DOZO-E1012",
         }
     }
 }

@@ -79,9 +79,9 @@ fn idle_excludes(source: &SourceSettings, tables: &[dozo_postgres::TableInfo]) -
 /// When the work is interrupted. What does not work is in the lines.
 pub async fn check(ctx: &Context, repository: &RepositorySettings, sources: &[SourceSettings]) -> Result<Vec<CheckLine>> {
     let work = async {
-        let mut lines = check_repository("repository", repository, sources).await;
+        let mut lines = check_repository(None, repository, sources).await;
         for replica in &repository.replicas {
-            lines.extend(check_repository(&format!("replica {}", replica.name), &replica.repository, &[]).await);
+            lines.extend(check_repository(Some(&replica.name), &replica.repository, &[]).await);
         }
         let parts = repository.store().map(|s| s.parts()).unwrap_or_default();
         for source in sources {
@@ -97,8 +97,9 @@ pub async fn check(ctx: &Context, repository: &RepositorySettings, sources: &[So
 }
 
 /// Looks at a repository, or at a replica of it.
-async fn check_repository(about: &str, settings: &RepositorySettings, sources: &[SourceSettings]) -> Vec<CheckLine> {
-    let mut doctor = Doctor { about: about.to_owned(), lines: Vec::new() };
+async fn check_repository(replica: Option<&str>, settings: &RepositorySettings, sources: &[SourceSettings]) -> Vec<CheckLine> {
+    let about = replica.map_or_else(|| "repository".into(), |name| format!("replica {name}"));
+    let mut doctor = Doctor { about, lines: Vec::new() };
     let store = match settings.store() {
         Ok(store) => store,
         Err(e) => {
@@ -117,8 +118,15 @@ async fn check_repository(about: &str, settings: &RepositorySettings, sources: &
                 "repository",
                 CheckStatus::Warn,
                 format!("{url} holds no repository yet"),
-                Some("the first `dozo backup` makes one, and `dozo replicate` a replica".into()),
+                Some(match replica {
+                    Some(name) => format!("mount its disk, or make it: dozo replicate --init --to {name}"),
+                    None => "the first `dozo backup` makes one".into(),
+                }),
             );
+            // Nothing is written under what may be an unmounted disk.
+            if replica.is_some() {
+                return doctor.lines;
+            }
         }
         Err(e) => doctor.fail("repository", &e),
     }

@@ -50,6 +50,22 @@ pub enum EngineError {
         /// All of them.
         columns: Vec<String>,
     },
+    /// A replica holds no repository.
+    #[error("replica `{name}`: there is no dozo repository at {url}")]
+    NoReplica {
+        /// Its name.
+        name: String,
+        /// URL.
+        url: String,
+    },
+    /// A replica is the repository that it is to be a copy of.
+    #[error("replica `{name}` at {url} is the repository itself, or a copy of its files")]
+    SameRepository {
+        /// Its name.
+        name: String,
+        /// URL.
+        url: String,
+    },
     /// A name is not valid.
     #[error(transparent)]
     Name(#[from] IdError),
@@ -200,7 +216,9 @@ impl Explain for EngineError {
             Self::Store(e) => e.class(),
             Self::Catalog(e) => e.class(),
             Self::Encode { source, .. } => source.class(),
-            Self::BadPattern { .. } | Self::NoMatch { .. } | Self::Name(_) | Self::Options(_) => ErrorClass::Input,
+            Self::BadPattern { .. } | Self::NoMatch { .. } | Self::Name(_) | Self::Options(_) | Self::SameRepository { .. } => {
+                ErrorClass::Input
+            }
             Self::TargetOccupied { .. }
             | Self::OtherRestore { .. }
             | Self::TableDiffers { .. }
@@ -209,6 +227,7 @@ impl Explain for EngineError {
             | Self::LowSpace { .. }
             | Self::Hook { .. }
             | Self::NotSuspect { .. }
+            | Self::NoReplica { .. }
             | Self::UnknownEncoding { .. }
             | Self::NothingToBackUp { .. } => ErrorClass::Failed,
             Self::Blocking { .. } => ErrorClass::Transient,
@@ -249,6 +268,8 @@ impl Explain for EngineError {
             Self::TableDiffers { .. } => "DOZO-E6020",
             Self::SideDiffers { .. } => "DOZO-E6021",
             Self::UnknownEncoding { .. } => "DOZO-E6022",
+            Self::NoReplica { .. } => "DOZO-E6023",
+            Self::SameRepository { .. } => "DOZO-E6024",
             Self::Cancelled => "DOZO-E6010",
             Self::Internal(_) => "DOZO-E6099",
         }
@@ -264,6 +285,8 @@ impl Explain for EngineError {
                 "patterns are schema.table with * and ?; dozo check lists the tables".into()
             }
             Self::Options(_) => "dozo help restore".into(),
+            Self::NoReplica { name, .. } => format!("mount its disk, or make it: dozo replicate --init --to {name}"),
+            Self::SameRepository { .. } => "give [[repository.replica]] the url of another repository".into(),
             Self::TargetOccupied { .. } => {
                 "restore into an empty database (--create-db makes one), beside with --beside, or with --existing append or replace".into()
             }

@@ -34,7 +34,7 @@ pub use error::EngineError;
 pub use fingerprint::{FingerprintLine, FingerprintReport, fingerprint, fingerprint_statements};
 pub use hooks::run as run_hook;
 pub use init::{Draft, inspect_for_init};
-pub use replicate::{FailedCopy, ReplicaLag, ReplicateReport, Replicated, ReplicatedBackup, replicate};
+pub use replicate::{FailedCopy, ReplicaLag, ReplicateOptions, ReplicateReport, Replicated, ReplicatedBackup, replicate};
 pub use restore::{
     Content, Existing, PreviewTable, RestoreOptions, RestorePreview, RestoreReport, RestoredTable, preview, restore,
 };

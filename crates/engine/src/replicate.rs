@@ -9,16 +9,16 @@
 
 mod rewrite;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dozo_catalog::{BackupEntry, BackupState, CatalogError, Decision, Repository, this_process};
+use dozo_catalog::{BackupEntry, BackupState, CatalogError, Decision, Fate, Repository, this_process};
 use dozo_model::{
     BackupId, FORMAT_VERSION, Intent, Manifest, ObjectRef, ReplicaOf, Sha256Digest, SourceName, Stage, Timestamp, random_suffix,
 };
-use dozo_store::{Layout, RequestCounts, Store};
+use dozo_store::{Layout, RequestCounts, Store, StoreError};
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
@@ -116,36 +116,61 @@ pub struct ReplicaLag {
     pub unreachable: Option<String>,
 }
 
-/// What stands in a replica.
+/// What stands in a replica, of one source.
 struct There {
-    repository: Repository,
     entries: Vec<BackupEntry>,
 }
 
 impl There {
-    async fn look(repository: Repository, source: &SourceName) -> Result<Self> {
+    async fn look(repository: &Repository, source: &SourceName) -> Result<Self> {
         let entries = repository.backups(Some(source)).await?;
-        Ok(Self { repository, entries })
+        Ok(Self { entries })
     }
 
-    fn committed(&self) -> impl Iterator<Item = &Manifest> {
+    /// Returns the committed copies.
+    fn committed(&self) -> impl Iterator<Item = (&BackupEntry, &Manifest)> {
         self.entries.iter().filter_map(|e| match &e.state {
-            BackupState::Committed(m) => Some(m.as_ref()),
+            BackupState::Committed(m) => Some((e, m.as_ref())),
             _ => None,
         })
     }
 
     /// Returns the copy of a backup.
     fn copy_of(&self, repository: &str, id: &BackupId) -> Option<&Manifest> {
-        self.committed().find(|m| m.replica_of.as_ref().is_some_and(|r| r.repository == repository && &r.id == id))
+        let same = |r: &ReplicaOf| r.repository == repository && &r.id == id;
+        self.committed().map(|(_, m)| m).find(|m| m.replica_of.as_ref().is_some_and(same))
     }
 
-    /// Tells whether a backup was copied and its copy is there, or was deleted there: what its retention took is not brought back.
+    /// Tells whether a backup was copied and its copy is there, or was deleted there: what its retention took is not brought back. A
+    /// copy that was given up is.
     fn has(&self, repository: &str, id: &BackupId) -> bool {
-        // Of a deleted copy only its id is left; a second one of the same second would be of the same source at the same time.
-        let deleted = |e: &BackupEntry| matches!(e.state, BackupState::Doomed(_)) && e.id.second() == id.second();
+        let same = |r: &ReplicaOf| r.repository == repository && &r.id == id;
+        let deleted = |e: &BackupEntry| matches!(&e.fate, Fate::Doomed(record) if record.replica_of.as_ref().is_some_and(same));
         self.copy_of(repository, id).is_some() || self.entries.iter().any(deleted)
     }
+
+    /// Returns the copy to lean on: that of the backup's own parent, else the newest one that nobody is about to delete.
+    fn parent(&self, manifest: &Manifest, replica_of: &ReplicaOf) -> Option<&Manifest> {
+        let stands = |e: &BackupEntry| e.fate == Fate::Stands && e.fate_unknown.is_none();
+        let own = manifest.parent.as_ref().and_then(|id| self.copy_of(&replica_of.repository, id)).map(|m| &m.id);
+        let candidates = self.committed().filter(|(e, _)| stands(e)).map(|(_, m)| m);
+        candidates.max_by_key(|m| (Some(&m.id) == own, m.started))
+    }
+}
+
+/// How a replica is filled.
+#[derive(Debug, Clone)]
+pub struct ReplicateOptions {
+    /// What is copied.
+    pub which: Replicated,
+    /// Only backups of these sources; none = of all.
+    pub sources: Option<Vec<SourceName>>,
+    /// Make the repository where there is none.
+    pub init: bool,
+    /// Copy also what was copied before, under another id and without leaning on an earlier copy: for copies that are damaged.
+    pub again: bool,
+    /// Bytes per second that are sent at most.
+    pub rate: Option<u64>,
 }
 
 /// Fills a replica.
@@ -156,106 +181,205 @@ pub async fn replicate(
     ctx: &Context,
     from: &Repository,
     replica: &ReplicaSettings,
-    which: &Replicated,
-    create: bool,
-    rate: Option<u64>,
+    options: &ReplicateOptions,
 ) -> Result<ReplicateReport> {
     let began = Instant::now();
     let store = replica.repository.store()?;
-    let store = rate.map_or(store.clone(), |rate| store.limited(rate));
-    replica.repository.check_space(&store)?;
-    let to = if create { Repository::open_or_init(store, ctx.clock.as_ref()).await? } else { Repository::open(store).await? };
+    let store = options.rate.map_or(store.clone(), |rate| store.limited(rate));
+    let opening = async {
+        Ok::<_, EngineError>(if options.init {
+            Repository::open_or_init(store, ctx.clock.as_ref()).await?
+        } else {
+            match Repository::open(store).await {
+                Err(CatalogError::NoRepository { url }) => {
+                    return Err(EngineError::NoReplica { name: replica.name.clone(), url });
+                }
+                opened => opened?,
+            }
+        })
+    };
+    let to = tokio::select! {
+        biased;
+        () = ctx.cancel.cancelled() => return Err(EngineError::Cancelled),
+        opened = opening => opened?,
+    };
     if to.marker().id == from.marker().id {
-        return Err(EngineError::Options(format!("replica `{}` is the repository itself", replica.name)));
+        return Err(EngineError::SameRepository { name: replica.name.clone(), url: to.store().url().to_owned() });
     }
     let (from_before, to_before) = (from.store().requests(), to.store().requests());
-    let mut report = ReplicateReport {
-        replica: replica.name.clone(),
-        url: to.store().url().to_owned(),
-        copied: Vec::new(),
-        present: 0,
-        failed: Vec::new(),
-        requests_from: RequestCounts::default(),
-        requests_to: RequestCounts::default(),
-        seconds: 0.0,
+    let mut filling = Filling {
+        ctx,
+        from,
+        to: &to,
+        replica,
+        options,
+        report: ReplicateReport {
+            replica: replica.name.clone(),
+            url: to.store().url().to_owned(),
+            copied: Vec::new(),
+            present: 0,
+            failed: Vec::new(),
+            requests_from: RequestCounts::default(),
+            requests_to: RequestCounts::default(),
+            seconds: 0.0,
+        },
     };
-    let (wanted, unreadable) = wanted(from, which).await?;
-    report.failed = unreadable;
-    for (source, backups) in wanted {
-        let work = one_source(ctx, from, &to, &source, &backups, &mut report);
-        tokio::select! {
+    let sources = match &options.sources {
+        Some(sources) => sources.clone(),
+        None => from.sources().await?,
+    };
+    for source in sources {
+        let work = filling.one_source(&source);
+        let goes_on = tokio::select! {
             biased;
             () = ctx.cancel.cancelled() => return Err(EngineError::Cancelled),
             done = work => done?,
+        };
+        if !goes_on {
+            break;
         }
     }
+    let mut report = filling.report;
     report.requests_from = from.store().requests().since(&from_before);
     report.requests_to = to.store().requests().since(&to_before);
     report.seconds = began.elapsed().as_secs_f64();
     Ok(report)
 }
 
-/// Committed backups by source, oldest first, and those whose manifests cannot be read.
-type Wanted = (BTreeMap<SourceName, Vec<Manifest>>, Vec<FailedCopy>);
-
-async fn wanted(from: &Repository, which: &Replicated) -> Result<Wanted> {
-    let (mut found, mut failed): Wanted = Default::default();
-    if let Replicated::These(these) = which {
-        for (source, id) in these {
-            found.entry(source.clone()).or_default().push(from.manifest(source, id).await?);
-        }
-    } else {
-        for entry in from.backups(None).await? {
-            match entry.state {
-                BackupState::Committed(m) => found.entry(entry.source).or_default().push(*m),
-                BackupState::Unreadable(reason) => {
-                    let backup = format!("{}@{}", entry.source, entry.id);
-                    failed.push(FailedCopy { backup, reason, damaged: true, held: false });
-                }
-                _ => {}
-            }
-        }
-    }
-    for backups in found.values_mut() {
-        backups.sort_by_key(|m| m.started);
-        if *which == Replicated::Latest {
-            backups.drain(..backups.len() - 1);
-        }
-    }
-    Ok((found, failed))
+/// A replica that is being filled.
+struct Filling<'a> {
+    ctx: &'a Context,
+    from: &'a Repository,
+    to: &'a Repository,
+    replica: &'a ReplicaSettings,
+    options: &'a ReplicateOptions,
+    report: ReplicateReport,
 }
 
-async fn one_source(
-    ctx: &Context,
-    from: &Repository,
-    to: &Repository,
-    source: &SourceName,
-    backups: &[Manifest],
-    report: &mut ReplicateReport,
-) -> Result<()> {
-    let mut there = There::look(to.clone(), source).await?;
-    for manifest in backups {
-        if let Some(copy) = there.copy_of(&from.marker().id, &manifest.id) {
-            report.present += 1;
-            // It may have been accepted since.
-            if let Err(e) = copy_acceptance(from, to, manifest, &copy.id).await {
-                report.failed.push(failed(manifest, &e));
+impl Filling<'_> {
+    /// Returns what is to be there: committed backups, oldest first, and those whose manifests cannot be read.
+    async fn wanted(&self, source: &SourceName) -> Result<(Vec<Manifest>, Vec<(BackupId, String)>)> {
+        let (mut wanted, mut unreadable) = (Vec::new(), Vec::new());
+        if let Replicated::These(these) = &self.options.which {
+            for (_, id) in these.iter().filter(|(s, _)| s == source) {
+                wanted.push(self.from.manifest(source, id).await?);
             }
-            continue;
+        } else {
+            for entry in self.from.backups(Some(source)).await? {
+                match entry.state {
+                    BackupState::Committed(m) => wanted.push(*m),
+                    BackupState::Unreadable(reason) => unreadable.push((entry.id, reason)),
+                    _ => {}
+                }
+            }
         }
-        if there.has(&from.marker().id, &manifest.id) {
-            report.present += 1;
-            continue;
+        wanted.sort_by_key(|m| m.started);
+        if self.options.which == Replicated::Latest && !wanted.is_empty() {
+            wanted.drain(..wanted.len() - 1);
+            unreadable.retain(|(id, _)| wanted.last().is_none_or(|m| id > &m.id));
         }
-        match one_backup(ctx, from, &mut there, manifest).await {
-            Ok(copied) => report.copied.push(copied),
-            Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
-            // It was deleted since it was listed.
-            Err(_) if matches!(from.manifest(source, &manifest.id).await, Err(CatalogError::Doomed { .. })) => {}
-            Err(e) => report.failed.push(failed(manifest, &e)),
-        }
+        Ok((wanted, unreadable))
     }
-    Ok(())
+
+    /// Copies what is missing of a source. Tells whether it makes sense to go on with others.
+    async fn one_source(&mut self, source: &SourceName) -> Result<bool> {
+        let own = self.from.marker().id.clone();
+        let (wanted, unreadable) = self.wanted(source).await?;
+        let mut there = There::look(self.to, source).await?;
+        for (id, reason) in unreadable {
+            if there.has(&own, &id) {
+                self.report.present += 1;
+            } else {
+                let backup = format!("{source}@{id}");
+                self.report.failed.push(FailedCopy { backup, reason, damaged: true, held: false });
+            }
+        }
+        for manifest in &wanted {
+            if !self.options.again && there.has(&own, &manifest.id) {
+                self.report.present += 1;
+                // It may have been accepted since.
+                if let Some(copy) = there.copy_of(&own, &manifest.id)
+                    && let Err(e) = copy_acceptance(self.from, self.to, manifest, &copy.id).await
+                {
+                    self.report.failed.push(failed(manifest, &e));
+                }
+                continue;
+            }
+            match self.one_backup(&mut there, manifest).await {
+                Ok(Some(copied)) => self.report.copied.push(copied),
+                Ok(None) => self.report.present += 1,
+                Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
+                // It was deleted since it was listed.
+                Err(_) if matches!(self.from.manifest(source, &manifest.id).await, Err(CatalogError::Doomed { .. })) => {}
+                Err(e) => {
+                    self.report.failed.push(failed(manifest, &e));
+                    if !worth_going_on(&e) {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Copies one backup, under a lease. Returns nothing when somebody else has done it.
+    async fn one_backup(&self, there: &mut There, manifest: &Manifest) -> Result<Option<ReplicatedBackup>> {
+        let began = Instant::now();
+        self.replica.repository.check_space(self.to.store())?;
+        let source = &manifest.source;
+        let bytes = self.from.store().get(&Layout::file(source, &manifest.id, "manifest.json")).await?;
+        let (repository, id) = (self.from.marker().id.clone(), manifest.id.clone());
+        let replica_of = ReplicaOf { repository, id, manifest: Sha256Digest::of(&bytes) };
+        self.ctx.progress.stage(Stage::Data, 0, manifest.stored_bytes());
+        for attempt in 1.. {
+            let plan = CopyPlan::new(self.ctx, there, manifest, &replica_of, self.options.again);
+            let clock = Arc::clone(&self.ctx.clock);
+            let lease = self.to.lease(source, &plan.intent.id, clock, Duration::ZERO).await?;
+            let done = plan.carry_out(self.ctx, self.from, self.to, manifest, &bytes).await;
+            // A lease that cannot be given back is found dead by the next run.
+            let _ = lease.release().await;
+            let error = match done {
+                Ok((copied, copy)) => {
+                    // The next one leans on it.
+                    let (id, state) = (copy.id.clone(), BackupState::Committed(Box::new(copy)));
+                    there.entries.push(BackupEntry { source: source.clone(), id, state, fate: Fate::Stands, fate_unknown: None });
+                    copy_acceptance(self.from, self.to, manifest, &plan.intent.id).await?;
+                    return Ok(Some(ReplicatedBackup { seconds: began.elapsed().as_secs_f64(), ..copied }));
+                }
+                Err(error) => error,
+            };
+            *there = There::look(self.to, source).await?;
+            let taken_away = matches!(
+                error,
+                EngineError::Catalog(CatalogError::ParentGone { .. } | CatalogError::Fate { .. })
+                    | EngineError::Store(StoreError::Conflict { .. })
+                    | EngineError::Catalog(CatalogError::Store(StoreError::Conflict { .. }))
+            );
+            if !taken_away || attempt == ATTEMPTS {
+                return Err(error);
+            }
+            // Given up for good: its objects are a collector's, and the next attempt has other keys.
+            let by = Decision { operator: &self.ctx.operator, at: self.ctx.clock.now(), reason: "the copy starts over" };
+            let given_up = self.to.abort(source, &plan.intent.id, &by).await?;
+            *there = There::look(self.to, source).await?;
+            if matches!(given_up, BackupState::Committed(_))
+                || !self.options.again && there.has(&replica_of.repository, &replica_of.id)
+            {
+                return Ok(None);
+            }
+        }
+        Err(EngineError::Internal("attempts are counted".into()))
+    }
+}
+
+/// Tells whether the next backup may fare better: not when it is the replica's store that fails.
+fn worth_going_on(error: &EngineError) -> bool {
+    let store = match error {
+        EngineError::Store(e) | EngineError::Catalog(CatalogError::Store(e)) => e,
+        EngineError::LowSpace { .. } => return false,
+        _ => return true,
+    };
+    matches!(store, StoreError::NotFound { .. } | StoreError::Conflict { .. })
 }
 
 fn failed(manifest: &Manifest, error: &EngineError) -> FailedCopy {
@@ -271,7 +395,7 @@ fn failed(manifest: &Manifest, error: &EngineError) -> FailedCopy {
     FailedCopy {
         backup: format!("{}@{}", manifest.source, manifest.id),
         reason,
-        damaged: matches!(error, EngineError::Damaged { .. }),
+        damaged: matches!(error, EngineError::Damaged { .. } | EngineError::Store(StoreError::NotFound { .. })),
         held: matches!(error, EngineError::Catalog(CatalogError::LeaseHeld { .. })),
     }
 }
@@ -286,41 +410,6 @@ async fn copy_acceptance(from: &Repository, to: &Repository, manifest: &Manifest
     Ok(())
 }
 
-/// Copies one backup, under a lease.
-async fn one_backup(ctx: &Context, from: &Repository, there: &mut There, manifest: &Manifest) -> Result<ReplicatedBackup> {
-    let began = Instant::now();
-    let key = Layout::file(&manifest.source, &manifest.id, "manifest.json");
-    let bytes = from.store().get(&key).await?;
-    let replica_of =
-        ReplicaOf { repository: from.marker().id.clone(), id: manifest.id.clone(), manifest: Sha256Digest::of(&bytes) };
-    ctx.progress.stage(Stage::Data, 0, manifest.stored_bytes());
-    for attempt in 1.. {
-        let plan = CopyPlan::new(ctx, there, manifest, &replica_of);
-        let lease = there.repository.lease(&manifest.source, &plan.intent.id, Arc::clone(&ctx.clock), Duration::ZERO).await?;
-        let done = plan.carry_out(ctx, from, &there.repository, manifest, &bytes).await;
-        // A lease that cannot be given back is found dead by the next run.
-        let _ = lease.release().await;
-        // What stands there now is what the next one leans on.
-        *there = There::look(there.repository.clone(), &manifest.source).await?;
-        match done {
-            Ok(copied) => {
-                copy_acceptance(from, &there.repository, manifest, &plan.intent.id).await?;
-                return Ok(ReplicatedBackup { seconds: began.elapsed().as_secs_f64(), ..copied });
-            }
-            Err(EngineError::Catalog(CatalogError::ParentGone { .. } | CatalogError::Fate { .. })) if attempt < ATTEMPTS => {
-                // Somebody else may have finished it; else this attempt is given up for good, and its objects are a collector's.
-                if there.copy_of(&replica_of.repository, &replica_of.id).is_none() {
-                    let by = Decision { operator: &ctx.operator, at: ctx.clock.now(), reason: "what it shared is being deleted" };
-                    there.repository.abort(&manifest.source, &plan.intent.id, &by).await?;
-                    *there = There::look(there.repository.clone(), &manifest.source).await?;
-                }
-            }
-            Err(e) => return Err(e),
-        }
-    }
-    Err(EngineError::Internal("attempts are counted".into()))
-}
-
 /// Where the copy of each object lies.
 struct CopyPlan {
     intent: Intent,
@@ -331,7 +420,7 @@ struct CopyPlan {
 }
 
 impl CopyPlan {
-    fn new(ctx: &Context, there: &There, manifest: &Manifest, replica_of: &ReplicaOf) -> Self {
+    fn new(ctx: &Context, there: &There, manifest: &Manifest, replica_of: &ReplicaOf, again: bool) -> Self {
         let begun = there.entries.iter().find_map(|e| match &e.state {
             BackupState::Uncommitted(Some(intent)) if intent.replica_of.as_ref() == Some(replica_of) => {
                 Some(intent.as_ref().clone())
@@ -347,13 +436,14 @@ impl CopyPlan {
                 format: FORMAT_VERSION,
                 id,
                 source: manifest.source.clone(),
-                parent: best_parent(there, manifest),
+                // A copy that is made again has nothing of one that may be damaged.
+                parent: there.parent(manifest, replica_of).filter(|_| !again).map(|m| m.id.clone()),
                 started: ctx.clock.now(),
                 holder: this_process(),
                 replica_of: Some(replica_of.clone()),
             }
         });
-        let parent = intent.parent.as_ref().and_then(|id| there.committed().find(|m| &m.id == id));
+        let parent = intent.parent.as_ref().and_then(|id| there.committed().map(|(_, m)| m).find(|m| &m.id == id));
         let data = parent.into_iter().flat_map(|m| &m.objects).filter(|o| Layout::owner(&o.key).is_some());
         let shared = data.map(|o| ((o.sha256, o.bytes), o.clone())).collect();
         Self { intent, resumed, shared }
@@ -366,7 +456,7 @@ impl CopyPlan {
         to: &Repository,
         manifest: &Manifest,
         bytes: &Bytes,
-    ) -> Result<ReplicatedBackup> {
+    ) -> Result<(ReplicatedBackup, Manifest)> {
         let (source, id) = (&manifest.source, &self.intent.id);
         if !self.resumed {
             to.begin(&self.intent).await?;
@@ -436,7 +526,7 @@ impl CopyPlan {
             to.parent_stands(source, parent).await?;
         }
         to.commit_bytes(source, id, sealed.into()).await?;
-        Ok(ReplicatedBackup {
+        let done = ReplicatedBackup {
             source: source.clone(),
             id: manifest.id.clone(),
             copy: id.clone(),
@@ -445,17 +535,9 @@ impl CopyPlan {
             found,
             found_bytes,
             seconds: 0.0,
-        })
+        };
+        Ok((done, copy))
     }
-}
-
-/// Returns the copy that shares the most bytes with a backup; none when none shares anything.
-fn best_parent(there: &There, manifest: &Manifest) -> Option<BackupId> {
-    let wanted: HashSet<(Sha256Digest, u64)> =
-        manifest.objects.iter().filter(|o| Layout::owner(&o.key).is_some()).map(|o| (o.sha256, o.bytes)).collect();
-    let shared =
-        |m: &Manifest| -> u64 { m.objects.iter().filter(|o| wanted.contains(&(o.sha256, o.bytes))).map(|o| o.bytes).sum() };
-    there.committed().map(|m| (shared(m), m.started, &m.id)).filter(|(bytes, ..)| *bytes > 0).max().map(|(.., id)| id.clone())
 }
 
 fn damaged(key: &str) -> EngineError {
@@ -494,30 +576,39 @@ async fn copy_objects(
     Ok(())
 }
 
-/// Tells how far the replicas are behind, for one source. A replica that cannot be asked is in the answer.
-pub(crate) async fn lags(
-    from: &Repository,
-    replicas: &[ReplicaSettings],
-    source: &SourceName,
-    history: &[&Manifest],
-) -> Vec<ReplicaLag> {
-    let mut found = Vec::new();
-    for replica in replicas {
-        let look = async { There::look(replica.repository.open().await?, source).await };
-        let mut lag =
-            ReplicaLag { replica: replica.name.clone(), missing: None, newest: None, lag_seconds: None, unreachable: None };
-        match look.await {
-            Ok(there) => {
-                let own = &from.marker().id;
-                let wanted = if replica.latest_only { &history[history.len().saturating_sub(1)..] } else { history };
-                lag.missing = Some(wanted.iter().filter(|m| !there.has(own, &m.id)).count());
-                let held = history.iter().filter(|m| there.copy_of(own, &m.id).is_some()).map(|m| m.started).max();
-                lag.newest = held;
-                lag.lag_seconds = held.zip(history.last()).map(|(held, last)| last.started.duration_since(held).as_secs());
-            }
-            Err(e) => lag.unreachable = Some(e.to_string()),
-        }
-        found.push(lag);
+/// Replicas, as they could be opened.
+pub(crate) struct Replicas<'a>(Vec<(&'a ReplicaSettings, std::result::Result<Repository, String>)>);
+
+impl<'a> Replicas<'a> {
+    /// Opens each one, once.
+    pub(crate) async fn open(replicas: &'a [ReplicaSettings]) -> Self {
+        let opened = replicas.iter().map(|r| async move { (r, r.repository.open().await.map_err(|e| e.to_string())) });
+        Self(futures::future::join_all(opened).await)
     }
-    found
+
+    /// Tells how far they are behind, for one source. One that cannot be asked is in the answer.
+    pub(crate) async fn lags(&self, from: &Repository, source: &SourceName, history: &[&Manifest]) -> Vec<ReplicaLag> {
+        let mut found = Vec::new();
+        for (replica, repository) in &self.0 {
+            let mut lag =
+                ReplicaLag { replica: replica.name.clone(), missing: None, newest: None, lag_seconds: None, unreachable: None };
+            let there = match repository {
+                Ok(repository) => There::look(repository, source).await.map_err(|e| e.to_string()),
+                Err(e) => Err(e.clone()),
+            };
+            match there {
+                Ok(there) => {
+                    let own = &from.marker().id;
+                    let wanted = if replica.latest_only { &history[history.len().saturating_sub(1)..] } else { history };
+                    lag.missing = Some(wanted.iter().filter(|m| !there.has(own, &m.id)).count());
+                    let held = history.iter().filter(|m| there.copy_of(own, &m.id).is_some()).map(|m| m.started).max();
+                    lag.newest = held;
+                    lag.lag_seconds = held.zip(history.last()).map(|(held, last)| last.started.duration_since(held).as_secs());
+                }
+                Err(e) => lag.unreachable = Some(e),
+            }
+            found.push(lag);
+        }
+        found
+    }
 }

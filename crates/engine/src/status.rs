@@ -7,7 +7,7 @@ use dozo_model::{Acceptance, BackupId, FORMAT_VERSION, Loss, Manifest, SourceNam
 use serde::Serialize;
 
 use crate::context::{Context, ReplicaSettings};
-use crate::replicate::{ReplicaLag, lags};
+use crate::replicate::{ReplicaLag, Replicas};
 use crate::{EngineError, Result};
 
 /// One backup in a list.
@@ -159,6 +159,7 @@ pub async fn status(
     names.sort();
     names.dedup();
     let (now, mut all) = (ctx.clock.now(), Vec::new());
+    let replicas = Replicas::open(replicas).await;
     for source in names {
         let history = repository.history(&source).await?;
         let mut committed: Vec<BackupLine> = history.records.iter().map(|r| BackupLine::committed(r, now)).collect();
@@ -170,7 +171,7 @@ pub async fn status(
             None => BTreeMap::new(),
         };
         let manifests: Vec<&Manifest> = history.records.iter().map(|r| r.manifest.as_ref()).collect();
-        let replicas = lags(repository, replicas, &source, &manifests).await;
+        let replicas = replicas.lags(repository, &source, &manifests).await;
         all.push(SourceStatus {
             backups: committed.len(),
             newest: committed.last().cloned(),

@@ -155,6 +155,9 @@ pub struct FateRecord {
     pub nonce: String,
     /// Who wrote it.
     pub operator: Operator,
+    /// What the backup is a copy of: that is not copied again, once it was deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica_of: Option<ReplicaOf>,
 }
 
 /// What stands at the manifest key of a backup that somebody aborted.

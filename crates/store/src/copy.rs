@@ -1,9 +1,7 @@
 //! From one store to another, digesting on the way.
 
-use bytes::{Bytes, BytesMut};
-use dozo_model::{ObjectRef, Sha256Digest, Sha256Hasher};
-use futures::TryStreamExt;
-use object_store::ObjectStoreExt;
+use dozo_model::{ObjectRef, Sha256Hasher};
+use object_store::{GetOptions, GetRange};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -25,33 +23,34 @@ impl Store {
         }
     }
 
-    /// Reads an object into the queue of an upload, and ends that only if its bytes are those that were expected.
+    /// Reads an object into the queue of an upload, part by part, so that no request is held open while the other store is slow; ends the
+    /// upload only if the bytes are those that were expected.
     async fn feed(&self, object: &ObjectRef, part_bytes: usize, sender: mpsc::Sender<UploadPart>) -> Result<bool> {
-        let failed = |e| self.error("read", &object.key, e);
         let path = self.path(&object.key)?;
-        let mut stream = self.again(Operation::Get, || self.inner.get(&path)).await.map_err(failed)?.into_stream();
         let mut hasher = Sha256Hasher::default();
-        let (mut part, mut size) = (BytesMut::new(), 0);
-        while let Some(mut chunk) = stream.try_next().await.map_err(failed)? {
-            hasher.update(&chunk);
-            size += chunk.len() as u64;
-            while part.len() + chunk.len() >= part_bytes {
-                part.extend_from_slice(&chunk.split_to(part_bytes - part.len()));
-                if sender.send(UploadPart::Data(part.split().freeze())).await.is_err() {
-                    // The upload says why.
-                    return Ok(true);
-                }
+        let mut from = 0;
+        while from < object.bytes {
+            let to = object.bytes.min(from + part_bytes as u64);
+            let read = || async {
+                let options = GetOptions { range: Some(GetRange::Bounded(from..to)), ..GetOptions::default() };
+                let got = self.inner.get_opts(&path, options).await?;
+                Ok((got.meta.size, got.bytes().await?))
+            };
+            let (size, part) = self.again(Operation::Get, read).await.map_err(|e| self.error("read", &object.key, e))?;
+            if size != object.bytes || part.len() as u64 != to - from {
+                return Ok(false);
             }
-            part.extend_from_slice(&chunk);
+            hasher.update(&part);
+            if sender.send(UploadPart::Data(part)).await.is_err() {
+                // The upload says why.
+                return Ok(true);
+            }
+            from = to;
         }
-        let found: (u64, Sha256Digest) = (size, hasher.finish());
-        if found != (object.bytes, object.sha256) {
+        if hasher.finish() != object.sha256 {
             return Ok(false);
         }
-        let last: Bytes = part.freeze();
-        if last.is_empty() || sender.send(UploadPart::Data(last)).await.is_ok() {
-            let _ = sender.send(UploadPart::End).await;
-        }
+        let _ = sender.send(UploadPart::End).await;
         Ok(true)
     }
 }

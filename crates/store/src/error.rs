@@ -2,7 +2,7 @@
 
 use dozo_model::{ErrorClass, Explain};
 
-use crate::retry::bucket_is_missing;
+use crate::retry::{bucket_is_missing, is_denied};
 
 /// Why a store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +70,17 @@ pub enum StoreError {
         /// Key.
         key: String,
     },
+    /// The store knows no such request.
+    #[error("{url} cannot {action}")]
+    Unsupported {
+        /// What was tried.
+        action: &'static str,
+        /// Store.
+        url: String,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
     /// Anything else: network, server, disk.
     #[error("cannot {action} `{key}` in {url}")]
     Failed {
@@ -97,6 +108,8 @@ impl StoreError {
             }
             object_store::Error::NotFound { .. } => Self::NotFound { key, url },
             object_store::Error::AlreadyExists { .. } => Self::Conflict { key, url },
+            e if is_denied(&e) => Self::Denied { action, key, url, source: e.into() },
+            e @ object_store::Error::NotSupported { .. } => Self::Unsupported { action, url, source: e.into() },
             e @ (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) => {
                 Self::Denied { action, key, url, source: e.into() }
             }
@@ -132,7 +145,7 @@ impl Explain for StoreError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::Config { .. } => ErrorClass::Input,
-            Self::NotFound { .. } | Self::Denied { .. } | Self::Full { .. } => ErrorClass::Failed,
+            Self::NotFound { .. } | Self::Denied { .. } | Self::Full { .. } | Self::Unsupported { .. } => ErrorClass::Failed,
             Self::BadKey { .. } => ErrorClass::Integrity,
             Self::Conflict { .. } => ErrorClass::Conflict,
             Self::Cancelled { .. } => ErrorClass::Cancelled,
@@ -150,6 +163,7 @@ impl Explain for StoreError {
             Self::BadKey { .. } => "DOZO-E3006",
             Self::Cancelled { .. } => "DOZO-E3007",
             Self::Failed { .. } => "DOZO-E3008",
+            Self::Unsupported { .. } => "DOZO-E3009",
         }
     }
 
@@ -162,7 +176,7 @@ impl Explain for StoreError {
             Self::Conflict { .. } => "run the command again: it will use a new key".into(),
             Self::BadKey { .. } => "dozo verify --level exists".into(),
             Self::Cancelled { .. } => return None,
-            Self::Failed { .. } => "dozo check".into(),
+            Self::Failed { .. } | Self::Unsupported { .. } => "dozo check".into(),
         })
     }
 }

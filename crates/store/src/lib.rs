@@ -22,7 +22,7 @@ mod upload;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dozo_model::Timestamp;
@@ -42,6 +42,9 @@ use crate::requests::{Limiter, Requests};
 use crate::s3::{Bucket, Unfinished};
 
 type Result<T> = std::result::Result<T, StoreError>;
+
+/// How long another process of this host may hold up a put, where processes take turns.
+const TURN: Duration = Duration::from_secs(60);
 
 /// What a create-only put did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +80,8 @@ pub struct Store {
     limiter: Option<Arc<Limiter>>,
     /// How long a request is tried again.
     retry_for: Duration,
+    /// Deadline of one request.
+    request_timeout: Duration,
     /// The bucket, where it is one of S3.
     bucket: Option<Arc<Bucket>>,
     /// Held while a key is looked at and written, where the store itself lets a second put replace the first.
@@ -101,6 +106,7 @@ impl Store {
             requests: Arc::default(),
             limiter: None,
             retry_for: Duration::ZERO,
+            request_timeout: Duration::ZERO,
             bucket: None,
             one_at_a_time: None,
         }
@@ -110,16 +116,29 @@ impl Store {
     /// processes of this host that give the same `name` take turns. Another host is not seen.
     #[must_use]
     pub fn one_at_a_time(&self, name: &str) -> Self {
-        let lock = std::env::temp_dir().join(format!("dozo-{name}.lock"));
-        Self { one_at_a_time: Some(lock), ..self.clone() }
+        // A folder that all users and services of the host see: a service may have a temporary folder of its own.
+        let shared = ["/run/lock", "/var/lock"].iter().map(PathBuf::from).find(|p| p.is_dir());
+        let folder = self.local.clone().or(shared).unwrap_or_else(std::env::temp_dir);
+        Self { one_at_a_time: Some(folder.join(format!("dozo-{name}.lock"))), ..self.clone() }
     }
 
     /// Waits for our turn, where turns are taken.
     async fn turn(&self, key: &str) -> Result<Option<std::fs::File>> {
         let Some(path) = self.one_at_a_time.clone() else { return Ok(None) };
         let wait = move || -> std::io::Result<std::fs::File> {
-            let file = std::fs::File::options().create(true).append(true).open(path)?;
-            rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
+            // Whoever comes first makes it for all users. It is only locked, never written.
+            let file = std::fs::File::open(&path).or_else(|_| {
+                let file = std::fs::File::options().create(true).append(true).open(&path)?;
+                file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+                Ok::<_, std::io::Error>(file)
+            })?;
+            let began = Instant::now();
+            while let Err(e) = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+                if e != rustix::io::Errno::WOULDBLOCK || began.elapsed() > TURN {
+                    return Err(e.into());
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
             Ok(file)
         };
         let waited = tokio::task::spawn_blocking(wait).await.map_err(|e| self.error("lock", key, e.into()))?;
@@ -193,13 +212,14 @@ impl Store {
             let options = PutOptions { mode: PutMode::Create, attributes: attributes.clone(), ..PutOptions::default() };
             match self.inner.put_opts(&path, PutPayload::from_bytes(bytes.clone()), options).await {
                 Ok(_) => Ok(PutOutcome::Created),
-                Err(e @ (object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })) => {
+                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
                     self.requests.count(Operation::Get);
                     match self.read(&path).await {
                         Ok(found) => Ok(if found == bytes { PutOutcome::Created } else { PutOutcome::Exists }),
                         // Another writer is about to create it, or it is gone by now: nothing is decided yet.
                         Err(object_store::Error::NotFound { .. }) => {
-                            Err(object_store::Error::Generic { store: "conflict", source: e.to_string().into() })
+                            let source = "the store says that the key exists, and it does not".into();
+                            Err(object_store::Error::Generic { store: "conflict", source })
                         }
                         Err(e) => Err(e),
                     }
@@ -316,7 +336,10 @@ impl Store {
     /// When they cannot be listed.
     pub async fn unfinished(&self) -> Result<Vec<ObjectInfo>> {
         let Some(bucket) = &self.bucket else { return self.staged() };
-        let listed = self.again(Operation::List, || self.begun(bucket)).await.map_err(|e| self.error("list", "uploads", e))?;
+        let listed = self
+            .again(Operation::List, || self.begun(bucket))
+            .await
+            .map_err(|e| self.error("list unfinished uploads of", "", e))?;
         let mut found: Vec<ObjectInfo> = listed
             .into_iter()
             .map(|u| ObjectInfo { key: format!("{}#{}", self.key(&Path::from(u.key)), u.upload), bytes: 0, modified: u.begun })
@@ -328,7 +351,7 @@ impl Store {
     async fn begun(&self, bucket: &Bucket) -> object_store::Result<Vec<Unfinished>> {
         let prefix = self.prefix.to_string();
         let prefix = if prefix.is_empty() { prefix } else { format!("{prefix}/") };
-        bucket.unfinished(&prefix).await.map_err(|source| object_store::Error::Generic { store: "S3", source })
+        bucket.unfinished(&prefix).await
     }
 
     /// Removes what [`Store::unfinished`] listed. An upload that is still being written then fails.
@@ -341,10 +364,9 @@ impl Store {
                 let (object, upload) = key.rsplit_once('#').ok_or_else(|| StoreError::BadKey { key: key.to_owned() })?;
                 let path = self.path(object)?.to_string();
                 let upload = Unfinished { key: path, upload: upload.to_owned(), begun: Timestamp::MAX };
-                let abort = || async {
-                    bucket.abort(&upload).await.map_err(|source| object_store::Error::Generic { store: "S3", source })
-                };
-                self.again(Operation::Abort, abort).await.map_err(|e| self.error("abort the upload of", object, e))
+                self.again(Operation::Abort, || bucket.abort(&upload))
+                    .await
+                    .map_err(|e| self.error("abort the upload of", object, e))
             }
             (None, Some(root)) => match std::fs::remove_file(root.join(key)) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io("delete", key, &self.url, e)),

@@ -130,8 +130,16 @@ impl Store {
     fn remote(scheme: &str, rest: &str, options: &StoreOptions, base: &FsPath) -> std::result::Result<Self, String> {
         let (bucket, prefix) = rest.trim_end_matches('/').split_once('/').unwrap_or((rest.trim_end_matches('/'), ""));
         let retry_for = options.retry_for.unwrap_or(RETRY_FOR);
-        let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: 10, retry_timeout: retry_for };
         let deadline = options.request_timeout.unwrap_or(REQUEST_TIMEOUT);
+        // A request may take as long as its deadline and still be tried again; how often follows from the pauses, which double.
+        let pauses = std::iter::successors(Some(BackoffConfig::default().init_backoff), |p| Some(*p * 2));
+        let times =
+            pauses.scan(Duration::ZERO, |sum, p| Some(std::mem::replace(sum, *sum + p))).take_while(|sum| *sum < retry_for);
+        let retry = RetryConfig {
+            backoff: BackoffConfig { max_backoff: Duration::from_secs(5), ..BackoffConfig::default() },
+            max_retries: times.count(),
+            retry_timeout: deadline + retry_for,
+        };
         let connect = deadline.min(Duration::from_secs(10));
         let mut client = ClientOptions::new().with_connect_timeout(connect).with_timeout(deadline);
         if let Some(endpoint) = &options.endpoint {
@@ -203,7 +211,13 @@ impl Store {
         };
         let prefix = Path::parse(prefix).map_err(|e| e.to_string())?;
         let class = options.storage_class.clone();
-        Ok(Self { class, retry_for, bucket: s3, ..Self::new(inner, prefix, format!("{scheme}://{rest}")) })
+        Ok(Self {
+            class,
+            retry_for,
+            request_timeout: deadline,
+            bucket: s3,
+            ..Self::new(inner, prefix, format!("{scheme}://{rest}"))
+        })
     }
 }
 

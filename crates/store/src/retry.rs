@@ -1,9 +1,10 @@
-//! Every request, counted, and tried again when that may help.
+//! Requests, counted, and made again when that may help.
 //!
-//! Place in the flow: around the object store's own retries, which see single HTTP requests and may not repeat one that is not idempotent
-//! by itself. Here a request is: a create-only put compares what it finds, so that a lost answer is found out. *Classes*: what the server
-//! refused (not found, denied, bad request) is final; lost connections, timeouts, 5xx, 408, 409 and 429 are tried again with growing,
-//! jittered pauses until `retry-for` has passed since the first try. Disks do not heal: local stores try once.
+//! Two layers. The HTTP client of `object_store` repeats what is the same request whoever sends it how often: reads, parts of an upload, and whatever
+//! never reached the server or was answered with 408, 429 or 5xx. Here is what it may not repeat by itself: a create-only put whose answer was
+//! lost compares what it finds. *Final* is what the server refused (not found, denied, bad request, an untrusted certificate). Pauses grow and are
+//! jittered; a request is given up when `retry-for` has passed since its first failure, and at the latest when the deadline of one request and
+//! `retry-for` have passed since it began. Disks do not heal: local stores try once.
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ use crate::{Operation, Store};
 
 /// The first pause.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Tries that a request has at least, where requests are tried again at all.
+const TRIES: u32 = 3;
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -23,25 +26,34 @@ impl Store {
         F: Future<Output = object_store::Result<T>>,
     {
         let began = Instant::now();
+        let mut failed: Option<Instant> = None;
         let mut pause = PAUSE;
+        let mut tries = 0;
         loop {
+            tries += 1;
             self.requests.count(operation);
             let error = match request().await {
                 Ok(done) => return Ok(done),
                 Err(e) => e,
             };
-            if !transient(&error) || began.elapsed() + pause > self.retry_for {
+            // A slow request that was cut off has had no second chance yet, however long it took.
+            let since = failed.get_or_insert_with(Instant::now).elapsed();
+            let patient = since + pause <= self.retry_for || tries < TRIES && !self.retry_for.is_zero();
+            if !may_help(&error) || !patient || began.elapsed() > self.request_timeout + self.retry_for {
                 return Err(error);
             }
             self.requests.repeat();
-            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0)).min(self.retry_for)).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 }
 
-/// Tells whether the same request may succeed later.
-fn transient(error: &object_store::Error) -> bool {
+/// Errors of a body that the network damaged, by S3's names.
+const DAMAGED_ON_THE_WAY: [&str; 4] = ["RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch"];
+
+/// Tells whether the same request, made once more here, may succeed.
+fn may_help(error: &object_store::Error) -> bool {
     use object_store::Error;
     match error {
         // A bucket is missing only while a server starts, or for ever: the key's absence is not what was said.
@@ -50,26 +62,41 @@ fn transient(error: &object_store::Error) -> bool {
             let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
             while let Some(e) = cause {
                 if let Some(http) = e.downcast_ref::<HttpError>() {
-                    return http.kind() != HttpErrorKind::Decode;
+                    // Connections that were never made have been tried again by the HTTP client.
+                    return matches!(http.kind(), HttpErrorKind::Timeout | HttpErrorKind::Interrupted | HttpErrorKind::Unknown);
                 }
                 if e.downcast_ref::<std::io::Error>().is_some() {
                     return false;
                 }
                 cause = e.source();
             }
+            let text = error.to_string();
+            // One of many deletes was refused: the code tells why, the status of the whole is 200.
+            if let Some((_, code)) = text.split_once("(code: ") {
+                return ["InternalError", "SlowDown", "ServiceUnavailable"].iter().any(|c| code.starts_with(c));
+            }
             // The type that holds the status is private to the library; its text is not.
-            match error.to_string().split_once("status code: ") {
-                Some((_, status)) => ["5", "408", "409", "429"].iter().any(|s| status.starts_with(s)),
-                None => true,
+            match text.split_once("status code: ") {
+                Some((_, status)) => {
+                    status.starts_with("400") && DAMAGED_ON_THE_WAY.iter().any(|code| text.contains(&format!("<Code>{code}<")))
+                }
+                // The bucket lies in another region.
+                None => !text.contains("redirect without LOCATION"),
             }
         }
         _ => false,
     }
 }
 
+/// Tells whether an error is a refusal that the library does not tell from others.
+pub(crate) fn is_denied(error: &object_store::Error) -> bool {
+    error.to_string().contains("(code: AccessDenied")
+}
+
 /// Tells whether "not found" is said of the bucket.
 pub(crate) fn bucket_is_missing(error: &object_store::Error) -> bool {
-    error.to_string().contains("NoSuchBucket")
+    let text = error.to_string();
+    text.contains("NoSuchBucket") || text.contains("ContainerNotFound")
 }
 
 #[cfg(test)]
@@ -81,15 +108,22 @@ mod tests {
     #[test]
     fn classes() {
         let generic = |source: &str| Error::Generic { store: "S3", source: source.into() };
-        assert!(transient(&generic("the connection was lost")));
-        for (status, again) in [("503 Slow Down", true), ("429", true), ("409", true), ("400 Bad Request", false), ("301", false)]
-        {
-            let text = format!("Server returned non-2xx status code: {status}: ");
-            assert_eq!(transient(&generic(&text)), again, "{status}");
+        assert!(may_help(&generic("the connection was lost")));
+        for (text, again) in [
+            ("Server returned non-2xx status code: 400 Bad Request: <Code>BadDigest</Code>", true),
+            ("Server returned non-2xx status code: 400 Bad Request: <Code>InvalidArgument</Code>", false),
+            // The HTTP client has done what could be done.
+            ("Server returned non-2xx status code: 503 Slow Down: ", false),
+            ("Received redirect without LOCATION, this normally indicates an incorrectly configured region", false),
+            ("DeleteObjects request failed for key a: Access Denied (code: AccessDenied)", false),
+            ("DeleteObjects request failed for key a: later (code: SlowDown)", true),
+        ] {
+            assert_eq!(may_help(&generic(text)), again, "{text}");
         }
+        assert!(is_denied(&generic("DeleteObjects request failed for key a: Access Denied (code: AccessDenied)")));
         let io = std::io::Error::from(std::io::ErrorKind::StorageFull);
-        assert!(!transient(&Error::Generic { store: "local", source: io.into() }));
+        assert!(!may_help(&Error::Generic { store: "local", source: io.into() }));
         let missing = |what: &str| Error::NotFound { path: "k".into(), source: format!("404: <Code>{what}</Code>").into() };
-        assert!(transient(&missing("NoSuchBucket")) && !transient(&missing("NoSuchKey")));
+        assert!(may_help(&missing("NoSuchBucket")) && !may_help(&missing("NoSuchKey")));
     }
 }

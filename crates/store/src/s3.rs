@@ -29,16 +29,23 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    pub(crate) fn ok(self) -> Result<Self, BoxError> {
-        if (200..300).contains(&self.status) {
-            return Ok(self);
+    pub(crate) fn ok(self) -> object_store::Result<Self> {
+        let source = || format!("Server returned non-2xx status code: {}: {}", self.status, self.text.trim()).into();
+        match self.status {
+            200..300 => Ok(self),
+            401 | 403 => Err(object_store::Error::PermissionDenied { path: String::new(), source: source() }),
+            405 | 501 => Err(object_store::Error::NotSupported { source: source() }),
+            _ => Err(failed(source())),
         }
-        Err(format!("Server returned non-2xx status code: {}: {}", self.status, self.text.trim()).into())
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
+}
+
+fn failed(source: BoxError) -> object_store::Error {
+    object_store::Error::Generic { store: "S3", source }
 }
 
 /// A multipart upload that was begun and neither completed nor aborted.
@@ -86,7 +93,7 @@ impl Bucket {
         query: &[(&str, &str)],
         headers: &[(&str, &str)],
         body: &'static [u8],
-    ) -> Result<Answer, BoxError> {
+    ) -> object_store::Result<Answer> {
         let mut url = self.url.clone();
         for part in key.split('/').filter(|p| !p.is_empty()) {
             url.push('/');
@@ -101,16 +108,16 @@ impl Bucket {
         }
         let body =
             if body.is_empty() { HttpRequestBody::empty() } else { HttpRequestBody::from(bytes::Bytes::from_static(body)) };
-        let mut request = request.body(body)?;
+        let mut request = request.body(body).map_err(|e| failed(e.into()))?;
         let credential = self.credentials.get_credential().await?;
         AwsAuthorizer::new(&credential, "s3", &self.region).try_authorize(&mut request, None)?;
-        let (parts, body) = self.client.execute(request).await?.into_parts();
-        let text = String::from_utf8_lossy(&body.bytes().await?).into_owned();
+        let (parts, body) = self.client.execute(request).await.map_err(|e| failed(e.into()))?.into_parts();
+        let text = String::from_utf8_lossy(&body.bytes().await.map_err(|e| failed(e.into()))?).into_owned();
         Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, text })
     }
 
     /// Lists the unfinished multipart uploads of keys that begin with `prefix` (ListMultipartUploads).
-    pub(crate) async fn unfinished(&self, prefix: &str) -> Result<Vec<Unfinished>, BoxError> {
+    pub(crate) async fn unfinished(&self, prefix: &str) -> object_store::Result<Vec<Unfinished>> {
         let mut found = Vec::new();
         let (mut key, mut upload) = (String::new(), String::new());
         loop {
@@ -119,7 +126,7 @@ impl Bucket {
                 query.extend([("key-marker", key.as_str()), ("upload-id-marker", upload.as_str())]);
             }
             let answer = self.send(Method::GET, "", &query, &[], b"").await?.ok()?;
-            let page: Uploads = quick_xml::de::from_str(&answer.text)?;
+            let page: Uploads = quick_xml::de::from_str(&answer.text).map_err(|e| failed(e.into()))?;
             found.extend(page.upload.into_iter().map(|u| Unfinished {
                 key: u.key,
                 upload: u.upload_id,
@@ -133,21 +140,21 @@ impl Bucket {
     }
 
     /// Aborts an unfinished upload (AbortMultipartUpload); one that is gone is not an error.
-    pub(crate) async fn abort(&self, unfinished: &Unfinished) -> Result<(), BoxError> {
+    pub(crate) async fn abort(&self, unfinished: &Unfinished) -> object_store::Result<()> {
         let query = [("uploadId", unfinished.upload.as_str())];
         let answer = self.send(Method::DELETE, &unfinished.key, &query, &[], b"").await?;
         if answer.status == 404 { Ok(()) } else { answer.ok().map(drop) }
     }
 
     /// Tells whether the bucket keeps versions (GetBucketVersioning).
-    pub(crate) async fn versioned(&self) -> Result<bool, BoxError> {
+    pub(crate) async fn versioned(&self) -> object_store::Result<bool> {
         let answer = self.send(Method::GET, "", &[("versioning", "")], &[], b"").await?.ok()?;
-        let found: Versioning = quick_xml::de::from_str(&answer.text)?;
+        let found: Versioning = quick_xml::de::from_str(&answer.text).map_err(|e| failed(e.into()))?;
         Ok(found.status.as_deref() == Some("Enabled"))
     }
 
     /// Tells whether objects of the bucket can be locked (GetObjectLockConfiguration).
-    pub(crate) async fn lockable(&self) -> Result<bool, BoxError> {
+    pub(crate) async fn lockable(&self) -> object_store::Result<bool> {
         let answer = self.send(Method::GET, "", &[("object-lock", "")], &[], b"").await?;
         Ok((200..300).contains(&answer.status) && answer.text.contains("<ObjectLockEnabled>Enabled<"))
     }

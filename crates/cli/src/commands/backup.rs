@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use dozo_engine::{
-    BackupOptions, BackupReport, CatalogError, EngineError, Expanded, ReplicateReport, Repository, SourceSettings, backup,
-    expand, replicate, run_hook, vanished,
+    BackupOptions, BackupReport, CatalogError, EngineError, Expanded, ReplicateOptions, ReplicateReport, Repository,
+    SourceSettings, backup, expand, replicate, run_hook, vanished,
 };
-use dozo_model::{human_bytes, human_count, human_duration};
+use dozo_model::{SourceName, human_bytes, human_count, human_duration};
 use serde::Serialize;
 use serde_json::json;
 
@@ -34,6 +34,11 @@ struct Done {
 
 pub(super) async fn run(session: &Session, args: Backup) -> Outcome {
     let config = session.config()?;
+    if let Some(replica) = &session.global.replica {
+        let text = format!("`{replica}` is a replica: it holds copies of the repository's backups");
+        let next = "leave out --replica; if the repository is lost, put the replica's url in its place".into();
+        return Err(CliError::Usage(Usage::BackupToReplica, text, next));
+    }
     if let Some(unknown) = args.sources.iter().find(|s| config.source(s).is_none()) {
         return Err(unknown_source(&config, unknown));
     }
@@ -69,7 +74,7 @@ pub(super) async fn run(session: &Session, args: Backup) -> Outcome {
     for report in &done.reports {
         tell_losses(session, report);
     }
-    fill_replicas(session, &config, &repository, &mut done).await?;
+    let interrupted = fill_replicas(session, &config, &repository, &mut done).await;
     let failed: Vec<_> = done.errors.iter().map(|(source, e)| json!({ "source": source, "failed": e.json()["error"] })).collect();
     let replicas = || done.replicas.iter().map(super::replicate::text);
     let text = || done.reports.iter().map(text).chain(replicas()).collect::<Vec<_>>().join("\n");
@@ -90,6 +95,9 @@ pub(super) async fn run(session: &Session, args: Backup) -> Outcome {
             session.output.result(&all, text)?;
         }
     }
+    if interrupted {
+        return Err(EngineError::Cancelled.into());
+    }
     if done.reports.is_empty() && !done.errors.is_empty() {
         return Ok(done.errors.iter().map(|(_, e)| e.exit_code()).max().unwrap_or(1));
     }
@@ -101,31 +109,36 @@ pub(super) async fn run(session: &Session, args: Backup) -> Outcome {
     })
 }
 
-/// Copies what was just made, and whatever else is missing, to the replicas. The backups stand, whatever comes of it.
-async fn fill_replicas(session: &Session, config: &Config, repository: &Repository, done: &mut Done) -> Result<(), CliError> {
-    if done.reports.is_empty() {
-        return Ok(());
-    }
-    for replica in config.repository.replicas.iter().filter(|r| r.after_backup) {
-        // A replica is made by `dozo replicate` alone: a disk that is not mounted is an empty folder.
-        match replicate(&session.ctx, repository, replica, &super::replicate::of(replica), false, None).await {
+/// Copies what was just made, and what else is missing of these sources, to the replicas. The backups stand, whatever comes of it. Tells
+/// whether that was interrupted.
+async fn fill_replicas(session: &Session, config: &Config, repository: &Repository, done: &mut Done) -> bool {
+    let mut sources: Vec<SourceName> = done.reports.iter().filter_map(|r| SourceName::parse(&r.source).ok()).collect();
+    sources.dedup();
+    for replica in config.repository.replicas.iter().filter(|r| r.after_backup && !sources.is_empty()) {
+        // A replica is made by `dozo replicate --init` alone: a disk that is not mounted is an empty folder.
+        let options = ReplicateOptions {
+            which: super::replicate::of(replica),
+            sources: Some(sources.clone()),
+            init: false,
+            again: false,
+            rate: None,
+        };
+        match replicate(&session.ctx, repository, replica, &options).await {
             Ok(report) => {
                 super::replicate::tell_failures(session, &report);
-                done.missing |= !report.failed.is_empty();
+                // Whoever holds the lease copies it.
+                done.missing |= report.failed.iter().any(|f| !f.held);
                 done.replicas.push(report);
             }
-            Err(EngineError::Cancelled) => return Err(EngineError::Cancelled.into()),
+            Err(EngineError::Cancelled) => return true,
             Err(e) => {
                 let error = CliError::from(e);
-                session.output.message(&format!(
-                    "warning: replica {} was not filled: {error}; next: dozo replicate --to {}",
-                    replica.name, replica.name
-                ));
+                session.output.message(&format!("warning: replica {} was not filled: {}", replica.name, error.text()));
                 done.missing = true;
             }
         }
     }
-    Ok(())
+    false
 }
 
 async fn one(

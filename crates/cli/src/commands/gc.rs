@@ -62,6 +62,7 @@ fn plan_lines(plan: &GcPlan) -> Vec<String> {
     lines.extend(plan.orphans.iter().map(|key| format!("{key}  named by no manifest")));
     lines.extend(plan.unfinished.iter().map(|key| format!("{key}  left by a killed upload")));
     lines.extend(plan.foreign.iter().map(|key| format!("{key}  not written by dozo, left alone")));
+    lines.extend(plan.not_looked_at.iter().map(|what| format!("not looked at: {what}")));
     lines.extend(plan.unreadable.iter().map(|why| format!("unreadable: {why}; nothing may be deleted while this is so")));
     lines
 }

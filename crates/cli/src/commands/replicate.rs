@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use dozo_engine::{BackupSelector, ReplicaSettings, ReplicateReport, Replicated, replicate};
+use dozo_engine::{BackupSelector, ReplicaSettings, ReplicateOptions, ReplicateReport, Replicated, replicate};
 use dozo_model::{human_bytes, human_duration};
 use serde_json::json;
 
@@ -33,6 +33,7 @@ pub(super) async fn run(session: &Session, args: Replicate) -> Outcome {
         let manifest = repository.resolve(&backup.parse::<BackupSelector>()?).await?;
         these.push((manifest.source, manifest.id));
     }
+    these.sort();
     let (mut reports, mut errors) = (Vec::new(), Vec::new());
     for replica in chosen {
         let which = match (these.as_slice(), args.all, args.latest) {
@@ -41,7 +42,8 @@ pub(super) async fn run(session: &Session, args: Replicate) -> Outcome {
             ([], ..) => of(replica),
             _ => Replicated::These(these.clone()),
         };
-        match replicate(&session.ctx, &repository, replica, &which, true, args.rate.map(|r| r.0)).await {
+        let options = ReplicateOptions { which, sources: None, init: args.init, again: args.again, rate: args.rate.map(|r| r.0) };
+        match replicate(&session.ctx, &repository, replica, &options).await {
             Ok(report) => reports.push(report),
             Err(e) => {
                 let error = CliError::from(e);
@@ -63,8 +65,8 @@ pub(super) async fn run(session: &Session, args: Replicate) -> Outcome {
     let failures: Vec<_> = reports.iter().flat_map(|r| &r.failed).collect();
     Ok(match (reports.is_empty(), errors.is_empty(), failures.as_slice()) {
         (true, ..) => errors.iter().map(|(_, e)| e.exit_code()).max().unwrap_or(1),
+        (.., failures) if failures.iter().any(|f| f.damaged) => FINDING,
         (_, true, []) => 0,
-        (_, true, failures) if failures.iter().any(|f| f.damaged) => FINDING,
         (_, true, failures) if failures.iter().all(|f| f.held) => CONFLICT,
         (_, true, failures) if reports.iter().all(|r| r.copied.is_empty() && r.present == 0) && !failures.is_empty() => 1,
         _ => PARTIAL,

@@ -51,6 +51,13 @@ pub(super) async fn run(session: &Session) -> Outcome {
             rows,
         )
     })?;
+    let mut told: Vec<&str> = Vec::new();
+    for lag in sources.iter().flat_map(|s| &s.replicas) {
+        if let Some(why) = lag.unreachable.as_ref().filter(|_| !told.contains(&lag.replica.as_str())) {
+            session.output.message(&format!("warning: replica {} was not reached: {why}", lag.replica));
+            told.push(&lag.replica);
+        }
+    }
     Ok(0)
 }
 

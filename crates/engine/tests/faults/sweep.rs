@@ -132,6 +132,14 @@ impl Sweep {
                         let lost_answer = after.len() > before.len() && manifests(&after) > manifests(&before);
                         assert!(!lost_answer, "{place}: a manifest although it failed");
                     }
+                    if self.verb == "replicate" {
+                        // What it writes to: what was committed there is whole, and nothing was added.
+                        let there = Place::new(&self.s3.endpoint, &format!("to_{label}"), PATIENT);
+                        assert!(
+                            there.open().await.is_err() || self.verbs.verify_all(&there).await == 1,
+                            "{place}: a copy although it failed"
+                        );
+                    }
                     verb(&direct, &label).await.unwrap_or_else(|e| panic!("{place}: the next run: {}", e.text));
                 }
             }
@@ -348,7 +356,7 @@ async fn replicate() {
                 let retry_for = place.settings.store.retry_for.unwrap();
                 let to = if proxied(place) { target(label, &sweep.proxy.endpoint, retry_for) } else { direct };
                 let done = verbs.replicate(place, &to).await.map(drop);
-                // Exit 1 or 4, as it was the only one or not.
+                // What the binary makes of it is tested with the binary.
                 done.map_err(|e| Failure { code: 1, ..e.into() })
             },
             async |_, label| assert_eq!(verbs.verify_all(&target(label, &sweep.s3.endpoint, PATIENT)).await, 2),

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use dozo_engine::{
     BackupOptions, BackupReport, BackupSelector, ConnInfo, Context, EngineError, GcDone, GcOptions, Hooks, OnBlock,
-    ReplicaSettings, ReplicateReport, Replicated, Repository, RepositorySettings, RestoreOptions, RestoreReport, SourceSettings,
-    Store, StoreOptions, ToolChoice, UrlRef, VerifyReport, backup, replicate, restore, verify,
+    ReplicaSettings, ReplicateOptions, ReplicateReport, Replicated, Repository, RepositorySettings, RestoreOptions,
+    RestoreReport, SourceSettings, Store, StoreOptions, ToolChoice, UrlRef, VerifyReport, backup, replicate, restore, verify,
 };
 use dozo_model::{
     ByteSize, Clock, Explain, Manifest, NoProgress, Operator, Profile, SourceName, SystemClock, Verdict, VerifyLevel,
@@ -212,7 +212,8 @@ impl Verbs {
         let replica =
             ReplicaSettings { name: "safe".into(), repository: to.settings.clone(), latest_only: false, after_backup: true };
         let from = from.open().await?;
-        let report = replicate(&self.ctx, &from, &replica, &Replicated::All, true, None).await?;
+        let options = ReplicateOptions { which: Replicated::All, sources: None, init: true, again: false, rate: None };
+        let report = replicate(&self.ctx, &from, &replica, &options).await?;
         match report.failed.first() {
             Some(first) => Err(EngineError::Internal(format!("{}: {}", first.backup, first.reason))),
             None => Ok(report),
