@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use object_store::client::{HttpError, HttpErrorKind};
 
+use crate::s3::SIGNED;
 use crate::{Operation, Store};
 
 /// The first pause.
@@ -58,12 +59,14 @@ fn may_help(error: &object_store::Error) -> bool {
     match error {
         // A bucket is missing only while a server starts, or for ever: the key's absence is not what was said.
         Error::NotFound { .. } => bucket_is_missing(error),
-        Error::Generic { .. } => {
+        Error::Generic { store, .. } => {
+            let signed = *store == SIGNED;
             let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
             while let Some(e) = cause {
                 if let Some(http) = e.downcast_ref::<HttpError>() {
                     // Connections that were never made have been tried again by the HTTP client.
-                    return matches!(http.kind(), HttpErrorKind::Timeout | HttpErrorKind::Interrupted | HttpErrorKind::Unknown);
+                    let tried = matches!(http.kind(), HttpErrorKind::Connect | HttpErrorKind::Request);
+                    return http.kind() != HttpErrorKind::Decode && (signed || !tried);
                 }
                 if e.downcast_ref::<std::io::Error>().is_some() {
                     return false;
@@ -77,6 +80,7 @@ fn may_help(error: &object_store::Error) -> bool {
             }
             // The type that holds the status is private to the library; its text is not.
             match text.split_once("status code: ") {
+                Some((_, status)) if signed && ["5", "408", "429"].iter().any(|s| status.starts_with(s)) => true,
                 Some((_, status)) => {
                     status.starts_with("400") && DAMAGED_ON_THE_WAY.iter().any(|code| text.contains(&format!("<Code>{code}<")))
                 }
@@ -120,6 +124,10 @@ mod tests {
         ] {
             assert_eq!(may_help(&generic(text)), again, "{text}");
         }
+        let signed = |source: &str| Error::Generic { store: SIGNED, source: source.into() };
+        assert!(
+            may_help(&signed("Server returned non-2xx status code: 503: ")) && !may_help(&signed("non-2xx status code: 404: "))
+        );
         assert!(is_denied(&generic("DeleteObjects request failed for key a: Access Denied (code: AccessDenied)")));
         let io = std::io::Error::from(std::io::ErrorKind::StorageFull);
         assert!(!may_help(&Error::Generic { store: "local", source: io.into() }));

@@ -10,6 +10,9 @@ use dozo_model::Timestamp;
 
 use crate::error::BoxError;
 
+/// Marks errors of requests that are sent here: the HTTP client has not tried them again.
+pub(crate) const SIGNED: &str = "S3 (signed)";
+
 /// A bucket.
 #[derive(Debug)]
 pub(crate) struct Bucket {
@@ -45,7 +48,7 @@ impl Answer {
 }
 
 fn failed(source: BoxError) -> object_store::Error {
-    object_store::Error::Generic { store: "S3", source }
+    object_store::Error::Generic { store: SIGNED, source }
 }
 
 /// A multipart upload that was begun and neither completed nor aborted.
