@@ -237,8 +237,12 @@ impl Repository {
         match self.fates_and_manifest(source, id).await {
             Ok((Fates { unknown: Some(error), .. }, _)) => Err(error),
             Ok((Fates { fate: Fate::Stands, .. }, _)) => Ok(()),
-            Ok(_) | Err(CatalogError::NoBackup { .. } | CatalogError::Doomed { .. }) => Err(gone()),
-            Err(CatalogError::Manifest { source: ManifestError::Aborted, .. }) => Err(gone()),
+            Ok(_)
+            | Err(
+                CatalogError::NoBackup { .. }
+                | CatalogError::Doomed { .. }
+                | CatalogError::Manifest { source: ManifestError::Aborted, .. },
+            ) => Err(gone()),
             Err(e) => Err(e),
         }
     }

@@ -41,7 +41,7 @@ impl Store {
     /// Reads the object `key` to its end.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], or what the store or the temporary folder says.
+    /// [`crate::StoreError::NotFound`], or what the store or the temporary folder says.
     pub async fn fetch(&self, key: &str) -> Result<Fetched> {
         let path = self.path(key)?;
         let fetched = self.again(Operation::Get, || self.fetch_once(&path)).await;

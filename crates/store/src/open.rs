@@ -164,7 +164,7 @@ impl Store {
             || options.checksums.is_some();
         let (inner, s3): (Arc<dyn ObjectStore>, _) = match scheme {
             "s3" => {
-                let (store, bucket) = s3(bucket, options, base, client, retry)?;
+                let (store, bucket) = s3(bucket, options, base, &client, retry)?;
                 (Arc::new(store), Some(Arc::new(bucket)))
             }
             _ if only_s3 => return Err(ONLY_S3.into()),
@@ -225,7 +225,7 @@ fn s3(
     bucket: &str,
     options: &StoreOptions,
     base: &FsPath,
-    client: ClientOptions,
+    client: &ClientOptions,
     retry: RetryConfig,
 ) -> std::result::Result<(AmazonS3, Bucket), String> {
     let mut builder = AmazonS3Builder::from_env()
@@ -280,7 +280,7 @@ fn s3(
         None => format!("https://{bucket}.s3.{region}.amazonaws.com"),
     };
     let store = builder.build().map_err(|e| e.to_string())?;
-    let client = Connector.connect(&client).map_err(|e| e.to_string())?;
+    let client = Connector.connect(client).map_err(|e| e.to_string())?;
     let credentials = Arc::clone(store.credentials());
     Ok((store, Bucket { client, credentials, url: host, region }))
 }
