@@ -201,5 +201,6 @@ fn killed_at_every_request_of_backup_gc_and_replicate() {
         }
     }
     println!("killed at {} requests of backup, {} of gc apply, {} of replicate", kills[0], kills[1], kills[2]);
-    assert!(kills.iter().all(|n| *n >= if nightly() { 20 } else { 4 }), "{kills:?}");
+    // The shortest of them has about twenty requests.
+    assert!(kills.iter().all(|n| *n >= if nightly() { 15 } else { 3 }), "{kills:?}");
 }
