@@ -70,6 +70,12 @@ pub enum StoreError {
         /// Key.
         key: String,
     },
+    /// The bucket is missing.
+    #[error("{url}: the bucket does not exist")]
+    NoBucket {
+        /// Store.
+        url: String,
+    },
     /// The store knows no such request.
     #[error("{url} cannot {action}")]
     Unsupported {
@@ -103,30 +109,54 @@ impl StoreError {
     pub(crate) fn from_source(action: &'static str, key: &str, url: &str, source: object_store::Error) -> Self {
         let (key, url) = (key.to_owned(), url.to_owned());
         match source {
-            e @ object_store::Error::NotFound { .. } if bucket_is_missing(&e) => {
-                Self::Failed { action, key, url, source: e.into() }
-            }
+            e if bucket_is_missing(&e) => Self::NoBucket { url },
             object_store::Error::NotFound { .. } => Self::NotFound { key, url },
             object_store::Error::AlreadyExists { .. } => Self::Conflict { key, url },
-            e if is_denied(&e) => Self::Denied { action, key, url, source: e.into() },
-            e @ object_store::Error::NotSupported { .. } => Self::Unsupported { action, url, source: e.into() },
+            e if is_denied(&e) || asks_the_machine(&e) => Self::Denied { action, key, url, source: told(e) },
+            e @ object_store::Error::NotSupported { .. } => Self::Unsupported { action, url, source: told(e) },
             e @ (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) => {
-                Self::Denied { action, key, url, source: e.into() }
+                Self::Denied { action, key, url, source: told(e) }
             }
             e => match io_kind(&e) {
                 Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => {
-                    Self::Full { action, key, url, source: e.into() }
+                    Self::Full { action, key, url, source: told(e) }
                 }
                 Some(std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem) => {
-                    Self::Denied { action, key, url, source: e.into() }
+                    Self::Denied { action, key, url, source: told(e) }
                 }
-                _ => Self::Failed { action, key, url, source: e.into() },
+                _ => Self::Failed { action, key, url, source: told(e) },
             },
         }
     }
 
     pub(crate) fn io(action: &'static str, key: &str, url: &str, source: std::io::Error) -> Self {
         Self::from_source(action, key, url, object_store::Error::Generic { store: "local", source: source.into() })
+    }
+}
+
+/// Where instances and containers are asked for their role.
+const METADATA: [&str; 2] = ["://169.254.169.254", "://169.254.170."];
+
+/// Tells whether the machine was asked for credentials, for want of others.
+fn asks_the_machine(error: &object_store::Error) -> bool {
+    let text = error.to_string();
+    METADATA.iter().any(|address| text.contains(address))
+}
+
+/// Shortens what a server said to its status, code and message.
+fn told(error: object_store::Error) -> BoxError {
+    let text = error.to_string();
+    if asks_the_machine(&error) {
+        return "no credentials: there is no AWS_ACCESS_KEY_ID, no profile, and this machine has no role of its own".into();
+    }
+    let between = |name: &str| Some(text.split_once(&format!("<{name}>"))?.1.split_once(&format!("</{name}>"))?.0);
+    match (text.split_once("status code: "), between("Code")) {
+        (Some((_, status)), Some(code)) => {
+            let status = status.split(':').next().unwrap_or_default();
+            let message = between("Message").map(|m| format!(": {m}")).unwrap_or_default();
+            format!("the server answered {status}: {code}{message}").into()
+        }
+        _ => error.into(),
     }
 }
 
@@ -145,7 +175,11 @@ impl Explain for StoreError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::Config { .. } => ErrorClass::Input,
-            Self::NotFound { .. } | Self::Denied { .. } | Self::Full { .. } | Self::Unsupported { .. } => ErrorClass::Failed,
+            Self::NotFound { .. }
+            | Self::NoBucket { .. }
+            | Self::Denied { .. }
+            | Self::Full { .. }
+            | Self::Unsupported { .. } => ErrorClass::Failed,
             Self::BadKey { .. } => ErrorClass::Integrity,
             Self::Conflict { .. } => ErrorClass::Conflict,
             Self::Cancelled { .. } => ErrorClass::Cancelled,
@@ -164,6 +198,7 @@ impl Explain for StoreError {
             Self::Cancelled { .. } => "DOZO-E3007",
             Self::Failed { .. } => "DOZO-E3008",
             Self::Unsupported { .. } => "DOZO-E3009",
+            Self::NoBucket { .. } => "DOZO-E3010",
         }
     }
 
@@ -171,6 +206,7 @@ impl Explain for StoreError {
         Some(match self {
             Self::Config { .. } => "correct [repository] in the configuration file".into(),
             Self::NotFound { .. } => "dozo list".into(),
+            Self::NoBucket { .. } => "create the bucket, or correct the url".into(),
             Self::Denied { url, .. } => format!("give this user or key permission on {url}, then run `dozo check`"),
             Self::Full { url, .. } => format!("free space in {url}, or see what can go with `dozo gc plan`"),
             Self::Conflict { .. } => "run the command again: it will use a new key".into(),
@@ -178,5 +214,25 @@ impl Explain for StoreError {
             Self::Cancelled { .. } => return None,
             Self::Failed { .. } | Self::Unsupported { .. } => "dozo check".into(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_said_is_shortened() {
+        let generic = |text: &str| object_store::Error::Generic { store: "S3", source: text.to_owned().into() };
+        let said = |text: &str| {
+            let error = StoreError::from_source("read", "k", "s3://b/p", generic(text));
+            (error.code(), std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default())
+        };
+        let xml = "status code: 403 Forbidden: <?xml version=\"1.0\"?>\n<Error><Code>SlowDown</Code><Message>later</Message><Resource>/x</Resource></Error>";
+        assert_eq!(said(xml), ("DOZO-E3008", "the server answered 403 Forbidden: SlowDown: later".into()));
+        assert_eq!(said("status code: 404: <Code>NoSuchBucket</Code>").0, "DOZO-E3010");
+        let (code, text) = said("Error performing PUT http://169.254.169.254/latest/api/token in 1ms");
+        assert!(code == "DOZO-E3003" && text.contains("no credentials"), "{code} {text}");
+        assert!(said("connection reset").1.contains("connection reset"));
     }
 }

@@ -1,7 +1,7 @@
 //! What a store was asked, and how fast it may be fed.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -14,9 +14,19 @@ use crate::Operation;
 pub(crate) struct Requests {
     by_operation: [AtomicU64; Operation::ALL.len()],
     repeated: AtomicU64,
+    /// Something has answered.
+    reached: AtomicBool,
 }
 
 impl Requests {
+    pub(crate) fn reached(&self) {
+        self.reached.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn was_reached(&self) -> bool {
+        self.reached.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn count(&self, operation: Operation) {
         self.by_operation[operation as usize].fetch_add(1, Ordering::Relaxed);
     }

@@ -1,8 +1,8 @@
 //! Requests, counted, and made again when that may help.
 //!
 //! Two layers. The HTTP client of `object_store` repeats what is the same request whoever sends it how often: reads, parts of an upload, and whatever
-//! never reached the server or was answered with 408, 429 or 5xx. Here is what it may not repeat by itself: a create-only put whose answer was
-//! lost compares what it finds. *Final* is what the server refused (not found, denied, bad request, an untrusted certificate). Pauses grow and are
+//! never reached the server or was answered with 408, 429 or 5xx, a few times. Here is what takes longer, and what it may not repeat by itself: a
+//! create-only put whose answer was lost compares what it finds. *Final* is what the server refused (not found, denied, bad request, an untrusted certificate). Pauses grow and are
 //! jittered; a request is given up when `retry-for` has passed since its first failure, and at the latest when the deadline of one request and
 //! `retry-for` have passed since it began. Disks do not heal: local stores try once.
 
@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use object_store::client::{HttpError, HttpErrorKind};
 
-use crate::s3::SIGNED;
 use crate::{Operation, Store};
 
 /// The first pause.
@@ -34,13 +33,18 @@ impl Store {
             tries += 1;
             self.requests.count(operation);
             let error = match request().await {
-                Ok(done) => return Ok(done),
+                Ok(done) => {
+                    self.requests.reached();
+                    return Ok(done);
+                }
                 Err(e) => e,
             };
             // A slow request that was cut off has had no second chance yet, however long it took.
             let since = failed.get_or_insert_with(Instant::now).elapsed();
             let patient = since + pause <= self.retry_for || tries < TRIES && !self.retry_for.is_zero();
-            if !may_help(&error) || !patient || began.elapsed() > self.request_timeout + self.retry_for {
+            // Where nothing has ever answered, a name is mistyped more often than a server is about to come back.
+            let answers = self.requests.was_reached() || !is_unreachable(&error);
+            if !may_help(&error) || !answers || !patient || began.elapsed() > self.request_timeout + self.retry_for {
                 return Err(error);
             }
             self.requests.repeat();
@@ -57,16 +61,12 @@ const DAMAGED_ON_THE_WAY: [&str; 4] = ["RequestTimeout", "IncompleteBody", "BadD
 fn may_help(error: &object_store::Error) -> bool {
     use object_store::Error;
     match error {
-        // A bucket is missing only while a server starts, or for ever: the key's absence is not what was said.
-        Error::NotFound { .. } => bucket_is_missing(error),
-        Error::Generic { store, .. } => {
-            let signed = *store == SIGNED;
+        Error::Generic { .. } => {
             let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
             while let Some(e) = cause {
                 if let Some(http) = e.downcast_ref::<HttpError>() {
                     // Connections that were never made have been tried again by the HTTP client.
-                    let tried = matches!(http.kind(), HttpErrorKind::Connect | HttpErrorKind::Request);
-                    return http.kind() != HttpErrorKind::Decode && (signed || !tried);
+                    return http.kind() != HttpErrorKind::Decode;
                 }
                 if e.downcast_ref::<std::io::Error>().is_some() {
                     return false;
@@ -80,7 +80,7 @@ fn may_help(error: &object_store::Error) -> bool {
             }
             // The type that holds the status is private to the library; its text is not.
             match text.split_once("status code: ") {
-                Some((_, status)) if signed && ["5", "408", "429"].iter().any(|s| status.starts_with(s)) => true,
+                Some((_, status)) if ["5", "408", "429"].iter().any(|s| status.starts_with(s)) => true,
                 Some((_, status)) => {
                     status.starts_with("400") && DAMAGED_ON_THE_WAY.iter().any(|code| text.contains(&format!("<Code>{code}<")))
                 }
@@ -90,6 +90,18 @@ fn may_help(error: &object_store::Error) -> bool {
         }
         _ => false,
     }
+}
+
+/// Tells whether nobody was there to be asked.
+fn is_unreachable(error: &object_store::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(e) = cause {
+        if e.downcast_ref::<HttpError>().is_some_and(|http| http.kind() == HttpErrorKind::Connect) {
+            return true;
+        }
+        cause = e.source();
+    }
+    false
 }
 
 /// Tells whether an error is a refusal that the library does not tell from others.
@@ -116,22 +128,18 @@ mod tests {
         for (text, again) in [
             ("Server returned non-2xx status code: 400 Bad Request: <Code>BadDigest</Code>", true),
             ("Server returned non-2xx status code: 400 Bad Request: <Code>InvalidArgument</Code>", false),
-            // The HTTP client has done what could be done.
-            ("Server returned non-2xx status code: 503 Slow Down: ", false),
+            ("Server returned non-2xx status code: 503 Slow Down: ", true),
+            ("Server returned non-2xx status code: 404 Not Found: ", false),
             ("Received redirect without LOCATION, this normally indicates an incorrectly configured region", false),
             ("DeleteObjects request failed for key a: Access Denied (code: AccessDenied)", false),
             ("DeleteObjects request failed for key a: later (code: SlowDown)", true),
         ] {
             assert_eq!(may_help(&generic(text)), again, "{text}");
         }
-        let signed = |source: &str| Error::Generic { store: SIGNED, source: source.into() };
-        assert!(
-            may_help(&signed("Server returned non-2xx status code: 503: ")) && !may_help(&signed("non-2xx status code: 404: "))
-        );
         assert!(is_denied(&generic("DeleteObjects request failed for key a: Access Denied (code: AccessDenied)")));
         let io = std::io::Error::from(std::io::ErrorKind::StorageFull);
         assert!(!may_help(&Error::Generic { store: "local", source: io.into() }));
         let missing = |what: &str| Error::NotFound { path: "k".into(), source: format!("404: <Code>{what}</Code>").into() };
-        assert!(may_help(&missing("NoSuchBucket")) && !may_help(&missing("NoSuchKey")));
+        assert!(bucket_is_missing(&missing("NoSuchBucket")) && !bucket_is_missing(&missing("NoSuchKey")));
     }
 }

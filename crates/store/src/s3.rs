@@ -10,9 +10,6 @@ use dozo_model::Timestamp;
 
 use crate::error::BoxError;
 
-/// Marks errors of requests that are sent here: the HTTP client has not tried them again.
-pub(crate) const SIGNED: &str = "S3 (signed)";
-
 /// A bucket.
 #[derive(Debug)]
 pub(crate) struct Bucket {
@@ -48,7 +45,7 @@ impl Answer {
 }
 
 fn failed(source: BoxError) -> object_store::Error {
-    object_store::Error::Generic { store: SIGNED, source }
+    object_store::Error::Generic { store: "S3", source }
 }
 
 /// A multipart upload that was begun and neither completed nor aborted.
