@@ -23,6 +23,8 @@ use futures::FutureExt;
 use rand::{Rng, SeedableRng};
 
 const NOW: &str = "2026-11-21T02:00:00Z";
+/// The one copy of the model.
+const COPY: usize = 9;
 /// Runs longer than this are stuck.
 const STEPS_MAX: usize = 2_000;
 
@@ -83,6 +85,9 @@ enum Role {
     Full,
     /// A backup that shares the parent's objects.
     Sharing(Mistake),
+    /// A copy from another repository, which shares the parent's objects. All of them are the same copy: they have one id and one key, and go
+    /// on where another one ended.
+    Copy,
     /// Marks the parent for deletion, due at once.
     Delete,
     /// Takes the mark back.
@@ -162,6 +167,7 @@ impl World {
             match role {
                 Role::Full => drop(backup(&repository, n, None, Mistake::None).await),
                 Role::Sharing(mistake) => drop(backup(&repository, n, Some(&parent), mistake).await),
+                Role::Copy => drop(copy(&repository, &parent).await),
                 Role::Delete => drop(repository.mark(&source, &parent.id, &decision, now()).await),
                 Role::Undo => drop(repository.undo(&source, &parent.id, &decision).await),
                 Role::Later => {
@@ -227,6 +233,30 @@ async fn backup(
     }
     repository.commit(&made).await?;
     // A request that was repeated because its answer was lost arrives at any later time.
+    repository.commit(&made).await?;
+    Ok(())
+}
+
+/// The steps of a copy, as `replicate` takes them.
+async fn copy(repository: &Repository, parent: &Manifest) -> Result<(), dozo_catalog::CatalogError> {
+    let own = key(&parent.source, COPY);
+    let mut made = manifest(COPY, std::slice::from_ref(&own));
+    made.parent = Some(parent.id.clone());
+    made.objects.extend(parent.objects.iter().cloned());
+    let entries = repository.backups(Some(&parent.source)).await?;
+    match entries.iter().find(|e| e.id == made.id).map(|e| &e.state) {
+        Some(BackupState::Uncommitted(Some(_))) => {}
+        Some(_) => return Ok(()),
+        None => repository.begin(&intent(&made)).await?,
+    }
+    repository.parent_stands(&parent.source, &parent.id).await?;
+    // Whatever stands under its key, an earlier run of this copy has put there.
+    let listed = repository.store().list("data").await?;
+    if listed.iter().all(|o| o.key != own) {
+        repository.store().put_own(&own, Bytes::from(own.clone())).await?;
+    }
+    repository.everything_stands(&made).await?;
+    repository.parent_stands(&parent.source, &parent.id).await?;
     repository.commit(&made).await?;
     Ok(())
 }
@@ -408,6 +438,8 @@ fn no_committed_backup_ever_names_a_missing_object() {
         (&[Role::Full, Role::Gc, Role::Gc], 2, 2_000, 500),
         (&[Role::Delete, Role::Undo, Role::Gc], 2, 2_000, 500),
         (&[SHARING, Role::Delete, Role::Later, Role::Gc], 2, 2_000, 1_000),
+        (&[Role::Copy, Role::Copy, Role::Gc], 2, 3_000, 1_000),
+        (&[Role::Copy, Role::Copy, Role::Delete, Role::Gc, Role::Gc], 1, 2_000, 2_000),
         (&[SHARING, SHARING, Role::Delete, Role::Undo, Role::Gc], 1, 2_000, 2_000),
         (&[SHARING, Role::Full, Role::Delete, Role::Undo, Role::Gc, Role::PatientGc], 1, 1_000, 2_000),
     ] {
@@ -418,7 +450,8 @@ fn no_committed_backup_ever_names_a_missing_object() {
             "{} interleavings of {roles:?}, {extent} with up to {bound} preemptions: {:?}",
             explored.runs, explored.outcomes
         );
-        let (happened, backs_up) = (&explored.outcomes, roles.iter().any(|r| matches!(r, Role::Full | Role::Sharing(_))));
+        let (happened, backs_up) =
+            (&explored.outcomes, roles.iter().any(|r| matches!(r, Role::Full | Role::Sharing(_) | Role::Copy)));
         assert!(happened.committed > 0 || !backs_up, "{happened:?}");
         assert!(happened.doomed > 0 || !roles.contains(&Role::Delete), "{happened:?}");
         assert!(happened.deletes > 0, "{happened:?}");

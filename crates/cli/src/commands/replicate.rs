@@ -34,6 +34,7 @@ pub(super) async fn run(session: &Session, args: Replicate) -> Outcome {
         these.push((manifest.source, manifest.id));
     }
     these.sort();
+    let single = chosen.len() == 1;
     let (mut reports, mut errors) = (Vec::new(), Vec::new());
     for replica in chosen {
         let which = match (these.as_slice(), args.all, args.latest) {
@@ -47,7 +48,7 @@ pub(super) async fn run(session: &Session, args: Replicate) -> Outcome {
             Ok(report) => reports.push(report),
             Err(e) => {
                 let error = CliError::from(e);
-                if error.exit_code() == 130 || replicas.len() == 1 {
+                if error.exit_code() == 130 || single {
                     return Err(error);
                 }
                 session.output.message(&format!("replica {}: {}", replica.name, error.text()));
