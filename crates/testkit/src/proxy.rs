@@ -250,6 +250,8 @@ fn serve(client: TcpStream, state: &State) -> io::Result<()> {
         Err(_) => return reset(&client),
     }
     match fault {
+        // The server died over it.
+        _ if answer.is_empty() => return reset(&client),
         Some(Fault::LoseAnswer) => return reset(&client),
         Some(Fault::Cut) => {
             client.write_all(&answer[..answer.len() / 2])?;
