@@ -341,8 +341,10 @@ impl Repository {
     pub async fn checks(&self, source: &SourceName, id: &BackupId) -> Result<Vec<CheckEvent>> {
         let mut checks: Vec<CheckEvent> = Vec::new();
         for object in self.store.list(&Layout::checks(source, id)).await? {
-            let bytes = self.store.get(&object.key).await?;
-            checks.push(from_json(&object.key, &bytes)?);
+            // Gone since it was listed: the backup is being deleted.
+            if let Some(bytes) = self.store.get_opt(&object.key).await? {
+                checks.push(from_json(&object.key, &bytes)?);
+            }
         }
         checks.sort_by_key(|c| c.at);
         Ok(checks)
