@@ -24,8 +24,8 @@ type Ends = BTreeMap<String, BTreeMap<i32, u64>>;
 
 fn configure(dozo: &Dozo, server: &S3Server, proxy: &Proxy) {
     let prefix = format!("chaos_{}", fresh());
-    let text = |endpoint: &str| {
-        let reach = format!("endpoint = \"{endpoint}\"\nregion = \"us-east-1\"\nrequest-timeout = \"3s\"\nretry-for = \"8s\"");
+    let text = |endpoint: &str, deadlines: &str| {
+        let reach = format!("endpoint = \"{endpoint}\"\nregion = \"us-east-1\"\n{deadlines}");
         format!(
             "workers = 2\n[repository]\nurl = \"s3://{}/{prefix}\"\n{reach}\n[[repository.replica]]\nname = \"far\"\n\
              url = \"s3://{}/{prefix}-far\"\n{reach}\nafter-backup = false\n[source.shop]\nkind = \"postgres\"\nurl = \"env:SHOP_URL\"\n",
@@ -33,8 +33,10 @@ fn configure(dozo: &Dozo, server: &S3Server, proxy: &Proxy) {
             S3Server::BUCKET
         )
     };
-    fs::write(dozo.folder.path().join("dozo.toml"), text(&proxy.endpoint)).unwrap();
-    fs::write(dozo.folder.path().join("direct.toml"), text(&server.endpoint)).unwrap();
+    fs::write(dozo.folder.path().join("dozo.toml"), text(&proxy.endpoint, "request-timeout = \"3s\"\nretry-for = \"8s\""))
+        .unwrap();
+    // A server that was just restarted takes its time, on a busy machine more of it.
+    fs::write(dozo.folder.path().join("direct.toml"), text(&server.endpoint, "retry-for = \"60s\"")).unwrap();
 }
 
 /// Waits for the end of a run, or kills it after a while.
