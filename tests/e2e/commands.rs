@@ -140,10 +140,7 @@ fn every_verb_on_a_folder_and_on_s3() {
         let database = cluster.database("verbs");
         database.psql("CREATE TABLE a (id int PRIMARY KEY, t text); INSERT INTO a SELECT i, 'v' || i FROM generate_series(1, 1000) i; CREATE TABLE b AS SELECT * FROM a");
         let mut dozo = Dozo::new(&database, place);
-        let config = dozo.folder.path().join("dozo.toml");
-        let text = fs::read_to_string(&config).unwrap();
-        let replica = "[[repository.replica]]\nname = \"safe\"\nurl = \"file://safe\"\nafter-backup = false\n[source.shop]";
-        fs::write(&config, text.replacen("[source.shop]", replica, 1)).unwrap();
+        dozo.add_to_repository("[[repository.replica]]\nname = \"safe\"\nurl = \"file://safe\"\nafter-backup = false");
         dozo.set("COPY_URL", &cluster.url("postgres", &format!("copy_of_verbs_{}", crate::harness::fresh())));
         let first = dozo.backup();
         let first = format!("shop@{first}");

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use dozo_testkit::{Cluster, Database, S3Server, shared_s3};
+use dozo_testkit::{Cluster, Database, Proxy, S3Server, shared_s3};
 use serde_json::Value;
 
 /// Where the repository of a test lies.
@@ -81,6 +81,26 @@ impl Dozo {
 
     pub(crate) fn variables_without(&mut self, name: &str) {
         self.variables.retain(|(n, _)| n != name);
+    }
+
+    /// Changes the configuration.
+    pub(crate) fn reconfigure(&self, change: impl FnOnce(String) -> String) {
+        let config = self.folder.path().join("dozo.toml");
+        fs::write(&config, change(fs::read_to_string(&config).unwrap())).unwrap();
+    }
+
+    /// Adds tables behind `[repository]`.
+    pub(crate) fn add_to_repository(&self, tables: &str) {
+        self.reconfigure(|text| text.replacen("[source.shop]", &format!("{tables}\n[source.shop]"), 1));
+    }
+
+    /// Reaches the S3 server through a proxy from now on, with more keys of `[repository]`.
+    pub(crate) fn reach_through(&self, proxy: &Proxy, more: &str) {
+        let direct = format!("endpoint = \"{}\"", shared_s3().endpoint);
+        self.reconfigure(|text| {
+            assert!(text.contains(&direct), "{text}");
+            text.replace(&direct, &format!("endpoint = \"{}\"\n{more}", proxy.endpoint))
+        });
     }
 
     /// The folder of the repository (local ones only).

@@ -13,12 +13,8 @@ use crate::harness::{Dozo, Place, files, fresh, nightly};
 /// A configuration whose repository is reached through a proxy.
 fn behind(proxy: &Proxy, database: &Database<'_>, more: &str) -> Dozo {
     let dozo = Dozo::new(database, Place::S3);
-    let config = dozo.folder.path().join("dozo.toml");
-    let text = fs::read_to_string(&config).unwrap();
-    let direct = format!("endpoint = \"{}\"", shared_s3().endpoint);
-    assert!(text.contains(&direct));
-    fs::write(dozo.folder.path().join("direct.toml"), &text).unwrap();
-    fs::write(&config, text.replace(&direct, &format!("endpoint = \"{}\"\n{more}", proxy.endpoint))).unwrap();
+    fs::copy(dozo.folder.path().join("dozo.toml"), dozo.folder.path().join("direct.toml")).unwrap();
+    dozo.reach_through(proxy, more);
     dozo
 }
 
@@ -144,15 +140,13 @@ fn no_secret_is_seen_anywhere() {
     let s3 = shared_s3();
     let dozo =
         Dozo::with_url(&database.url_as(&user).replacen(&user, &format!("{user}:{password}"), 1), cluster, Place::Local, "");
-    let config = dozo.folder.path().join("dozo.toml");
-    let text = fs::read_to_string(&config).unwrap();
     let replica = format!(
-        "[[repository.replica]]\nname = \"far\"\nurl = \"s3://{}/{}\"\nendpoint = \"{}\"\nregion = \"us-east-1\"\nretry-for = \"1s\"\n[source.shop]",
+        "[[repository.replica]]\nname = \"far\"\nurl = \"s3://{}/{}\"\nendpoint = \"{}\"\nregion = \"us-east-1\"\nretry-for = \"1s\"",
         S3Server::BUCKET,
         fresh(),
         s3.endpoint
     );
-    fs::write(&config, text.replacen("[source.shop]", &replica, 1)).unwrap();
+    dozo.add_to_repository(&replica);
     let mut dozo = dozo;
     dozo.set("AWS_ACCESS_KEY_ID", S3Server::KEY);
     dozo.set("AWS_SECRET_ACCESS_KEY", S3Server::SECRET);

@@ -14,18 +14,26 @@ const TABLES: &str = "CREATE TABLE a AS SELECT i, md5(i::text) t FROM generate_s
 /// Adds replicas to the configuration: one beside a folder, one beside S3.
 fn with_replicas(dozo: &mut Dozo, more: &str) {
     let s3 = shared_s3();
-    let config = dozo.folder.path().join("dozo.toml");
-    let text = fs::read_to_string(&config).unwrap();
     let replicas = format!(
         "[[repository.replica]]\nurl = \"file://safe\"\nname = \"safe\"\n{more}\n[[repository.replica]]\nurl = \"s3://{}/replica/{}\"\nname = \"second\"\n\
-         endpoint = \"{}\"\nregion = \"us-east-1\"\nbackups = \"latest\"\n{more}\n[source.shop]",
+         endpoint = \"{}\"\nregion = \"us-east-1\"\nbackups = \"latest\"\n{more}",
         S3Server::BUCKET,
         fresh(),
         s3.endpoint
     );
-    fs::write(&config, text.replacen("[source.shop]", &replicas, 1)).unwrap();
+    dozo.add_to_repository(&replicas);
     dozo.set("AWS_ACCESS_KEY_ID", S3Server::KEY);
     dozo.set("AWS_SECRET_ACCESS_KEY", S3Server::SECRET);
+}
+
+/// A backup, and replicas that hold nothing yet.
+fn backed_up<'c>(cluster: &'c Cluster, name: &str) -> (Dozo, Database<'c>, String) {
+    let database = cluster.database(name);
+    database.psql(TABLES);
+    let mut dozo = Dozo::new(&database, Place::Local);
+    with_replicas(&mut dozo, "after-backup = false");
+    let id = dozo.backup();
+    (dozo, database, id)
 }
 
 fn reports(run: &Value) -> Vec<(String, usize, u64)> {
@@ -107,11 +115,7 @@ fn filled_after_each_backup_and_good_to_restore_from() {
 #[test]
 fn an_interrupted_copy_goes_on_and_an_aborted_one_starts_over() {
     let cluster = shared(15);
-    let database = cluster.database("resumed");
-    database.psql(TABLES);
-    let mut dozo = Dozo::new(&database, Place::Local);
-    with_replicas(&mut dozo, "after-backup = false");
-    let id = dozo.backup();
+    let (mut dozo, database, id) = backed_up(cluster, "resumed");
     let _ = dozo.run(&["replicate", "--init", "--to", "safe"]).exits(0);
     let safe = dozo.folder.path().join("safe");
     let folder = safe.join(format!("backups/shop/{id}"));
@@ -145,11 +149,7 @@ fn an_interrupted_copy_goes_on_and_an_aborted_one_starts_over() {
 #[test]
 fn damaged_objects_and_wrong_replicas_are_told() {
     let cluster = shared(15);
-    let database = cluster.database("refused");
-    database.psql(TABLES);
-    let mut dozo = Dozo::new(&database, Place::Local);
-    with_replicas(&mut dozo, "after-backup = false");
-    let id = dozo.backup();
+    let (dozo, _database, id) = backed_up(cluster, "refused");
     let object = files(&dozo.repository().join("data")).remove(0);
     let bytes = fs::read(&object).unwrap();
     let mut damaged = bytes.clone();
@@ -168,10 +168,8 @@ fn damaged_objects_and_wrong_replicas_are_told() {
     let run = dozo.run(&["replicate", "--to", "elsewhere"]).exits(2);
     assert!(run.stderr.contains("DOZO-E1011") && run.stderr.contains("use one of: safe, second"), "{}", run.stderr);
     // A copy of the whole repository is the repository, not a replica.
-    let config = dozo.folder.path().join("dozo.toml");
-    let text = fs::read_to_string(&config).unwrap();
     crate::harness::copy_folder(&dozo.repository(), &dozo.folder.path().join("twin"));
-    fs::write(&config, text.replace("file://safe", "file://twin")).unwrap();
+    dozo.reconfigure(|text| text.replace("file://safe", "file://twin"));
     let run = dozo.run(&["replicate", "--to", "safe"]).exits(2);
     assert!(run.stderr.contains("is the repository itself"), "{}", run.stderr);
 }
@@ -180,11 +178,7 @@ fn damaged_objects_and_wrong_replicas_are_told() {
 #[test]
 fn copies_are_made_again_only_when_that_is_wanted() {
     let cluster = shared(15);
-    let database = cluster.database("anew");
-    database.psql(TABLES);
-    let mut dozo = Dozo::new(&database, Place::Local);
-    with_replicas(&mut dozo, "after-backup = false");
-    let id = dozo.backup();
+    let (mut dozo, database, id) = backed_up(cluster, "anew");
     let _ = dozo.run(&["replicate", "--init", "--to", "safe"]).exits(0);
     let safe = dozo.folder.path().join("safe");
     // A damaged object there: verify finds it, and a copy that shares nothing with it is made on demand.

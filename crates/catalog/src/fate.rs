@@ -163,12 +163,9 @@ impl Repository {
         if self.store().list(&Layout::backup(source, id)).await?.is_empty() && !owned().await? {
             return Err(CatalogError::NoBackup { selector: format!("{source}@{id}") });
         }
-        let fates = self.fates(source, id).await?;
-        if matches!(fates.fate, Fate::Doomed(_)) {
-            return Ok(());
-        }
-        match self.manifest(source, id).await {
-            Ok(_) if fates.unknown.is_none() => {
+        match self.fates_and_manifest(source, id).await {
+            Err(CatalogError::Doomed { .. }) => return Ok(()),
+            Ok((Fates { unknown: None, .. }, _)) => {
                 return Err(CatalogError::Readable { source_name: source.clone(), id: id.clone() });
             }
             // Not damaged, but of a newer dozo: that one may decide.
@@ -182,7 +179,7 @@ impl Repository {
                 // Whoever sleeps and wakes up can commit it no more.
                 self.abort(source, id, by).await?;
             }
-            Ok(_) | Err(CatalogError::Manifest { .. } | CatalogError::Misplaced { .. } | CatalogError::Doomed { .. }) => {}
+            Ok(_) | Err(CatalogError::Manifest { .. } | CatalogError::Misplaced { .. }) => {}
             Err(e) => return Err(e),
         }
         loop {

@@ -5,7 +5,8 @@ use std::fs;
 use dozo_model::LeaseHolder;
 
 /// Returns the name of this host.
-pub(crate) fn this_host() -> String {
+#[must_use]
+pub fn this_host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 

@@ -19,7 +19,7 @@ pub use error::CatalogError;
 pub use fate::{Decision, Fate};
 pub use gc::{GcDone, GcOptions, GcPlan, MarkedBackup, Uncommitted, UncommittedBackup};
 pub use history::{BackupRecord, History};
-pub use holder::this_process;
+pub use holder::{this_host, this_process};
 pub use lease::{BrokenLease, Lease, LeaseTimes};
 pub use repository::{BackupEntry, BackupState, Repository, tool};
 pub use resolve::BackupSelector;

@@ -1,5 +1,6 @@
 //! Who runs this: OS user, host, arguments. Never a secret.
 
+use dozo_engine::this_host;
 use dozo_model::Operator;
 
 /// Returns the operator of this process.
@@ -7,7 +8,7 @@ pub(crate) fn this_operator() -> Operator {
     let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
     Operator {
         user: user.unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw())),
-        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        host: this_host(),
         arguments: std::env::args().map(|a| mask(&a)).collect(),
     }
 }

@@ -209,6 +209,20 @@ pub enum EngineError {
     Internal(String),
 }
 
+/// Returns an error and what it came from in one line; what was said already is not said again.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
 impl Explain for EngineError {
     fn class(&self) -> ErrorClass {
         match self {

@@ -44,7 +44,8 @@ pub use verify::{VerifyReport, verify, verify_entry};
 
 // What the binary needs from the crates below.
 pub use dozo_catalog::{
-    BackupEntry, BackupSelector, BackupState, CatalogError, Decision, GcDone, GcOptions, GcPlan, Repository, Uncommitted, tool,
+    BackupEntry, BackupSelector, BackupState, CatalogError, Decision, GcDone, GcOptions, GcPlan, Repository, Uncommitted,
+    this_host, tool,
 };
 pub use dozo_postgres::{ConnInfo, PgError, ToolChoice, UrlRef};
 pub use dozo_store::{Store, StoreError, StoreOptions};

@@ -19,6 +19,7 @@ use dozo_store::{Layout, RequestCounts, StoreError};
 use serde::Serialize;
 
 use crate::context::{Context, ReplicaSettings};
+use crate::error::chain;
 use crate::replicate::copy::CopyPlan;
 use crate::{EngineError, Result};
 
@@ -131,15 +132,14 @@ impl There {
 
     /// Returns the copy of a backup.
     fn copy_of(&self, repository: &str, id: &BackupId) -> Option<&Manifest> {
-        let same = |r: &ReplicaOf| r.repository == repository && &r.id == id;
-        self.committed().map(|(_, m)| m).find(|m| m.replica_of.as_ref().is_some_and(same))
+        self.committed().map(|(_, m)| m).find(|m| m.replica_of.as_ref().is_some_and(|r| r.is(repository, id)))
     }
 
     /// Tells whether a backup was copied and its copy is there, or was deleted there: what its retention took is not brought back. A
     /// copy that was given up is.
     fn has(&self, repository: &str, id: &BackupId) -> bool {
-        let same = |r: &ReplicaOf| r.repository == repository && &r.id == id;
-        let deleted = |e: &BackupEntry| matches!(&e.fate, Fate::Doomed(record) if record.replica_of.as_ref().is_some_and(same));
+        let of_it = |r: &ReplicaOf| r.is(repository, id);
+        let deleted = |e: &BackupEntry| matches!(&e.fate, Fate::Doomed(record) if record.replica_of.as_ref().is_some_and(of_it));
         self.copy_of(repository, id).is_some() || self.entries.iter().any(deleted)
     }
 
@@ -377,18 +377,9 @@ fn worth_going_on(error: &EngineError) -> bool {
 }
 
 fn failed(manifest: &Manifest, error: &EngineError) -> FailedCopy {
-    let mut reason = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(e) = cause {
-        let text = e.to_string();
-        if !reason.contains(&text) {
-            reason = format!("{reason}: {text}");
-        }
-        cause = e.source();
-    }
     FailedCopy {
         backup: format!("{}@{}", manifest.source, manifest.id),
-        reason,
+        reason: chain(error),
         damaged: matches!(error, EngineError::Damaged { .. } | EngineError::Store(StoreError::NotFound { .. })),
         held: matches!(error, EngineError::Catalog(CatalogError::LeaseHeld { .. })),
     }

@@ -19,6 +19,7 @@ use futures::StreamExt;
 use serde::Serialize;
 
 use crate::context::Context;
+use crate::error::chain;
 use crate::{EngineError, Result};
 
 /// Rows decoded at a time, unless they are wide.
@@ -178,17 +179,6 @@ pub async fn verify_entry(
         operator: ctx.operator.clone(),
     };
     Ok(Some(VerifyReport { source: entry.source.to_string(), check, seconds: 0.0 }))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 type Uses<'a> = HashMap<&'a str, Vec<(&'a Dataset, &'a Part)>>;

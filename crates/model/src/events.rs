@@ -123,6 +123,14 @@ pub struct ReplicaOf {
     pub manifest: Sha256Digest,
 }
 
+impl ReplicaOf {
+    /// Tells whether this is the backup `id` of a repository.
+    #[must_use]
+    pub fn is(&self, repository: &str, id: &BackupId) -> bool {
+        self.repository == repository && &self.id == id
+    }
+}
+
 /// What a fate record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -9,6 +9,8 @@ use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
 };
 
+use crate::error::causes;
+
 /// Makes clients.
 #[derive(Debug, Default)]
 pub(crate) struct Connector;
@@ -26,13 +28,9 @@ struct Client(HttpClient);
 impl HttpService for Client {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         self.0.execute(request).await.map_err(|e| {
-            let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&e);
-            while let Some(error) = cause {
-                if error.to_string().contains("certificate") {
-                    // The one kind that nobody tries again.
-                    return HttpError::new(HttpErrorKind::Decode, e);
-                }
-                cause = error.source();
+            if causes(&e).any(|cause| cause.to_string().contains("certificate")) {
+                // The one kind that nobody tries again.
+                return HttpError::new(HttpErrorKind::Decode, e);
             }
             e
         })

@@ -59,6 +59,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
 const RETRY_FOR: Duration = Duration::from_secs(30);
 /// Sizes of parts that S3 takes, but for the last.
 const PART_SIZES: std::ops::RangeInclusive<u64> = 5 << 20..=1 << 30;
+/// Why az:// reads no file.
+const NO_FILE_FOR_AZURE: &str = "az:// takes its credentials from AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, \
+                                 or from the identity of the machine";
 /// Settings of S3 alone.
 const ONLY_S3: &str = "region, path-style, profile, encryption, kms-key, storage-class and checksums are settings of s3://";
 
@@ -162,10 +165,12 @@ impl Store {
             || options.kms_key.is_some()
             || options.storage_class.is_some()
             || options.checksums.is_some();
-        let (inner, s3): (Arc<dyn ObjectStore>, _) = match scheme {
+        let mut s3_bucket = None;
+        let built: object_store::Result<Arc<dyn ObjectStore>> = match scheme {
             "s3" => {
                 let (store, bucket) = s3(bucket, options, base, &client, retry)?;
-                (Arc::new(store), Some(Arc::new(bucket)))
+                s3_bucket = Some(Arc::new(bucket));
+                Ok(Arc::new(store))
             }
             _ if only_s3 => return Err(ONLY_S3.into()),
             "gs" => {
@@ -176,46 +181,27 @@ impl Store {
                 if let Some(endpoint) = &options.endpoint {
                     builder = builder.with_config(GoogleConfigKey::BaseUrl, endpoint);
                 }
-                (
-                    Arc::new(
-                        builder
-                            .with_http_connector(Connector)
-                            .with_retry(retry)
-                            .with_client_options(client)
-                            .build()
-                            .map_err(|e| e.to_string())?,
-                    ),
-                    None,
-                )
+                let builder = builder.with_http_connector(Connector).with_retry(retry).with_client_options(client);
+                builder.build().map(|store| Arc::new(store) as _)
             }
+            _ if options.credentials_file.is_some() => return Err(NO_FILE_FOR_AZURE.into()),
             _ => {
                 let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket);
-                if options.credentials_file.is_some() {
-                    return Err("az:// takes its credentials from AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or from the identity of the machine".into());
-                }
                 if let Some(endpoint) = &options.endpoint {
                     builder = builder.with_endpoint(endpoint.clone());
                 }
-                (
-                    Arc::new(
-                        builder
-                            .with_http_connector(Connector)
-                            .with_retry(retry)
-                            .with_client_options(client)
-                            .build()
-                            .map_err(|e| e.to_string())?,
-                    ),
-                    None,
-                )
+                let builder = builder.with_http_connector(Connector).with_retry(retry).with_client_options(client);
+                builder.build().map(|store| Arc::new(store) as _)
             }
         };
+        let inner = built.map_err(|e| e.to_string())?;
         let prefix = Path::parse(prefix).map_err(|e| e.to_string())?;
         let class = options.storage_class.clone();
         Ok(Self {
             class,
             retry_for,
             request_timeout: deadline,
-            bucket: s3,
+            bucket: s3_bucket,
             ..Self::new(inner, prefix, format!("{scheme}://{rest}"))
         })
     }

@@ -2,14 +2,15 @@
 //!
 //! Two layers. The HTTP client of `object_store` repeats what is the same request whoever sends it how often: reads, parts of an upload, and whatever
 //! never reached the server or was answered with 408, 429 or 5xx, a few times. Here is what takes longer, and what it may not repeat by itself: a
-//! create-only put whose answer was lost compares what it finds. *Final* is what the server refused (not found, denied, bad request, an untrusted certificate). Pauses grow and are
-//! jittered; a request is given up when `retry-for` has passed since its first failure, and at the latest when the deadline of one request and
-//! `retry-for` have passed since it began. Disks do not heal: local stores try once.
+//! create-only put whose answer was lost compares what it finds. *Final* is what the server refused (not found, denied, bad request, an
+//! untrusted certificate). Pauses grow and are jittered; a request is given up when `retry-for` has passed since its first failure, and at the
+//! latest when the deadline of one request and `retry-for` have passed since it began. Disks do not heal: local stores try once.
 
 use std::time::{Duration, Instant};
 
 use object_store::client::{HttpError, HttpErrorKind};
 
+use crate::error::causes;
 use crate::{Operation, Store};
 
 /// The first pause.
@@ -62,16 +63,14 @@ fn may_help(error: &object_store::Error) -> bool {
     use object_store::Error;
     match error {
         Error::Generic { .. } => {
-            let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-            while let Some(e) = cause {
-                if let Some(http) = e.downcast_ref::<HttpError>() {
-                    // Connections that were never made have been tried again by the HTTP client.
+            for cause in causes(error) {
+                if let Some(http) = cause.downcast_ref::<HttpError>() {
+                    // What could not be decoded, and certificates that are not trusted (`http.rs`).
                     return http.kind() != HttpErrorKind::Decode;
                 }
-                if e.downcast_ref::<std::io::Error>().is_some() {
+                if cause.is::<std::io::Error>() {
                     return false;
                 }
-                cause = e.source();
             }
             let text = error.to_string();
             // One of many deletes was refused: the code tells why, the status of the whole is 200.
@@ -94,14 +93,7 @@ fn may_help(error: &object_store::Error) -> bool {
 
 /// Tells whether nobody was there to be asked.
 fn is_unreachable(error: &object_store::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(e) = cause {
-        if e.downcast_ref::<HttpError>().is_some_and(|http| http.kind() == HttpErrorKind::Connect) {
-            return true;
-        }
-        cause = e.source();
-    }
-    false
+    causes(error).any(|e| e.downcast_ref::<HttpError>().is_some_and(|http| http.kind() == HttpErrorKind::Connect))
 }
 
 /// Tells whether an error is a refusal that the library does not tell from others.

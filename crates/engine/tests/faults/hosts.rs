@@ -10,6 +10,8 @@ use dozo_catalog::{Decision, Fate, LeaseTimes};
 use dozo_engine::{BackupOptions, CatalogError, EngineError, GcOptions, Repository, backup, verify};
 use dozo_model::{Clock, Manifest, Timestamp, Verdict, VerifyLevel};
 use dozo_testkit::{shared, shared_s3};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::world::{Place, Verbs, fresh, nightly};
@@ -27,20 +29,6 @@ impl Clock for Shifted {
     }
 }
 
-/// Numbers that look random and can be had again (Numerical Recipes' LCG).
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-}
-
 /// What a host did.
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 struct Counts {
@@ -55,14 +43,14 @@ struct Counts {
 struct Host {
     verbs: Verbs,
     place: Place,
-    dice: Dice,
+    rng: StdRng,
     counts: Counts,
 }
 
 impl Host {
     async fn round(&mut self, psql: &dyn Fn(&str)) {
         let repository = self.place.open().await.unwrap().with_lease_times(LEASES);
-        match self.dice.below(10) {
+        match self.rng.random_range(0..10) {
             0..6 => {
                 psql("UPDATE b SET i = i + 1");
                 let options = BackupOptions::default();
@@ -143,7 +131,8 @@ async fn host() {
     let (url, tools) = (get("DOZO_HOST_URL"), get("DOZO_HOST_TOOLS"));
     let place = Place::new(&get("DOZO_HOST_ENDPOINT"), &get("DOZO_HOST_PREFIX"), PATIENT);
     let verbs = Verbs::on(&url, tools.clone().into(), Arc::new(Shifted(shift)));
-    let mut host = Host { verbs, place, dice: Dice::new(get("DOZO_HOST_SEED").parse().unwrap()), counts: Counts::default() };
+    let mut host =
+        Host { verbs, place, rng: StdRng::seed_from_u64(get("DOZO_HOST_SEED").parse().unwrap()), counts: Counts::default() };
     let psql = |sql: &str| {
         let status = Command::new(format!("{tools}/psql")).args([&url, "-qc", sql]).status().unwrap();
         assert!(status.success());
@@ -187,17 +176,17 @@ async fn two_hosts_never_damage_a_committed_backup() {
     ];
     let seed = std::env::var("DOZO_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| u64::from(std::process::id()));
     let mut hosts = [start("host-a", 0, seed, rounds, &variables), start("host-b", 600, seed + 1, rounds, &variables)];
-    let (mut dice, mut stops) = (Dice::new(seed + 2), 0);
+    let (mut rng, mut stops) = (StdRng::seed_from_u64(seed + 2), 0);
     loop {
-        tokio::time::sleep(Duration::from_millis(100 + dice.below(600))).await;
-        let victim = usize::try_from(dice.below(2)).unwrap();
+        tokio::time::sleep(Duration::from_millis(rng.random_range(100..700))).await;
+        let victim = rng.random_range(0..2);
         let pid = Pid::from_child(&hosts[victim]);
         if hosts.iter_mut().all(|h| h.try_wait().unwrap().is_some()) {
             break;
         }
         if hosts[victim].try_wait().unwrap().is_none() && kill_process(pid, Signal::STOP).is_ok() {
             stops += 1;
-            tokio::time::sleep(Duration::from_millis(1200 + dice.below(2000))).await;
+            tokio::time::sleep(Duration::from_millis(rng.random_range(1200..3200))).await;
             let _ = kill_process(pid, Signal::CONT);
         }
     }
