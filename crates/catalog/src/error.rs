@@ -162,6 +162,45 @@ pub enum CatalogError {
         /// URL.
         url: String,
     },
+    /// The plan would delete more of a source than its policy lets go at once.
+    #[error(
+        "nothing was deleted: {deletes} of {standing} backups of {source_name} would go, which is more than max-delete = \"{max_delete}%\""
+    )]
+    TooMany {
+        /// Source.
+        source_name: SourceName,
+        /// How many would go.
+        deletes: usize,
+        /// How many there are.
+        standing: usize,
+        /// Percent.
+        max_delete: u8,
+    },
+    /// The time is not believable.
+    #[error("nothing was deleted: this host's clock says {now}, and {reason}")]
+    Clock {
+        /// This host's time.
+        now: dozo_model::Timestamp,
+        /// What contradicts it.
+        reason: String,
+    },
+    /// A plan was made of another repository than the one that is there now.
+    #[error("nothing was deleted: since the plan was made, {reason}")]
+    PlanChanged {
+        /// What has changed.
+        reason: String,
+    },
+    /// The backup is not held.
+    #[error("backup {source_name}@{id} is not held")]
+    NotHeld {
+        /// Source.
+        source_name: SourceName,
+        /// Backup.
+        id: BackupId,
+    },
+    /// The work was stopped.
+    #[error("interrupted")]
+    Cancelled,
     /// A record could not be written as JSON, or a damaged one stands in the repository.
     #[error("`{key}` is not valid: {reason}")]
     Record {
@@ -179,10 +218,13 @@ impl Explain for CatalogError {
             Self::NoRepository { .. }
             | Self::Doomed { .. }
             | Self::NoCreateOnly { .. }
+            | Self::TooMany { .. }
+            | Self::Clock { .. }
             | Self::TooNew { .. }
             | Self::Manifest { source: ManifestError::TooNew { .. } | ManifestError::Aborted, .. } => ErrorClass::Failed,
             Self::NoBackup { .. }
             | Self::NotMarked { .. }
+            | Self::NotHeld { .. }
             | Self::Readable { .. }
             | Self::Ambiguous { .. }
             | Self::BadSelector(_) => ErrorClass::Input,
@@ -192,7 +234,10 @@ impl Explain for CatalogError {
             | Self::Record { .. }
             | Self::UnknownNeeds { .. }
             | Self::NotStored { .. } => ErrorClass::Integrity,
-            Self::LeaseHeld { .. } | Self::Fate { .. } | Self::ParentGone { .. } => ErrorClass::Conflict,
+            Self::LeaseHeld { .. } | Self::Fate { .. } | Self::ParentGone { .. } | Self::PlanChanged { .. } => {
+                ErrorClass::Conflict
+            }
+            Self::Cancelled => ErrorClass::Cancelled,
         }
     }
 
@@ -217,6 +262,11 @@ impl Explain for CatalogError {
             Self::NoCreateOnly { .. } => "DOZO-E5016",
             Self::NotStored { .. } => "DOZO-E5017",
             Self::Readable { .. } => "DOZO-E5018",
+            Self::TooMany { .. } => "DOZO-E5019",
+            Self::Clock { .. } => "DOZO-E5020",
+            Self::PlanChanged { .. } => "DOZO-E5021",
+            Self::NotHeld { .. } => "DOZO-E5022",
+            Self::Cancelled => "DOZO-E5023",
         }
     }
 
@@ -236,9 +286,18 @@ impl Explain for CatalogError {
             Self::LeaseHeld { .. } => "wait for it to end, or use --wait 15min".into(),
             Self::Fate { .. } | Self::ParentGone { .. } => "run the backup again".into(),
             Self::Record { .. } | Self::UnknownNeeds { .. } => "dozo gc plan".into(),
-            Self::Doomed { source_name, .. } | Self::NotMarked { source_name, .. } | Self::Readable { source_name, .. } => {
+            Self::Doomed { source_name, .. }
+            | Self::NotMarked { source_name, .. }
+            | Self::NotHeld { source_name, .. }
+            | Self::Readable { source_name, .. } => {
                 format!("dozo list {source_name}")
             }
+            Self::TooMany { .. } => {
+                "look at it: dozo retention plan; if that is meant: dozo retention apply --max-delete 100%".into()
+            }
+            Self::Clock { .. } => "look at the clock (timedatectl); if it is right: dozo retention apply --trust-clock".into(),
+            Self::PlanChanged { .. } => "dozo retention plan".into(),
+            Self::Cancelled => return None,
             Self::NotStored { .. } => "do not trust this store: run `dozo verify --all`, and look at its own logs".into(),
             Self::NoCreateOnly { .. } => {
                 "if one host alone writes to it, name that host: [repository] only-host = \"HOST\"".into()

@@ -25,6 +25,17 @@ pub enum Fate {
     Doomed(FateRecord),
 }
 
+impl Fate {
+    /// Returns the mark that can be taken back, if there is one.
+    #[must_use]
+    pub fn mark(&self) -> Option<&FateRecord> {
+        match self {
+            Self::Marked(record) => Some(record),
+            _ => None,
+        }
+    }
+}
+
 /// What the records about a backup say.
 #[derive(Debug)]
 pub(crate) struct Fates {

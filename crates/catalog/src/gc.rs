@@ -115,20 +115,29 @@ impl Repository {
         Ok(self.survey(options).await?.plan)
     }
 
-    /// Dooms due marks, aborts abandoned backups, and deletes what nothing needs.
+    /// Makes sure that this host may delete something in this store.
+    pub(crate) fn may_delete(&self, options: &GcOptions) -> Result<()> {
+        if !self.marker().create_only && options.only_host.as_deref() != Some(this_host().as_str()) {
+            return Err(CatalogError::NoCreateOnly { url: self.store().url().to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Dooms due marks that nobody holds, aborts abandoned backups, and deletes what nothing needs.
     ///
     /// # Errors
     /// [`CatalogError::UnknownNeeds`], [`CatalogError::NoCreateOnly`], or what the store says; what was deleted by then was garbage.
     pub async fn gc_apply(&self, options: &GcOptions, operator: &Operator) -> Result<GcDone> {
-        if !self.marker().create_only && options.only_host.as_deref() != Some(this_host().as_str()) {
-            return Err(CatalogError::NoCreateOnly { url: self.store().url().to_owned() });
-        }
+        self.may_delete(options)?;
         let plan = self.gc_plan(options).await?;
-        refuse_unknown(&plan)?;
+        refuse_unknown(&plan.unreadable)?;
         let mut done = GcDone::default();
         let decision = |reason| Decision { operator, at: options.now, reason };
         for backup in plan.marked.iter().filter(|m| m.due.is_some_and(|due| due <= options.now)) {
             let (source, id) = (&backup.source, &backup.id);
+            if self.undo_if_held(source, id, operator, options.now).await? {
+                continue;
+            }
             match self.doom(source, id, &decision("its time to be taken back is over")).await {
                 Ok(true) => done.doomed.push(format!("{source}@{id}")),
                 // Somebody took it back.
@@ -143,7 +152,7 @@ impl Repository {
             }
         }
         let survey = self.survey(options).await?;
-        refuse_unknown(&survey.plan)?;
+        refuse_unknown(&survey.plan.unreadable)?;
         for object in &survey.garbage {
             self.store().delete(&object.key).await?;
             done.objects += 1;
@@ -159,9 +168,9 @@ impl Repository {
     }
 }
 
-fn refuse_unknown(plan: &GcPlan) -> Result<()> {
-    match plan.unreadable.first() {
+pub(crate) fn refuse_unknown(unreadable: &[String]) -> Result<()> {
+    match unreadable.first() {
         None => Ok(()),
-        Some(first) => Err(CatalogError::UnknownNeeds { count: plan.unreadable.len(), first: first.clone() }),
+        Some(first) => Err(CatalogError::UnknownNeeds { count: unreadable.len(), first: first.clone() }),
     }
 }

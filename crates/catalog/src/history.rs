@@ -5,34 +5,36 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use dozo_model::{Acceptance, BackupId, CheckEvent, Dataset, Manifest, QualifiedName, SourceName, Timestamp, VerifyLevel};
+use dozo_model::{
+    Acceptance, BackupId, CheckEvent, Dataset, HoldRecord, Manifest, ManifestForm, QualifiedName, SourceName, Timestamp,
+    VerifyLevel,
+};
 use dozo_store::{Layout, PutOutcome};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::repository::{BackupState, Repository, from_json, to_json};
+use crate::repository::{BackupState, Beside, FETCHES, Repository, from_json, to_json};
 use crate::{CatalogError, Result};
-
-/// Records fetched at the same time.
-const FETCHES: usize = 16;
 
 /// A committed backup with everything that stands beside its manifest.
 #[derive(Debug, Clone)]
-pub struct BackupRecord {
+pub struct BackupRecord<M = Manifest> {
     /// Manifest.
-    pub manifest: Box<Manifest>,
+    pub manifest: Box<M>,
     /// Checks, oldest first.
     pub checks: Vec<CheckEvent>,
     /// Somebody took it for good although it is suspect.
     pub accepted: Option<Acceptance>,
+    /// What was said about keeping it, oldest first.
+    pub holds: Vec<HoldRecord>,
     /// What stands beside the manifest cannot be read: nothing is known about the backup's checks.
     pub damaged: Option<String>,
 }
 
-impl BackupRecord {
+impl<M: ManifestForm> BackupRecord<M> {
     /// Tells whether the backup may be relied on: complete, not suspect (or accepted), no open finding.
     #[must_use]
     pub fn good(&self) -> bool {
-        self.manifest.complete
+        self.manifest.complete()
             && self.damaged.is_none()
             && (!self.manifest.suspect() || self.accepted.is_some())
             && Repository::open_findings(&self.checks).is_empty()
@@ -41,7 +43,7 @@ impl BackupRecord {
     /// Returns the word for its state.
     #[must_use]
     pub fn state(&self) -> &'static str {
-        match (self.manifest.complete, self.manifest.suspect()) {
+        match (self.manifest.complete(), self.manifest.suspect()) {
             (false, _) => "partial",
             (true, true) if self.accepted.is_none() => "suspect",
             (true, _) => "complete",
@@ -117,11 +119,11 @@ impl Repository {
     /// What the store says. A manifest that cannot be read is left out: `list` and `verify` show it.
     pub async fn history(&self, source: &SourceName) -> Result<History> {
         let committed = self.backups(Some(source)).await?.into_iter().filter_map(|e| match e.state {
-            BackupState::Committed(manifest) => Some(manifest),
+            BackupState::Committed(manifest) => Some((manifest, e.beside)),
             _ => None,
         });
         let mut records: Vec<BackupRecord> = futures::stream::iter(committed)
-            .map(|manifest| async move { self.record(manifest).await })
+            .map(|(manifest, beside)| self.record_with(manifest, beside))
             .buffered(FETCHES)
             .try_collect()
             .await?;
@@ -133,20 +135,27 @@ impl Repository {
     ///
     /// # Errors
     /// What the store says.
-    pub async fn record(&self, manifest: Box<Manifest>) -> Result<BackupRecord> {
-        let beside = async {
-            let checks = self.checks(&manifest.source, &manifest.id).await?;
-            let accepted = if manifest.suspect() { self.acceptance(&manifest.source, &manifest.id).await? } else { None };
-            Ok((checks, accepted))
+    pub async fn record<M: ManifestForm>(&self, manifest: Box<M>) -> Result<BackupRecord<M>> {
+        let beside = self.beside(manifest.source(), manifest.id()).await?;
+        self.record_with(manifest, beside).await
+    }
+
+    /// As [`Repository::record`], where it was listed already.
+    pub(crate) async fn record_with<M: ManifestForm>(&self, manifest: Box<M>, beside: Beside) -> Result<BackupRecord<M>> {
+        let read = async {
+            let mut checks: Vec<CheckEvent> = self.records(&beside.checks).await?;
+            checks.sort_by_key(|c| c.at);
+            let suspect = manifest.suspect() && beside.accepted;
+            let accepted = if suspect { self.acceptance(manifest.source(), manifest.id()).await? } else { None };
+            Ok((checks, accepted, self.records(&beside.holds).await?))
         };
-        match beside.await {
-            Ok((checks, accepted)) => Ok(BackupRecord { manifest, checks, accepted, damaged: None }),
+        let (checks, accepted, holds, damaged) = match read.await {
+            Ok((checks, accepted, holds)) => (checks, accepted, holds, None),
             // One damaged record must not keep the next backup from being made.
-            Err(e @ CatalogError::Record { .. }) => {
-                Ok(BackupRecord { manifest, checks: vec![], accepted: None, damaged: Some(e.to_string()) })
-            }
-            Err(e) => Err(e),
-        }
+            Err(e @ CatalogError::Record { .. }) => (Vec::new(), None, Vec::new(), Some(e.to_string())),
+            Err(e) => return Err(e),
+        };
+        Ok(BackupRecord { manifest, checks, accepted, holds, damaged })
     }
 
     async fn acceptance(&self, source: &SourceName, id: &BackupId) -> Result<Option<Acceptance>> {

@@ -1,4 +1,4 @@
-//! The repository: open or make it, begin and commit backups, load them, leases, checks, garbage.
+//! The repository: open or make it, begin and commit backups, load them, leases, checks, retention, garbage.
 //!
 //! Place in the flow: store → **catalog** → engine. *Layout*: `docs/format.md`. *Ordering*: an intent before the first
 //! object, the manifest after the last one; what no manifest names does not exist. *Invariants*: every put is
@@ -13,6 +13,7 @@ mod holder;
 mod lease;
 mod repository;
 mod resolve;
+mod retention;
 mod survey;
 
 pub use error::CatalogError;
@@ -23,5 +24,9 @@ pub use holder::{this_host, this_process};
 pub use lease::{BrokenLease, Lease, LeaseTimes};
 pub use repository::{BackupEntry, BackupState, Repository, tool};
 pub use resolve::BackupSelector;
+pub use retention::{
+    Action, BackupFacts, BackupKind, Facts, Hold, Incarnation, Kept, Mark, Plan, RetentionDone, RetentionOptions, SegmentRange,
+    SourcePlan, Verdict, WalPlan, WalRun, plan,
+};
 
 type Result<T> = std::result::Result<T, CatalogError>;

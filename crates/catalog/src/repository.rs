@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use dozo_model::{
-    Ability, BackupId, CheckEvent, Clock, FORMAT_VERSION, Finding, Intent, Manifest, ManifestError, RepositoryMarker, SourceName,
-    Tool, Verdict, VerifyLevel, random_suffix,
+    Ability, BackupId, CheckEvent, Clock, FORMAT_VERSION, Finding, Intent, Manifest, ManifestError, ManifestForm,
+    RepositoryMarker, SourceName, Tool, Verdict, VerifyLevel, random_suffix,
 };
-use dozo_store::{Layout, PutOutcome, Store};
+use dozo_store::{Layout, ObjectInfo, PutOutcome, Store};
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,7 +17,7 @@ use crate::lease::LeaseTimes;
 use crate::{CatalogError, Result};
 
 /// Manifests fetched at the same time.
-const FETCHES: usize = 16;
+pub(crate) const FETCHES: usize = 16;
 
 /// An opened repository. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -27,26 +27,76 @@ pub struct Repository {
     lease_times: LeaseTimes,
 }
 
-/// What stands under one backup's folder.
+/// What stands under one backup's folder; of its manifest all, or the head.
 #[derive(Debug, Clone)]
-pub struct BackupEntry {
+pub struct BackupEntry<M = Manifest> {
     /// Source.
     pub source: SourceName,
     /// Id.
     pub id: BackupId,
     /// State.
-    pub state: BackupState,
+    pub state: BackupState<M>,
     /// What is to become of it.
     pub fate: Fate,
     /// Why that is not known: nobody may delete anything then.
     pub fate_unknown: Option<String>,
+    /// What was listed beside it.
+    pub(crate) beside: Beside,
+}
+
+impl<M: ManifestForm> BackupEntry<M> {
+    /// A backup that was committed a moment ago.
+    #[must_use]
+    pub fn committed(manifest: M) -> Self {
+        Self {
+            source: manifest.source().clone(),
+            id: manifest.id().clone(),
+            state: BackupState::Committed(Box::new(manifest)),
+            fate: Fate::Stands,
+            fate_unknown: None,
+            beside: Beside::default(),
+        }
+    }
+}
+
+/// What is listed beside a manifest.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Beside {
+    /// Numbers of its fates.
+    pub(crate) fates: Vec<u32>,
+    /// Keys of its checks.
+    pub(crate) checks: Vec<String>,
+    /// Keys of its holds.
+    pub(crate) holds: Vec<String>,
+    /// Somebody accepted it.
+    pub(crate) accepted: bool,
+}
+
+impl Beside {
+    /// Tells whether there is something that only committed backups have.
+    pub(crate) fn has_events(&self) -> bool {
+        self.accepted || !self.fates.is_empty() || !self.checks.is_empty() || !self.holds.is_empty()
+    }
+
+    fn add(&mut self, object: ObjectInfo) {
+        let name = object.key.splitn(4, '/').nth(3).unwrap_or_default();
+        if let Some(n) = fate_number(&object.key) {
+            self.fates.push(n);
+        } else if name == "accepted.json" {
+            self.accepted = true;
+        } else if name.starts_with("checks/") {
+            self.checks.push(object.key);
+        } else if name.starts_with("holds/") {
+            self.holds.push(object.key);
+        }
+    }
 }
 
 /// State of a backup.
 #[derive(Debug, Clone)]
-pub enum BackupState {
+pub enum BackupState<M = Manifest> {
     /// Its manifest stands.
-    Committed(Box<Manifest>),
+    Committed(Box<M>),
     /// It has an intent and no manifest: running, or killed.
     Uncommitted(Option<Box<Intent>>),
     /// Somebody took its manifest key to abort it.
@@ -244,38 +294,64 @@ impl Repository {
     /// # Errors
     /// What the store says.
     pub async fn backups(&self, source: Option<&SourceName>) -> Result<Vec<BackupEntry>> {
+        self.entries(source).await
+    }
+
+    /// Loads the backups of one source or of all, with all of their manifests or the heads.
+    pub(crate) async fn entries<M: ManifestForm>(&self, source: Option<&SourceName>) -> Result<Vec<BackupEntry<M>>> {
+        let listed = self.listed(source).await?;
+        futures::stream::iter(listed).map(|one| self.entry(one)).buffered(FETCHES).try_collect().await
+    }
+
+    /// Lists what stands beside each backup of one source or of all, oldest first.
+    pub(crate) async fn listed(&self, source: Option<&SourceName>) -> Result<Vec<(SourceName, BackupId, Beside)>> {
         let sources = match source {
             Some(one) => vec![one.clone()],
             None => self.sources().await?,
         };
-        let mut wanted = Vec::new();
+        let mut listed = Vec::new();
         for source in sources {
             // One listing for all: a doom that comes later than it is not known here, so nothing is deleted because of it.
-            let mut found: BTreeMap<BackupId, Vec<u32>> = BTreeMap::new();
+            let mut found: BTreeMap<BackupId, Beside> = BTreeMap::new();
             for object in self.store.list(&Layout::source(&source)).await? {
                 if let Some(id) = object.key.split('/').nth(2).and_then(|id| BackupId::parse(id).ok()) {
-                    found.entry(id).or_default().extend(fate_number(&object.key));
+                    found.entry(id).or_default().add(object);
                 }
             }
-            wanted.extend(found.into_iter().map(|(id, fates)| (source.clone(), id, fates)));
+            listed.extend(found.into_iter().map(|(id, beside)| (source.clone(), id, beside)));
         }
-        futures::stream::iter(wanted)
-            .map(|(source, id, fates)| async move {
-                let fates = self.fates_of(&source, &id, fates).await?;
-                let (fate, fate_unknown) = (fates.fate.clone(), fates.unknown.as_ref().map(ToString::to_string));
-                let state = self.state_of(&source, &id, self.read_manifest(&source, &id, fates).await).await?;
-                Ok::<_, CatalogError>(BackupEntry { source, id, state, fate, fate_unknown })
-            })
-            .buffered(FETCHES)
-            .try_collect()
-            .await
+        Ok(listed)
+    }
+
+    /// Lists what stands beside one backup.
+    pub(crate) async fn beside(&self, source: &SourceName, id: &BackupId) -> Result<Beside> {
+        let mut beside = Beside::default();
+        for object in self.store.list(&Layout::backup(source, id)).await? {
+            beside.add(object);
+        }
+        Ok(beside)
+    }
+
+    pub(crate) async fn entry<M: ManifestForm>(
+        &self,
+        (source, id, beside): (SourceName, BackupId, Beside),
+    ) -> Result<BackupEntry<M>> {
+        let fates = self.fates_of(&source, &id, beside.fates.clone()).await?;
+        let (fate, fate_unknown) = (fates.fate.clone(), fates.unknown.as_ref().map(ToString::to_string));
+        let state = self.state_of(&source, &id, self.read_manifest(&source, &id, fates).await).await?;
+        Ok(BackupEntry { source, id, state, fate, fate_unknown, beside })
     }
 
     pub(crate) async fn state(&self, source: &SourceName, id: &BackupId) -> Result<BackupState> {
         self.state_of(source, id, self.fates_and_manifest(source, id).await).await
     }
 
-    async fn state_of(&self, source: &SourceName, id: &BackupId, read: Result<(Fates, Manifest)>) -> Result<BackupState> {
+    async fn state_of<M: ManifestForm>(
+        &self,
+        source: &SourceName,
+        id: &BackupId,
+        read: Result<(Fates, M)>,
+    ) -> Result<BackupState<M>> {
         match read {
             Err(CatalogError::Doomed { reason, .. }) => Ok(BackupState::Doomed(reason)),
             Ok((_, manifest)) => Ok(BackupState::Committed(Box::new(manifest))),
@@ -307,7 +383,7 @@ impl Repository {
         self.read_manifest(source, id, self.fates(source, id).await?).await
     }
 
-    async fn read_manifest(&self, source: &SourceName, id: &BackupId, fates: Fates) -> Result<(Fates, Manifest)> {
+    async fn read_manifest<M: ManifestForm>(&self, source: &SourceName, id: &BackupId, fates: Fates) -> Result<(Fates, M)> {
         if let Fate::Doomed(record) = fates.fate {
             return Err(doomed(source, id, record));
         }
@@ -319,17 +395,17 @@ impl Repository {
                 _ => Err(CatalogError::NoBackup { selector: format!("{source}@{id}") }),
             };
         };
-        let manifest = Manifest::from_bytes(&bytes).map_err(|e| CatalogError::Manifest {
+        let manifest = M::from_bytes(&bytes).map_err(|e| CatalogError::Manifest {
             source_name: source.clone(),
             id: id.clone(),
             source: e,
         })?;
         let misplaced = |found: String| CatalogError::Misplaced { source_name: source.clone(), id: id.clone(), found };
-        if &manifest.id != id || &manifest.source != source {
-            return Err(misplaced(format!("{}@{}", manifest.source, manifest.id)));
+        if manifest.id() != id || manifest.source() != source {
+            return Err(misplaced(format!("{}@{}", manifest.source(), manifest.id())));
         }
-        if let Some(foreign) = manifest.objects.iter().find(|o| !Layout::may_name(source, id, &o.key)) {
-            return Err(misplaced(format!("a backup that names `{}`", foreign.key)));
+        if let Some(foreign) = manifest.keys().find(|key| !Layout::may_name(source, id, key)) {
+            return Err(misplaced(format!("a backup that names `{foreign}`")));
         }
         Ok((fates, manifest))
     }
@@ -339,15 +415,32 @@ impl Repository {
     /// # Errors
     /// What the store says, or a damaged record.
     pub async fn checks(&self, source: &SourceName, id: &BackupId) -> Result<Vec<CheckEvent>> {
-        let mut checks: Vec<CheckEvent> = Vec::new();
-        for object in self.store.list(&Layout::checks(source, id)).await? {
-            // Gone since it was listed: the backup is being deleted.
-            if let Some(bytes) = self.store.get_opt(&object.key).await? {
-                checks.push(from_json(&object.key, &bytes)?);
-            }
-        }
+        let mut checks: Vec<CheckEvent> = self.records(&self.beside(source, id).await?.checks).await?;
         checks.sort_by_key(|c| c.at);
         Ok(checks)
+    }
+
+    /// Reads records by their keys. One that is gone since it was listed is left out: its backup is being deleted.
+    pub(crate) async fn records<T: DeserializeOwned>(&self, keys: &[String]) -> Result<Vec<T>> {
+        let mut found = Vec::new();
+        for key in keys {
+            if let Some(bytes) = self.store.get_opt(key).await? {
+                found.push(from_json(key, &bytes)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Puts a record behind those of a folder.
+    pub(crate) async fn append(&self, folder: &str, record: &impl Serialize) -> Result<()> {
+        let mut n = self.store.list(folder).await?.len();
+        loop {
+            let key = format!("{folder}/{n:06}.json");
+            if self.store.put_new(&key, to_json(&key, record)?).await? == PutOutcome::Created {
+                return Ok(());
+            }
+            n += 1;
+        }
     }
 
     /// Adds the result of a check beside the manifest.
@@ -355,15 +448,7 @@ impl Repository {
     /// # Errors
     /// What the store says.
     pub async fn record_check(&self, source: &SourceName, check: &CheckEvent) -> Result<()> {
-        let folder = Layout::checks(source, &check.backup);
-        let mut n = self.store.list(&folder).await?.len();
-        loop {
-            let key = format!("{folder}/{n:06}.json");
-            if self.store.put_new(&key, to_json(&key, check)?).await? == PutOutcome::Created {
-                return Ok(());
-            }
-            n += 1;
-        }
+        self.append(&Layout::checks(source, &check.backup), check).await
     }
 
     /// Returns the newest check of each backup at or above a level that ran to its end, and its open findings.

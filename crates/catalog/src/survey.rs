@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-use dozo_model::{BackupId, FORMAT_VERSION, LeaseRecord, SourceName, Timestamp};
+use dozo_model::{BackupId, FORMAT_VERSION, LeaseRecord, ManifestForm, ManifestHead, SourceName, Timestamp};
 use dozo_store::{Layout, ObjectInfo, StoreError};
 
 use crate::Result;
@@ -39,7 +39,7 @@ type Beside = BTreeMap<(SourceName, BackupId), Vec<ObjectInfo>>;
 impl Repository {
     pub(crate) async fn survey(&self, options: &GcOptions) -> Result<Survey> {
         let data = self.store().list(Layout::DATA).await?;
-        let entries = self.backups(None).await?;
+        let entries = self.entries::<ManifestHead>(None).await?;
         let mut survey = Survey::default();
         let beside = survey.beside(self.store().list(Layout::BACKUPS).await?);
         let known: HashSet<(&SourceName, &BackupId)> = entries.iter().map(|e| (&e.source, &e.id)).collect();
@@ -49,9 +49,9 @@ impl Repository {
         let mut named: HashSet<&str> = HashSet::new();
         for entry in &entries {
             let BackupState::Committed(manifest) = &entry.state else { continue };
-            named.extend(manifest.objects.iter().map(|o| o.key.as_str()));
+            named.extend(manifest.keys());
             parents.extend(manifest.parent.clone());
-            parents.extend(manifest.objects.iter().filter_map(|o| Layout::owner(&o.key)));
+            parents.extend(manifest.keys().filter_map(Layout::owner));
         }
         for entry in &entries {
             let own = beside.get(&(entry.source.clone(), entry.id.clone())).map_or(&[][..], Vec::as_slice);
@@ -78,7 +78,12 @@ impl Repository {
 
     /// Tells whether a backup without a manifest is to be waited for. Being wrong costs work, never an object that a committed
     /// backup names.
-    async fn uncommitted(&self, entry: &BackupEntry, own: &[ObjectInfo], options: &GcOptions) -> Result<Uncommitted> {
+    async fn uncommitted(
+        &self,
+        entry: &BackupEntry<ManifestHead>,
+        own: &[ObjectInfo],
+        options: &GcOptions,
+    ) -> Result<Uncommitted> {
         let BackupState::Uncommitted(intent) = &entry.state else { return Ok(Uncommitted::Aborted) };
         // Whoever holds the lease for it works on it; it may be another process than the one that began it.
         let (_, lease) = self.newest_lease(&entry.source).await?;
@@ -146,7 +151,13 @@ impl Survey {
     }
 
     /// Decides what a backup is, and what beside it may go.
-    fn classify(&mut self, entry: &BackupEntry, own: &[ObjectInfo], uncommitted: Option<Uncommitted>, parent: bool) {
+    fn classify(
+        &mut self,
+        entry: &BackupEntry<ManifestHead>,
+        own: &[ObjectInfo],
+        uncommitted: Option<Uncommitted>,
+        parent: bool,
+    ) {
         let (source, id) = (entry.source.clone(), entry.id.clone());
         if let (Some(why), false) = (&entry.fate_unknown, matches!(entry.state, BackupState::Unreadable(_))) {
             self.plan.unreadable.push(format!("the fate of {source}@{id} is not known: {why}"));
@@ -177,7 +188,8 @@ impl Survey {
             }
             BackupState::Uncommitted(_) => {
                 // A check, an acceptance, a fate or a child: it was committed, and its manifest is lost, unless it came since.
-                let is_event = |key: &str| ["/checks/", "/accepted.json", "/fate-"].iter().any(|part| key.contains(part));
+                let is_event =
+                    |key: &str| ["/checks/", "/holds/", "/accepted.json", "/fate-"].iter().any(|part| key.contains(part));
                 let events = own.iter().any(|o| is_event(&o.key));
                 let committed_since = own.iter().any(|o| o.key.ends_with("/manifest.json"));
                 if (events || parent) && !committed_since {

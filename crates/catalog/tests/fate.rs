@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dozo_catalog::{BackupState, CatalogError, Decision, Fate, GcOptions, Repository, this_process};
-use dozo_model::{BackupId, FixedClock, Intent, Manifest, ManifestError, ObjectRef, Operator, Sha256Digest, Timestamp};
+use dozo_model::{
+    BackupId, FixedClock, Intent, Manifest, ManifestError, ManifestForm, ObjectRef, Operator, Sha256Digest, Timestamp,
+};
 use dozo_store::{Intercept, Interference, Operation, Request, Store};
 
 fn at(text: &str) -> Timestamp {

@@ -16,7 +16,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use dozo_catalog::{BackupState, Decision, GcOptions, Repository};
 use dozo_model::{
-    BackupId, FORMAT_VERSION, FixedClock, Intent, LeaseHolder, Manifest, ObjectRef, Operator, Sha256Digest, SourceName, Timestamp,
+    BackupId, FORMAT_VERSION, FixedClock, Intent, LeaseHolder, Manifest, ManifestForm, ObjectRef, Operator, Sha256Digest,
+    SourceName, Timestamp,
 };
 use dozo_store::{Intercept, Interference, Operation, Request, Store};
 use futures::FutureExt;

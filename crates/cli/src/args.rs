@@ -1,9 +1,11 @@
 //! The command line. A doc comment here is the help text.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dozo_model::{ByteSize, Percent, Span, Timestamp, VerifyLevel};
+use jiff::civil::Date;
 
 /// Backs up Postgres into open formats, proves that it arrived, and gives it back
 #[derive(Debug, Parser)]
@@ -66,6 +68,12 @@ pub(crate) enum Verb {
     Compare(Compare),
     /// Compute fingerprints of live tables in the server
     Fingerprint(Fingerprint),
+    /// Keep what the tiers promise, let go what they do not
+    Retention(Retention),
+    /// Keep a backup whatever the tiers say; without one, list what is held
+    Hold(HoldArgs),
+    /// The servers that backups came from
+    Source(SourceArgs),
     /// Find what belongs to no backup
     Gc(Gc),
     /// Print shell completions
@@ -134,6 +142,35 @@ pub(crate) struct Backup {
     /// Memory of the run (like 128MB); fewer workers are used where it is too little
     #[arg(long, value_name = "SIZE", value_parser = positive_size)]
     pub(crate) memory: Option<ByteSize>,
+    /// Keep it whatever the tiers say, and write down why (like "before migration 42")
+    #[arg(long, value_name = "REASON")]
+    pub(crate) hold: Option<String>,
+    /// Until when it is held: a date (through that day), a time, or a span from now (like 90d)
+    #[arg(long, value_name = "WHEN", requires = "hold")]
+    pub(crate) until: Option<Until>,
+}
+
+/// The end of something, as people write it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Until {
+    /// Through this day, by the clock of the configuration.
+    Day(Date),
+    /// This instant.
+    Instant(Timestamp),
+    /// So long from now.
+    Span(Span),
+}
+
+impl FromStr for Until {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let day = text.parse().map(Self::Day).ok().filter(|_| !text.contains(['T', ' ']));
+        let instant = || text.parse().map(Self::Instant).ok();
+        let span = || text.parse().map(Self::Span).ok();
+        let found = day.or_else(instant).or_else(span);
+        found.ok_or_else(|| format!("`{text}` is not a date (2027-03-31), a time (2027-03-31T12:00:00Z) or a span (90d)"))
+    }
 }
 
 fn positive_size(text: &str) -> Result<ByteSize, String> {
@@ -347,6 +384,93 @@ pub(crate) struct Fingerprint {
     /// Print the SQL instead of running it
     #[arg(long)]
     pub(crate) sql: bool,
+}
+
+/// `dozo retention`
+#[derive(Debug, Args)]
+pub(crate) struct Retention {
+    /// What to do [default: plan]
+    #[command(subcommand)]
+    pub(crate) verb: Option<RetentionVerb>,
+}
+
+/// Verbs of `retention`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RetentionVerb {
+    /// Say what stays, what goes, why, and when; change nothing
+    Plan {
+        /// Only this source (repeatable)
+        #[arg(value_name = "SOURCE")]
+        sources: Vec<String>,
+    },
+    /// Mark what is to go, and delete what was marked long enough ago
+    Apply {
+        /// Only if the plan in this file (`dozo --json retention plan`) still stands
+        #[arg(long, value_name = "FILE")]
+        plan: Option<PathBuf>,
+        /// Let so many of a source's backups go at once [default: max-delete of the policy, 50%]
+        #[arg(long, value_name = "SHARE")]
+        max_delete: Option<Percent>,
+        /// The clock of this host is right, whatever speaks against it
+        #[arg(long)]
+        trust_clock: bool,
+    },
+    /// Take a mark back: the backup stays, and is held
+    Undo {
+        /// SOURCE@ID, or a unique prefix of an id
+        #[arg(value_name = "BACKUP")]
+        backup: String,
+        /// Why
+        #[arg(long, value_name = "TEXT", default_value = "taken back by retention undo")]
+        reason: String,
+        /// Until when it is held: a date (through that day), a time, or a span from now (like 90d)
+        #[arg(long, value_name = "WHEN")]
+        until: Option<Until>,
+    },
+}
+
+/// `dozo hold`
+#[derive(Debug, Args)]
+pub(crate) struct HoldArgs {
+    /// SOURCE@latest, SOURCE@ID, or a unique prefix of an id
+    #[arg(value_name = "BACKUP")]
+    pub(crate) backup: Option<String>,
+    /// Why
+    #[arg(long, value_name = "TEXT", requires = "backup")]
+    pub(crate) reason: Option<String>,
+    /// Until when: a date (through that day), a time, or a span from now (like 90d) [default: until it is released]
+    #[arg(long, value_name = "WHEN", requires = "reason")]
+    pub(crate) until: Option<Until>,
+    /// Release it: the tiers decide about it again
+    #[arg(long, requires = "backup", conflicts_with = "until")]
+    pub(crate) release: bool,
+}
+
+/// `dozo source`
+#[derive(Debug, Args)]
+pub(crate) struct SourceArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) verb: SourceVerb,
+}
+
+/// Verbs of `source`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SourceVerb {
+    /// List the servers that the backups of each source came from
+    List,
+    /// Say that servers of a source continue each other, as after an upgrade by dump and restore: their backups are counted together
+    Rebind {
+        /// Source
+        #[arg(value_name = "SOURCE")]
+        source: String,
+        /// Only these servers, by their system identifiers [default: all of the source]
+        #[arg(value_name = "SERVER")]
+        servers: Vec<String>,
+        /// Why
+        #[arg(long, value_name = "TEXT", default_value = "the one continues the other")]
+        reason: String,
+    },
 }
 
 /// `dozo gc`

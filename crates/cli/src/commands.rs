@@ -6,11 +6,14 @@ mod check;
 mod compare;
 mod fingerprint;
 mod gc;
+mod hold;
 mod init;
 mod list;
 mod replicate;
 mod restore;
+mod retention;
 mod show;
+mod source;
 mod status;
 mod verify;
 
@@ -72,6 +75,9 @@ pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken, up
         Verb::Restore(args) => restore::run(&session, args).await,
         Verb::Compare(args) => compare::run(&session, args).await,
         Verb::Fingerprint(args) => fingerprint::run(&session, args).await,
+        Verb::Retention(args) => retention::run(&session, args).await,
+        Verb::Hold(args) => hold::run(&session, args).await,
+        Verb::Source(args) => source::run(&session, args).await,
         Verb::Gc(args) => gc::run(&session, args).await,
         Verb::Completions { shell } => {
             let mut text = Vec::new();

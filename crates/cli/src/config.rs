@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use dozo_engine::{RepositorySettings, SourceSettings};
-use dozo_model::SourceName;
+use dozo_model::{RetentionPolicy, SourceName};
 
 /// A configuration, resolved.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +22,8 @@ pub(crate) struct Config {
     pub(crate) repository: RepositorySettings,
     /// `[source.*]`, in the file's order.
     pub(crate) sources: Vec<SourceSettings>,
+    /// `[retention]`: what is kept of sources that are not in the file any more.
+    pub(crate) retention: RetentionPolicy,
 }
 
 /// Something wrong in the file.
@@ -110,6 +112,11 @@ impl Config {
             s.databases.is_some() && name.strip_prefix(s.name.as_str()).is_some_and(|rest| rest.starts_with('-'))
         };
         self.source(name).or_else(|| self.sources.iter().find(cluster))
+    }
+
+    /// Returns what is kept of a source.
+    pub(crate) fn policy(&self, name: &SourceName) -> &RetentionPolicy {
+        self.owner(name.as_str()).map_or(&self.retention, |s| &s.retention)
     }
 
     /// Returns the names of all sources.

@@ -25,6 +25,10 @@ pub(crate) enum Usage {
     UnknownReplica,
     /// A replica is only filled by copies.
     BackupToReplica,
+    /// The file of a plan cannot be used.
+    PlanFile,
+    /// No backup came from that server.
+    UnknownServer,
 }
 
 impl Usage {
@@ -37,6 +41,8 @@ impl Usage {
             Self::LogFile => "DOZO-E1010",
             Self::UnknownReplica => "DOZO-E1011",
             Self::BackupToReplica => "DOZO-E1012",
+            Self::PlanFile => "DOZO-E1013",
+            Self::UnknownServer => "DOZO-E1014",
         }
     }
 }

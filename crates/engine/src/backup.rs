@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use dozo_catalog::{History, Repository, this_process, tool};
 use dozo_model::{
-    ALGORITHM, BackupId, Dataset, FORMAT_VERSION, Intent, LeftOut, Manifest, ObjectRef, QualifiedName, RowVersions,
+    ALGORITHM, BackupId, Dataset, FORMAT_VERSION, Intent, LeftOut, Manifest, ManifestForm, ObjectRef, QualifiedName, RowVersions,
     ServerIdentity, Settings, Sha256Digest, SourceMatch, Stage, Timestamp, human_duration,
 };
 use dozo_postgres::{

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dozo_catalog::Repository;
-use dozo_model::{ByteSize, Clock, Operator, Profile, Progress, SourceName};
+use dozo_model::{ByteSize, Clock, Operator, Profile, Progress, RetentionPolicy, SourceName};
 use dozo_postgres::{ConnInfo, ToolChoice, UrlRef};
 use dozo_store::{Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
@@ -142,6 +142,8 @@ pub struct SourceSettings {
     pub profile: Profile,
     /// Columns of types that nobody can load, which are exported as text nevertheless: `schema.table.column`.
     pub text_only: Vec<String>,
+    /// What is kept of it.
+    pub retention: RetentionPolicy,
     /// Whether a database without an encoding is refused where it has texts, instead of kept as bytes.
     pub refuse_unknown_encoding: bool,
 }

@@ -44,7 +44,8 @@ pub use verify::{VerifyReport, verify, verify_entry};
 
 // What the binary needs from the crates below.
 pub use dozo_catalog::{
-    BackupEntry, BackupSelector, BackupState, CatalogError, Decision, GcDone, GcOptions, GcPlan, Repository, Uncommitted,
+    Action, BackupEntry, BackupSelector, BackupState, CatalogError, Decision, Facts, GcDone, GcOptions, GcPlan, Hold,
+    Incarnation, Plan, Repository, RetentionDone, RetentionOptions, SourcePlan, Uncommitted, Verdict, plan as retention_plan,
     this_host, tool,
 };
 pub use dozo_postgres::{ConnInfo, PgError, ToolChoice, UrlRef};

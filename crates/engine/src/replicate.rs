@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dozo_catalog::{BackupEntry, BackupState, CatalogError, Decision, Fate, Repository};
-use dozo_model::{BackupId, Manifest, ReplicaOf, Sha256Digest, SourceName, Stage, Timestamp};
+use dozo_model::{BackupId, Manifest, ManifestForm, ReplicaOf, Sha256Digest, SourceName, Stage, Timestamp};
 use dozo_store::{Layout, RequestCounts, StoreError};
 use serde::Serialize;
 
@@ -335,8 +335,7 @@ impl Filling<'_> {
             let error = match done {
                 Ok((copied, copy)) => {
                     // The next one leans on it.
-                    let (id, state) = (copy.id.clone(), BackupState::Committed(Box::new(copy)));
-                    there.entries.push(BackupEntry { source: source.clone(), id, state, fate: Fate::Stands, fate_unknown: None });
+                    there.entries.push(BackupEntry::committed(copy));
                     copy_acceptance(self.from, self.to, manifest, &plan.intent.id).await?;
                     return Ok(Some(ReplicatedBackup { seconds: began.elapsed().as_secs_f64(), ..copied }));
                 }

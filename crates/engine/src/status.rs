@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use dozo_catalog::{BackupRecord, BackupState, Repository, tool};
-use dozo_model::{Acceptance, BackupId, FORMAT_VERSION, Loss, Manifest, SourceName, Timestamp, Verdict, VerifyLevel};
+use dozo_model::{
+    Acceptance, BackupId, FORMAT_VERSION, Loss, Manifest, ManifestForm, SourceName, Timestamp, Verdict, VerifyLevel,
+};
 use serde::Serialize;
 
 use crate::context::{Context, ReplicaSettings};

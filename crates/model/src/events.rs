@@ -168,6 +168,52 @@ pub struct FateRecord {
     pub replica_of: Option<ReplicaOf>,
 }
 
+/// What somebody says about keeping a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HoldState {
+    /// It is to be kept, whatever the policy says.
+    Held,
+    /// It is not held any more.
+    Released,
+}
+
+/// `holds/<n>.json`: the record with the greatest `n` counts; none is ever removed while the backup stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HoldRecord {
+    /// Layout version.
+    pub format: u32,
+    /// Backup.
+    pub backup: BackupId,
+    /// What it says.
+    pub state: HoldState,
+    /// When it was written, by its host's clock.
+    pub at: Timestamp,
+    /// Until when it is held; none = until somebody releases it.
+    pub until: Option<Timestamp>,
+    /// Why.
+    pub reason: String,
+    /// Who.
+    pub operator: Operator,
+}
+
+/// `sources/<source>/<n>.json`: servers whose backups continue each other. All records count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RebindRecord {
+    /// Layout version.
+    pub format: u32,
+    /// System identifiers.
+    pub servers: Vec<String>,
+    /// When it was written, by its host's clock.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: String,
+    /// Who.
+    pub operator: Operator,
+}
+
 /// What stands at the manifest key of a backup that somebody aborted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -13,6 +13,7 @@ mod ids;
 mod manifest;
 mod names;
 mod pgtype;
+mod policy;
 mod progress;
 mod units;
 
@@ -21,17 +22,19 @@ pub use clock::{Clock, FixedClock, SystemClock, Timestamp};
 pub use digest::{Sha256Digest, Sha256Hasher};
 pub use error::{ErrorClass, Explain};
 pub use events::{
-    Ability, AbortRecord, Capabilities, CheckEvent, FateRecord, FateState, Finding, FindingKind, Intent, LeaseHolder,
-    LeaseRecord, LeaseState, Operator, ReplicaOf, RepositoryMarker, SkippedObject, Tool, Verdict, VerifyLevel,
+    Ability, AbortRecord, Capabilities, CheckEvent, FateRecord, FateState, Finding, FindingKind, HoldRecord, HoldState, Intent,
+    LeaseHolder, LeaseRecord, LeaseState, Operator, RebindRecord, ReplicaOf, RepositoryMarker, SkippedObject, Tool, Verdict,
+    VerifyLevel,
 };
 pub use fingerprint::{ALGORITHM, Fingerprint, FingerprintError, RowDigester};
 pub use ids::{BackupId, IdError, SourceName, random_suffix};
 pub use manifest::{
     BlockRange, Column, DatabaseFacts, DatabaseSetting, Dataset, DatasetKind, FORMAT_VERSION, Files, KeyRange, LargeObjects,
-    LeftOut, Manifest, ManifestError, MaterializedView, ObjectRef, Part, PartitionedTable, SequenceValue, ServerIdentity,
-    Settings, SnapshotInfo, Subscription,
+    LeftOut, Manifest, ManifestError, ManifestForm, ManifestHead, MaterializedView, ObjectRef, ObjectSize, Part,
+    PartitionedTable, SequenceValue, ServerHead, ServerIdentity, Settings, SnapshotInfo, Subscription,
 };
 pub use names::{QualifiedName, quote_ident, quote_literal};
 pub use pgtype::{CompositeField, NumericMod, PgType, Profile};
+pub use policy::{Period, RetentionPolicy, Tier, weekday_name};
 pub use progress::{NoProgress, Progress, Stage};
 pub use units::{ByteSize, Percent, Span, UnitError, human_bytes, human_count, human_duration};

@@ -5,8 +5,11 @@
 //! and refuse unknown versions (`min-reader`); whoever deletes obeys `min-deleter`. Every key that the backup needs
 //! stands in the flat list `objects`, in every version, for ever.
 
+mod head;
+
 use std::collections::BTreeMap;
 
+pub use head::{ManifestForm, ManifestHead, ObjectSize, ServerHead};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -135,38 +138,10 @@ impl Manifest {
         serde_json::from_slice(checked_body(bytes)?).map_err(ManifestError::Syntax)
     }
 
-    /// Checks the digest line, then the version, then reads the rest.
-    ///
-    /// # Errors
-    /// See [`ManifestError`].
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let body = checked_body(bytes)?;
-        #[derive(Deserialize)]
-        #[serde(rename_all = "kebab-case")]
-        struct Head {
-            aborted: Option<serde_json::Value>,
-            min_reader: Option<u32>,
-        }
-        let head: Head = serde_json::from_slice(body).map_err(ManifestError::Syntax)?;
-        if head.aborted.is_some() {
-            return Err(ManifestError::Aborted);
-        }
-        match head.min_reader {
-            Some(found) if found > FORMAT_VERSION => Err(ManifestError::TooNew { found }),
-            _ => serde_json::from_slice(body).map_err(ManifestError::Syntax),
-        }
-    }
-
     /// Returns rows over all datasets.
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.datasets.iter().map(|d| d.fingerprint.rows).sum()
-    }
-
-    /// Tells whether a table lost more than is likely.
-    #[must_use]
-    pub fn suspect(&self) -> bool {
-        !self.losses.is_empty()
     }
 
     /// Returns stored bytes over all objects.

@@ -15,6 +15,9 @@ pub enum UnitError {
     /// Not a span.
     #[error("`{0}` is not a span of time (like 10s, 5min, 4h or 30d)")]
     Span(String),
+    /// Not a period.
+    #[error("`{0}` is not a period (like 30d, 3 months, 1 year or forever)")]
+    Period(String),
     /// Not a percentage.
     #[error("`{0}` is not a percentage (like 20%)")]
     Percent(String),

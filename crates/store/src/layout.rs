@@ -18,6 +18,8 @@ impl Layout {
     pub const DATA: &'static str = "data";
     /// Folder of all leases.
     pub const LEASES: &'static str = "leases";
+    /// Folder of what is said about sources as such.
+    pub const SOURCES: &'static str = "sources";
 
     /// Folder of a source's backups.
     #[must_use]
@@ -41,6 +43,18 @@ impl Layout {
     #[must_use]
     pub fn checks(source: &SourceName, id: &BackupId) -> String {
         Self::file(source, id, "checks")
+    }
+
+    /// Folder of the holds of a backup.
+    #[must_use]
+    pub fn holds(source: &SourceName, id: &BackupId) -> String {
+        Self::file(source, id, "holds")
+    }
+
+    /// Folder of what is said about a source as such.
+    #[must_use]
+    pub fn about(source: &SourceName) -> String {
+        format!("{}/{source}", Self::SOURCES)
     }
 
     /// Folder of a source's lease.
@@ -78,10 +92,10 @@ impl Layout {
         let source = parts.get(1).is_some_and(|s| SourceName::parse(s).is_ok());
         match parts.as_slice() {
             [name] => *name == Self::MARKER,
-            [Self::LEASES, _, n] => source && numbered(n, ""),
+            [Self::LEASES | Self::SOURCES, _, n] => source && numbered(n, ""),
             [Self::DATA, ..] => source && Self::owner(key).is_some(),
             [Self::BACKUPS, _, id, rest @ ..] if source && BackupId::parse(id).is_ok() => match rest {
-                ["checks", n] => numbered(n, ""),
+                ["checks" | "holds", n] => numbered(n, ""),
                 [name] => {
                     ["intent.json", "manifest.json", "accepted.json", "RESTORE.md", "schema.dump", "schema.sql", "globals.sql"]
                         .contains(name)

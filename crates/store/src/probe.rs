@@ -56,6 +56,22 @@ impl Store {
         Ok(found)
     }
 
+    /// Returns the time by the store's own clock, by what it says of an object that is written now; none for local stores, whose clock is
+    /// that of this host. `random` are twelve letters or digits that nobody else has.
+    ///
+    /// # Errors
+    /// When an object cannot be written or listed.
+    pub async fn clock(&self, random: &str) -> Result<Option<Timestamp>> {
+        if self.local.is_some() {
+            return Ok(None);
+        }
+        let folder = format!("probe-{random}");
+        self.put_own(&format!("{folder}/clock"), Bytes::from_static(b"clock")).await?;
+        let at = self.list(&folder).await?.first().map(|o| o.modified);
+        self.clear(&folder).await;
+        Ok(at)
+    }
+
     /// Two writers at the same time: of a store with create-only puts one wins, its bytes stand, and no later one replaces them.
     async fn two_writers(&self, key: &str) -> Result<bool> {
         let (one, other) = (Bytes::from_static(b"one"), Bytes::from_static(b"other"));

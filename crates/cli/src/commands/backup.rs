@@ -6,7 +6,7 @@ use dozo_engine::{
     BackupOptions, BackupReport, CatalogError, EngineError, Expanded, ReplicateOptions, ReplicateReport, Repository,
     SourceSettings, backup, expand, replicate, run_hook, vanished,
 };
-use dozo_model::{SourceName, human_bytes, human_count, human_duration};
+use dozo_model::{HoldState, SourceName, human_bytes, human_count, human_duration};
 use serde::Serialize;
 use serde_json::json;
 
@@ -175,7 +175,14 @@ async fn one(
     };
     for database in &expanded.sources {
         match backup(&session.ctx, repository, &config.repository, database, options).await {
-            Ok(report) => done.reports.push(report),
+            Ok(report) => {
+                let held = hold(session, config, repository, &report, args).await;
+                done.reports.push(report);
+                // It is committed, but not held: whoever wanted that must hear of it.
+                if let Err(e) = held {
+                    fail(e, database.name.to_string(), done)?;
+                }
+            }
             Err(EngineError::Catalog(held @ CatalogError::LeaseHeld { .. })) if args.exit_zero_on_lock || !single => {
                 if !session.output.quiet() {
                     session.output.message(&format!("{held}: left alone"));
@@ -194,6 +201,22 @@ async fn one(
     if cluster {
         tell_missing(session, config, repository, source, &expanded, done).await?;
     }
+    Ok(())
+}
+
+/// Puts the hold that was asked for on a new backup.
+async fn hold(
+    session: &Session,
+    config: &Config,
+    repository: &Repository,
+    report: &BackupReport,
+    args: &Backup,
+) -> Result<(), CliError> {
+    let Some(reason) = &args.hold else { return Ok(()) };
+    let (source, id) = (SourceName::parse(&report.source).map_err(EngineError::from)?, &report.id);
+    let until = args.until.map(|until| until.instant(session.ctx.clock.now(), &config.retention.zone())).transpose()?;
+    let record = super::hold::record(session, id, HoldState::Held, reason.clone(), until);
+    repository.hold(&source, id, &record).await?;
     Ok(())
 }
 

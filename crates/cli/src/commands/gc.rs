@@ -67,7 +67,7 @@ fn plan_lines(plan: &GcPlan) -> Vec<String> {
     lines
 }
 
-fn done_lines(done: &GcDone) -> Vec<String> {
+pub(super) fn done_lines(done: &GcDone) -> Vec<String> {
     let mut lines: Vec<String> = done.doomed.iter().map(|b| format!("{b}  deleted for good")).collect();
     lines.extend(done.aborted.iter().map(|b| format!("{b}  aborted: it was never committed")));
     lines.push(format!("{} objects deleted, {}", done.objects, human_bytes(done.bytes)));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dozo_engine::{
     DatabaseChoice, Hook, Hooks, OnBlock, ReplicaSettings, RepositorySettings, SourceSettings, StoreOptions, ToolChoice, UrlRef,
 };
-use dozo_model::{ByteSize, Percent, Profile, SourceName, Span};
+use dozo_model::{ByteSize, Percent, Period, Profile, RetentionPolicy, SourceName, Span, Tier};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -32,7 +32,7 @@ const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Tables of the configuration's agreed shape that this version does not act upon. They are refused: a retention policy that
 /// is accepted and ignored would be worse than none.
-const LATER: [&str; 7] = ["retention", "archive", "drill", "notify", "contacts", "rotate", "schedule"];
+const LATER: [&str; 6] = ["archive", "drill", "notify", "contacts", "rotate", "schedule"];
 
 pub(super) struct Reader<'t> {
     text: &'t str,
@@ -69,10 +69,12 @@ impl<'t> Reader<'t> {
         let workers = reader.count(&mut root, "workers");
         let memory = reader.parsed::<ByteSize>(&mut root, "memory");
         let repository = reader.repository(&mut root);
+        let usual = RetentionPolicy { time_zone: time_zone.clone(), ..RetentionPolicy::default() };
+        let retention = reader.retention(&mut root, usual);
         let mut sources = Vec::new();
         if let Some((line, tables)) = reader.subtables(&mut root, "source") {
             for (name, at, table) in tables {
-                let defaults = Defaults { workers, memory, time_zone: &time_zone };
+                let defaults = Defaults { workers, memory, time_zone: &time_zone, retention: &retention };
                 sources.extend(reader.source(&name, at, table, &defaults));
             }
             if sources.is_empty() && reader.problems.is_empty() {
@@ -81,7 +83,9 @@ impl<'t> Reader<'t> {
         }
         reader.no_more(&root);
         match repository {
-            Some(repository) if reader.problems.is_empty() => Ok(Config { file: path.to_owned(), repository, sources }),
+            Some(repository) if reader.problems.is_empty() => {
+                Ok(Config { file: path.to_owned(), repository, sources, retention })
+            }
             _ => {
                 reader.problems.sort_by_key(|p| p.line);
                 Err(reader.problems)
@@ -362,6 +366,7 @@ impl<'t> Reader<'t> {
         let profile = self.one_of(&mut table, "profile", [("lake", Profile::Lake), ("native", Profile::Native)]);
         let text_only = self.texts(&mut table, "text-only");
         let unknown = self.one_of(&mut table, "unknown-encoding", [("binary", false), ("refuse", true)]);
+        let retention = self.retention(&mut table, defaults.retention.clone());
         self.no_more(&table);
         Some(SourceSettings {
             name: parsed?,
@@ -386,6 +391,7 @@ impl<'t> Reader<'t> {
             hooks,
             profile,
             text_only,
+            retention,
             refuse_unknown_encoding: unknown,
         })
     }
@@ -402,6 +408,62 @@ impl<'t> Reader<'t> {
         let reason = format!("`{text}` is not {} or {last}", others.join(", "));
         self.problem(line, &Self::dotted(table, key), reason);
         words[0].1
+    }
+
+    /// Reads a policy of retention, of which the rest is `usual`.
+    fn retention(&mut self, parent: &mut Table<'t>, usual: RetentionPolicy) -> RetentionPolicy {
+        let path = Self::dotted(parent, "retention");
+        let Some((line, value)) = self.take(parent, "retention") else { return usual };
+        let DeValue::Table(inner) = value else {
+            self.problem(line, &path, "it must be a table, like { daily = \"7d\" }".into());
+            return usual;
+        };
+        let mut table = self.table(path, inner);
+        let tiers = Tier::ALL.map(|tier| (tier, self.parsed::<Period>(&mut table, tier.as_str())));
+        let named = |tier: Tier| tiers.iter().find(|(t, _)| *t == tier).and_then(|(_, period)| *period);
+        // A tier that is not longer than a finer one keeps nothing of its own: written down together, one of them is a slip.
+        let written: Vec<(Tier, Period)> =
+            tiers.iter().filter_map(|(tier, period)| Some((*tier, (*period)?))).filter(|(_, p)| !p.is_off()).collect();
+        for pair in written.windows(2) {
+            let ((finer, short), (tier, long)) = (pair[0], pair[1]);
+            if long.about() < short.about() {
+                let key = Self::dotted(&table, tier.as_str());
+                self.problem(line, &key, format!("it keeps {long}, which is shorter than {finer} ({short})"));
+            }
+        }
+        let keep_last = self.integer(&mut table, "keep-last", 0..=100_000).and_then(|n| usize::try_from(n).ok());
+        let min_keep = self.integer(&mut table, "min-keep", 1..=100_000).and_then(|n| usize::try_from(n).ok());
+        let mut span = |key: &str, usual: Duration| self.parsed::<Span>(&mut table, key).map_or(usual, |s| s.0);
+        let (wal, max_age, grace) = (span("wal", usual.wal), span("max-age", usual.max_age), span("grace", usual.grace));
+        let require_verified = self.boolean(&mut table, "require-verified").unwrap_or(usual.require_verified);
+        let max_delete = self.parsed::<Percent>(&mut table, "max-delete").map_or(usual.max_delete, |p| p.0);
+        let time_zone = self.text(&mut table, "time-zone").unwrap_or_else(|| usual.time_zone.clone());
+        if jiff::tz::TimeZone::get(&time_zone).is_err() {
+            let key = Self::dotted(&table, "time-zone");
+            self.problem(line, &key, format!("`{time_zone}` is not a time zone"));
+        }
+        let week_start = if table.entries.iter().any(|(k, ..)| k == "week-start") {
+            use jiff::civil::Weekday::{Monday, Saturday, Sunday};
+            self.one_of(&mut table, "week-start", [("monday", Monday), ("sunday", Sunday), ("saturday", Saturday)])
+        } else {
+            usual.week_start
+        };
+        self.no_more(&table);
+        RetentionPolicy {
+            daily: named(Tier::Daily).unwrap_or(usual.daily),
+            weekly: named(Tier::Weekly).unwrap_or(usual.weekly),
+            monthly: named(Tier::Monthly).unwrap_or(usual.monthly),
+            yearly: named(Tier::Yearly).unwrap_or(usual.yearly),
+            keep_last: keep_last.unwrap_or(usual.keep_last),
+            min_keep: min_keep.unwrap_or(usual.min_keep),
+            wal,
+            require_verified,
+            max_age,
+            max_delete,
+            grace,
+            time_zone,
+            week_start,
+        }
     }
 
     fn databases(&mut self, table: &mut Table<'t>, path: &str, line: usize) -> Option<DatabaseChoice> {
@@ -435,4 +497,5 @@ struct Defaults<'a> {
     workers: Option<usize>,
     memory: Option<ByteSize>,
     time_zone: &'a str,
+    retention: &'a RetentionPolicy,
 }

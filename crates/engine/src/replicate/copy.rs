@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dozo_catalog::{BackupState, CatalogError, Repository, this_process};
-use dozo_model::{BackupId, FORMAT_VERSION, Intent, Manifest, ObjectRef, ReplicaOf, Sha256Digest, random_suffix};
+use dozo_model::{BackupId, FORMAT_VERSION, Intent, Manifest, ManifestForm, ObjectRef, ReplicaOf, Sha256Digest, random_suffix};
 use dozo_store::{Layout, Store};
 use futures::{StreamExt, TryStreamExt};
 

@@ -7,6 +7,7 @@
 
 mod hosts;
 mod lying;
+mod quarter;
 mod sweep;
 mod twice;
 mod world;

@@ -48,6 +48,12 @@ impl Place {
         Self { settings }
     }
 
+    /// A folder.
+    pub(crate) fn local(folder: &std::path::Path) -> Self {
+        let url = format!("file://{}", folder.display());
+        Self { settings: RepositorySettings { url, ..Self::memory().settings } }
+    }
+
     /// Settings for a repository in memory, which is opened otherwise.
     pub(crate) fn memory() -> Self {
         let store = StoreOptions::default();
@@ -149,6 +155,7 @@ impl Verbs {
             hooks: Hooks::default(),
             profile: Profile::Lake,
             text_only: vec![],
+            retention: dozo_model::RetentionPolicy::default(),
             refuse_unknown_encoding: false,
         };
         let ctx = Context {
@@ -190,6 +197,10 @@ impl Verbs {
     pub(crate) async fn restore(&self, place: &Place, url: &str) -> Result<RestoreReport> {
         let repository = place.open().await?;
         let manifest = self.latest(&repository).await?;
+        self.restore_of(&repository, &manifest, url).await
+    }
+
+    pub(crate) async fn restore_of(&self, repository: &Repository, manifest: &Manifest, url: &str) -> Result<RestoreReport> {
         let options = RestoreOptions {
             create_db: true,
             verify: true,
@@ -199,7 +210,7 @@ impl Verbs {
             ..RestoreOptions::default()
         };
         let info = ConnInfo::parse(url, "test").map_err(EngineError::from)?;
-        restore(&self.ctx, &repository, &manifest, &info, &options).await
+        restore(&self.ctx, repository, manifest, &info, &options).await
     }
 
     pub(crate) async fn gc(&self, place: &Place, grace: Duration) -> Result<GcDone> {

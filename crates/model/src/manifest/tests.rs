@@ -14,6 +14,22 @@ fn reads_golden_v1() {
     assert_eq!(m.rows(), 3);
 }
 
+/// The head says what the whole says.
+#[test]
+fn the_head_is_that_of_the_whole() {
+    let (m, bytes) = (sample(), sample().to_bytes().unwrap());
+    let head = ManifestHead::from_bytes(&bytes).unwrap();
+    assert_eq!((&head.id, &head.source, head.started, head.finished), (&m.id, &m.source, m.started, m.finished));
+    assert_eq!((head.complete, &head.server.system_identifier), (m.complete, &m.server.system_identifier));
+    assert!(!m.objects.is_empty() && head.keys().eq(m.keys()));
+    assert!(head.objects.iter().map(|o| o.bytes).eq(m.objects.iter().map(|o| o.bytes)));
+    for i in (0..bytes.len()).step_by(7) {
+        let mut damaged = bytes.clone();
+        damaged[i] ^= 1;
+        assert!(matches!(ManifestHead::from_bytes(&damaged), Err(ManifestError::Digest)), "byte {i}");
+    }
+}
+
 #[test]
 fn round_trips() {
     let m = sample();
@@ -47,6 +63,13 @@ fn unknown_fields_are_ignored_unknown_versions_refused() {
     value["from-the-future"] = serde_json::json!({"x": 1});
     assert_eq!(Manifest::from_bytes(&sealed(&value.to_string())).unwrap(), sample());
     value["min-reader"] = serde_json::json!(2);
-    assert!(matches!(Manifest::from_bytes(&sealed(&value.to_string())), Err(ManifestError::TooNew { found: 2 })));
-    assert!(matches!(Manifest::from_bytes(&sealed(r#"{"aborted":"2026-11-21T02:00:00Z"}"#)), Err(ManifestError::Aborted)));
+    let aborted = sealed(r#"{"aborted":"2026-11-21T02:00:00Z"}"#);
+    let newer = [sealed(&value.to_string()), sealed(r#"{"min-reader":2,"objects":"elsewhere"}"#)];
+    for bytes in &newer {
+        assert!(matches!(Manifest::from_bytes(bytes), Err(ManifestError::TooNew { found: 2 })));
+        assert!(matches!(ManifestHead::from_bytes(bytes), Err(ManifestError::TooNew { found: 2 })));
+    }
+    assert!(matches!(Manifest::from_bytes(&aborted), Err(ManifestError::Aborted)));
+    assert!(matches!(ManifestHead::from_bytes(&aborted), Err(ManifestError::Aborted)));
+    assert!(matches!(ManifestHead::from_bytes(&sealed("{}")), Err(ManifestError::Syntax(_))));
 }

@@ -1,0 +1,137 @@
+//! Carrying a plan out: marks that are not wanted any more are taken back, what is to go is marked, and what was marked long enough ago goes.
+//!
+//! *Crash behaviour*: each mark stands for itself. A run that was killed is continued by the next one, which makes the same plan: nothing
+//! is deleted before its grace is over, and nothing at all while something cannot be read.
+
+use dozo_model::{Operator, RetentionPolicy, SourceName, Timestamp};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::plan::Plan;
+use crate::fate::Decision;
+use crate::gc::{GcDone, GcOptions, refuse_unknown};
+use crate::repository::Repository;
+use crate::{CatalogError, Result};
+
+/// A host's clock may be ahead or behind by this much.
+const SKEW: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
+/// When nobody has written anything for this long and the grace of the policy, the clock is doubted.
+const SILENCE: jiff::SignedDuration = jiff::SignedDuration::from_hours(30 * 24);
+
+/// How a plan is carried out.
+#[derive(Debug, Clone)]
+pub struct RetentionOptions {
+    /// How garbage is collected in the end; its `now` is the time of everything.
+    pub gc: GcOptions,
+    /// Percent of a source's backups that may go at once, where somebody confirmed more than the policy lets.
+    pub max_delete: Option<u8>,
+    /// Somebody looked at the clock: it is right.
+    pub trust_clock: bool,
+    /// The time was given, not read off a clock.
+    pub fixed_clock: bool,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub struct RetentionDone {
+    /// Backups of which the mark was taken back.
+    pub taken_back: Vec<String>,
+    /// Backups marked now.
+    pub marked: Vec<String>,
+    /// What went.
+    pub gc: GcDone,
+}
+
+impl Repository {
+    /// Carries a plan out that was made of the repository as it is now.
+    ///
+    /// # Errors
+    /// [`CatalogError::UnknownNeeds`], [`CatalogError::TooMany`], [`CatalogError::Clock`], [`CatalogError::NoCreateOnly`],
+    /// [`CatalogError::Cancelled`], or what the store says.
+    pub async fn retention_apply<'p>(
+        &self,
+        plan: &Plan,
+        latest_record: Option<&(Timestamp, String)>,
+        policy: impl Fn(&SourceName) -> &'p RetentionPolicy,
+        options: &RetentionOptions,
+        operator: &Operator,
+        cancel: &CancellationToken,
+    ) -> Result<RetentionDone> {
+        self.may_delete(&options.gc)?;
+        refuse_unknown(&plan.unreadable)?;
+        for source in &plan.sources {
+            let most = options.max_delete.unwrap_or(source.policy.max_delete);
+            if source.deletes * 100 > source.standing * usize::from(most) {
+                let (source_name, deletes, standing) = (source.source.clone(), source.deletes, source.standing);
+                return Err(CatalogError::TooMany { source_name, deletes, standing, max_delete: most });
+            }
+        }
+        if !options.trust_clock {
+            self.look_at_the_clock(plan, latest_record, options).await?;
+        }
+        let mut done = RetentionDone::default();
+        let now = options.gc.now;
+        for verdict in plan.takes_back() {
+            stop(cancel)?;
+            let (source, id, reason) = (&verdict.source, &verdict.id, verdict.reasons.join("; "));
+            match self.undo(source, id, &Decision { operator, at: now, reason: &reason }).await {
+                Ok(()) => done.taken_back.push(format!("{source}@{id}")),
+                // Somebody else took it back, or it went: then the plan was too late.
+                Err(CatalogError::NotMarked { .. } | CatalogError::Doomed { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        for verdict in plan.marks() {
+            stop(cancel)?;
+            let (source, id, reason) = (&verdict.source, &verdict.id, verdict.reasons.join("; "));
+            let due = now.checked_add(policy(source).grace).unwrap_or(Timestamp::MAX);
+            match self.mark(source, id, &Decision { operator, at: now, reason: &reason }, due).await {
+                // Somebody may have put a hold on it since the plan was made.
+                Ok(_) if self.undo_if_held(source, id, operator, now).await? => {}
+                Ok(_) => done.marked.push(format!("{source}@{id}")),
+                Err(CatalogError::NoBackup { .. } | CatalogError::Doomed { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        stop(cancel)?;
+        done.gc = self.gc_apply(&options.gc, operator).await?;
+        Ok(done)
+    }
+
+    /// Makes sure that the time is believable: by what others wrote down, and by the store's own clock.
+    async fn look_at_the_clock(
+        &self,
+        plan: &Plan,
+        latest_record: Option<&(Timestamp, String)>,
+        options: &RetentionOptions,
+    ) -> Result<()> {
+        let now = options.gc.now;
+        let doubt = |reason: String| Err(CatalogError::Clock { now, reason });
+        if let Some((at, place)) = latest_record
+            && at.duration_since(now) > SKEW
+        {
+            return doubt(format!("beside {place} stands a record of {at}"));
+        }
+        if !options.fixed_clock
+            && let Some(theirs) = self.store().clock(&dozo_model::random_suffix(&mut rand::rng(), 12)).await?
+        {
+            if theirs.duration_since(now).abs() > SKEW {
+                return doubt(format!("the clock of {} says {theirs}", self.store().url()));
+            }
+            return Ok(());
+        }
+        // Nobody else can be asked: then somebody must have been here not long ago.
+        let newest = plan.backups.iter().map(|b| b.started).chain(latest_record.map(|(at, _)| *at)).max();
+        let grace = plan.sources.iter().map(|s| s.policy.grace).max().unwrap_or_default();
+        let patience = SILENCE.saturating_add(jiff::SignedDuration::try_from(grace).unwrap_or(SILENCE));
+        match newest {
+            Some(newest) if now.duration_since(newest) > patience => doubt(format!("nothing was written here since {newest}")),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn stop(cancel: &CancellationToken) -> Result<()> {
+    if cancel.is_cancelled() { Err(CatalogError::Cancelled) } else { Ok(()) }
+}

@@ -1,0 +1,78 @@
+//! Holds: somebody wants a backup kept, whatever the policy says.
+//!
+//! *Ordering*: a hold is put first, and a mark that stands is taken back after it; whoever marks or dooms looks at the holds in between.
+//! So of a hold and a mark that come at the same time, the mark is taken back. *Invariant*: records are never removed while their backup stands.
+
+use dozo_model::{BackupId, HoldRecord, HoldState, Operator, SourceName, Timestamp};
+use dozo_store::Layout;
+
+use super::facts::Hold;
+use crate::fate::{Decision, Fate, doomed};
+use crate::repository::Repository;
+use crate::{CatalogError, Result};
+
+/// Returns who holds it, by its records in their order; the hold may have ended by itself.
+pub(crate) fn newest_hold(records: &[HoldRecord]) -> Option<Hold> {
+    let newest = records.last().filter(|r| r.state == HoldState::Held)?;
+    Some(Hold {
+        reason: newest.reason.clone(),
+        by: format!("{}@{}", newest.operator.user, newest.operator.host),
+        since: newest.at,
+        until: newest.until,
+    })
+}
+
+impl Repository {
+    /// Returns who holds a backup at this time.
+    ///
+    /// # Errors
+    /// What the store says, or a damaged record.
+    pub async fn held(&self, source: &SourceName, id: &BackupId, now: Timestamp) -> Result<Option<Hold>> {
+        let records = self.records(&self.beside(source, id).await?.holds).await?;
+        Ok(newest_hold(&records).filter(|hold| hold.until.is_none_or(|until| until > now)))
+    }
+
+    /// Takes a mark back if somebody holds the backup. Tells whether somebody does.
+    pub(crate) async fn undo_if_held(
+        &self,
+        source: &SourceName,
+        id: &BackupId,
+        operator: &Operator,
+        now: Timestamp,
+    ) -> Result<bool> {
+        let Some(hold) = self.held(source, id, now).await? else { return Ok(false) };
+        let reason = format!("held: {}", hold.reason);
+        match self.undo(source, id, &Decision { operator, at: now, reason: &reason }).await {
+            Ok(()) | Err(CatalogError::NotMarked { .. } | CatalogError::Doomed { .. }) => Ok(true),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Puts a hold on a committed backup, or releases it. A mark for deletion is taken back by a hold. Tells whether one was.
+    ///
+    /// # Errors
+    /// [`CatalogError::NoBackup`], [`CatalogError::Doomed`] when it is too late, [`CatalogError::NotHeld`] where there is nothing to release, or what the
+    /// store says.
+    pub async fn hold(&self, source: &SourceName, id: &BackupId, record: &HoldRecord) -> Result<bool> {
+        self.manifest(source, id).await?;
+        if record.state == HoldState::Released {
+            let standing: Vec<HoldRecord> = self.records(&self.beside(source, id).await?.holds).await?;
+            if newest_hold(&standing).is_none() {
+                return Err(CatalogError::NotHeld { source_name: source.clone(), id: id.clone() });
+            }
+        }
+        self.append(&Layout::holds(source, id), record).await?;
+        if record.state == HoldState::Released {
+            return Ok(false);
+        }
+        match self.fate(source, id).await? {
+            Fate::Stands => Ok(false),
+            Fate::Doomed(found) => Err(doomed(source, id, found)),
+            Fate::Marked(_) => {
+                let reason = format!("held: {}", record.reason);
+                self.undo(source, id, &Decision { operator: &record.operator, at: record.at, reason: &reason }).await?;
+                Ok(true)
+            }
+        }
+    }
+}
