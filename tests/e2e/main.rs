@@ -23,6 +23,7 @@ mod random;
 mod readers;
 mod readme;
 mod replicate;
+mod retention;
 mod reuse;
 mod roundtrip;
 mod suspect;

@@ -186,8 +186,9 @@ fn done_text(done: &RetentionDone, config: &Config) -> String {
     let mut lines = Vec::new();
     lines.extend(done.taken_back.iter().map(|b| format!("{b} stays after all")));
     lines.extend(done.marked.iter().map(|b| format!("{b} is marked: dozo retention undo {b}, within {}", grace(b, config))));
+    let idle = lines.is_empty() && done.gc == dozo_engine::GcDone::default();
     lines.extend(super::gc::done_lines(&done.gc));
-    if lines.is_empty() { "nothing to do: everything stays that is there".into() } else { lines.join("\n") }
+    if idle { "nothing to do".into() } else { lines.join("\n") }
 }
 
 fn grace(backup: &str, config: &Config) -> String {

@@ -42,7 +42,7 @@ fn the_documented_configuration_parses() {
 
 #[test]
 fn every_problem_at_once_with_its_line() {
-    let text = "time-zone = \"Mars/Olympus\"\nunknown = 1\n[repository]\nurl = \"ftp://x\"\nregio = \"x\"\n[source.Shop]\nkind = \"postgres\"\nurl = \"postgres://u:hunter2@h/d\"\nlock-timeout = \"5m\"\nworkers = 0\n[source.b]\nkind = \"duckdb\"\n[retention]\ndaily = \"30d\"\n";
+    let text = "time-zone = \"Mars/Olympus\"\nunknown = 1\n[repository]\nurl = \"ftp://x\"\nregio = \"x\"\n[source.Shop]\nkind = \"postgres\"\nurl = \"postgres://u:hunter2@h/d\"\nlock-timeout = \"5m\"\nworkers = 0\n[source.b]\nkind = \"duckdb\"\n[retention]\ndaily = \"3m\"\nweekly = \"1y\"\nmonthly = \"10d\"\nmin-keep = 0\nmonthl = \"1y\"\ntime-zone = \"Tokyo\"\n[archive.a]\n";
     let found = problems(text);
     assert!(!found.iter().any(|p| p.contains("hunter2")));
     for expected in [
@@ -55,11 +55,16 @@ fn every_problem_at_once_with_its_line() {
         "9: source.Shop.lock-timeout: `5m` is ambiguous: write `min` for minutes or `mo` for months",
         "10: source.Shop.workers: it must be a number from 1 to 64",
         "11: source.b.kind: `duckdb` is not available in this version",
-        "13: retention: this version does not act upon it yet",
+        "14: retention.daily: `3m` is ambiguous: write `min` for minutes or `mo` for months",
+        "13: retention.monthly: it keeps 10 days, which is shorter than weekly (1 year)",
+        "17: retention.min-keep: it must be a number from 1 to 100000",
+        "18: retention.monthl: unknown key",
+        "13: retention.time-zone: `Tokyo` is not a time zone",
+        "20: archive: this version does not act upon it yet",
     ] {
         assert!(found.iter().any(|p| p == expected), "{expected}\nin {found:#?}");
     }
-    assert_eq!(found.len(), 10, "{found:#?}");
+    assert_eq!(found.len(), 15, "{found:#?}");
 }
 
 #[test]
@@ -78,4 +83,27 @@ fn defaults_and_relative_paths() {
     assert_eq!(shop.memory.0, 256_000_000);
     assert_eq!(shop.lock_timeout.as_secs(), 10);
     assert_eq!(shop.time_zone, "UTC");
+    assert_eq!(shop.retention, dozo_model::RetentionPolicy::default());
+}
+
+#[test]
+fn policies_of_the_repository_and_of_sources() {
+    use dozo_model::Period;
+    let source = |name: &str, more: &str| format!("[source.{name}]\nkind = \"postgres\"\nurl = \"file:shop.url\"\n{more}\n");
+    let text = format!(
+        "time-zone = \"Asia/Tokyo\"\n[repository]\nurl = \"file://repo\"\n[retention]\nweekly = \"6 months\"\ngrace = \"3d\"\n{}{}{}",
+        source("shop", ""),
+        source("crm", "retention = { daily = \"7d\" }"),
+        source("all", "databases = [\"*\"]\n[source.all.retention]\nmonthly = \"forever\"\nweek-start = \"sunday\"")
+    );
+    let config = Config::parse(Path::new("/srv/dozo.toml"), &text).unwrap_or_else(|e| panic!("{e}"));
+    let policy = |name: &str| config.policy(&dozo_model::SourceName::parse(name).unwrap()).clone();
+    assert_eq!((policy("shop").daily, policy("shop").weekly), (Period::days(30), Period::Months(6)));
+    assert_eq!(
+        (policy("crm").daily, policy("crm").weekly, policy("crm").grace.as_secs()),
+        (Period::days(7), Period::Months(6), 3 * 86_400)
+    );
+    // A database of a whole server, and a source that is not in the file any more.
+    assert_eq!((policy("all-crm").monthly, policy("gone").monthly), (Period::Forever, Period::Months(12)));
+    assert_eq!((policy("all-crm").time_zone.as_str(), policy("gone").time_zone.as_str()), ("Asia/Tokyo", "Asia/Tokyo"));
 }
