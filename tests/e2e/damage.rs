@@ -104,11 +104,11 @@ fn every_kind_of_damage_is_found_and_named() {
     fs::write(&path, damaged).unwrap();
     let _ = dozo.run(&["verify", "shop@latest"]).exits(3);
     let _ = dozo.run(&["verify", "shop@latest", "--level", "exists"]).exits(0);
-    let status = dozo.run(&["--json", "status"]).exits(0).json();
+    let status = dozo.run(&["--json", "status"]).exits(0).json()["sources"].clone();
     assert!(status[0]["newest-good"].is_null(), "{status}");
     fs::write(&path, original).unwrap();
     let _ = dozo.run(&["verify", "shop@latest"]).exits(0);
-    assert!(dozo.run(&["--json", "status"]).exits(0).json()[0]["newest-good"].is_object());
+    assert!(dozo.run(&["--json", "status"]).exits(0).json()["sources"][0]["newest-good"].is_object());
     reset();
     // Everything is as before: the last check passes, and the folder holds only what was there, and checks.
     let _ = dozo.run(&["verify", "shop@latest"]).exits(0);

@@ -230,7 +230,7 @@ fn every_change_is_seen() {
         assert_eq!((full["full-because"].as_str(), count(&full, "reused")), (Some("--full"), 0));
         let nothing = full["tables"].as_array().unwrap().iter().find(|t| t["table"] == "public.nothing").unwrap();
         assert_eq!(nothing["copies"], 2, "a second physical copy");
-        let shown = dozo.run(&["--json", "status"]).exits(0).json();
+        let shown = dozo.run(&["--json", "status"]).exits(0).json()["sources"].clone();
         assert_eq!(shown[0]["copies"]["public.nothing"], 2);
     }
 }

@@ -50,7 +50,7 @@ fn main_job(major: u32, place: Place) {
         assert_eq!(cluster.psql(&shop.name, sql), cluster.psql(&copy, sql), "{sql}");
     }
 
-    let status = dozo.run(&["--json", "status"]).exits(0).json();
+    let status = dozo.run(&["--json", "status"]).exits(0).json()["sources"].clone();
     assert_eq!(status[0]["backups"], 1);
     assert_eq!(status[0]["newest"]["verified"][1], "passed");
     let plan = dozo.run(&["gc"]).exits(0);

@@ -7,7 +7,7 @@ use crate::harness::{Dozo, Place};
 
 fn state(dozo: &Dozo) -> (Value, Value, Value) {
     let shown = dozo.run(&["--json", "show", "shop@latest"]).exits(0).json();
-    let status = dozo.run(&["--json", "status"]).exits(0).json();
+    let status = dozo.run(&["--json", "status"]).exits(0).json()["sources"].clone();
     (shown["state"].clone(), shown["good"].clone(), status[0]["newest-good"]["id"].clone())
 }
 

@@ -14,7 +14,7 @@ fn openssl(folder: &std::path::Path, args: &str) {
 }
 
 /// A certificate for localhost by the authority `ca`, and another authority.
-fn certificates(f: &std::path::Path) {
+pub(crate) fn certificates(f: &std::path::Path) {
     fs::set_permissions(f, fs::Permissions::from_mode(0o755)).unwrap();
     for ca in ["ca", "other"] {
         openssl(

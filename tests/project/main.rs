@@ -41,7 +41,8 @@ fn crates_import_only_what_they_may() {
         ("dozo-store", &["dozo-model"]),
         ("dozo-catalog", &["dozo-model", "dozo-store"]),
         ("dozo-engine", &["dozo-digest", "dozo-model", "dozo-postgres", "dozo-encode", "dozo-store", "dozo-catalog"]),
-        ("dozo", &["dozo-model", "dozo-engine"]),
+        ("dozo-notify", &["dozo-model"]),
+        ("dozo", &["dozo-model", "dozo-engine", "dozo-notify"]),
         ("dozo-testkit", &[]),
     ]);
     let found = normal_dependencies();

@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use dozo_model::{
-    Acceptance, BackupId, CheckEvent, Dataset, HoldRecord, Manifest, ManifestForm, QualifiedName, SourceName, Timestamp,
-    VerifyLevel,
+    Acceptance, BackupId, CheckEvent, Dataset, FateRecord, HoldRecord, Manifest, ManifestForm, QualifiedName, SourceName,
+    Timestamp, VerifyLevel,
 };
 use dozo_store::{Layout, PutOutcome};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::repository::{BackupState, Beside, FETCHES, Repository, from_json, to_json};
+use crate::repository::{BackupEntry, BackupState, Beside, FETCHES, Repository, from_json, to_json};
+use crate::retention::{Hold, newest_hold};
 use crate::{CatalogError, Result};
 
 /// A committed backup with everything that stands beside its manifest.
@@ -26,6 +27,8 @@ pub struct BackupRecord<M = Manifest> {
     pub accepted: Option<Acceptance>,
     /// What was said about keeping it, oldest first.
     pub holds: Vec<HoldRecord>,
+    /// It is marked for deletion.
+    pub mark: Option<FateRecord>,
     /// What stands beside the manifest cannot be read: nothing is known about the backup's checks.
     pub damaged: Option<String>,
 }
@@ -38,6 +41,12 @@ impl<M: ManifestForm> BackupRecord<M> {
             && self.damaged.is_none()
             && (!self.manifest.suspect() || self.accepted.is_some())
             && Repository::open_findings(&self.checks).is_empty()
+    }
+
+    /// Returns who holds it at this time.
+    #[must_use]
+    pub fn hold(&self, now: Timestamp) -> Option<Hold> {
+        newest_hold(&self.holds).filter(|hold| hold.until.is_none_or(|until| until > now))
     }
 
     /// Returns the word for its state.
@@ -56,6 +65,8 @@ impl<M: ManifestForm> BackupRecord<M> {
 pub struct History {
     /// The backups.
     pub records: Vec<BackupRecord>,
+    /// Servers that continue each other.
+    pub joined: Vec<Vec<String>>,
 }
 
 impl History {
@@ -118,17 +129,15 @@ impl Repository {
     /// # Errors
     /// What the store says. A manifest that cannot be read is left out: `list` and `verify` show it.
     pub async fn history(&self, source: &SourceName) -> Result<History> {
-        let committed = self.backups(Some(source)).await?.into_iter().filter_map(|e| match e.state {
-            BackupState::Committed(manifest) => Some((manifest, e.beside)),
-            _ => None,
-        });
-        let mut records: Vec<BackupRecord> = futures::stream::iter(committed)
-            .map(|(manifest, beside)| self.record_with(manifest, beside))
+        let entries = self.backups(Some(source)).await?;
+        let mut records: Vec<BackupRecord> = futures::stream::iter(entries)
+            .map(|entry| self.record_of(entry))
             .buffered(FETCHES)
+            .try_filter_map(|record| std::future::ready(Ok(record)))
             .try_collect()
             .await?;
         records.sort_by_key(|r| r.manifest.started);
-        Ok(History { records })
+        Ok(History { records, joined: self.joined(source).await? })
     }
 
     /// Loads what stands beside a manifest. A damaged record is told, and makes the backup not good.
@@ -137,11 +146,29 @@ impl Repository {
     /// What the store says.
     pub async fn record<M: ManifestForm>(&self, manifest: Box<M>) -> Result<BackupRecord<M>> {
         let beside = self.beside(manifest.source(), manifest.id()).await?;
-        self.record_with(manifest, beside).await
+        let fates = self.fates_of(manifest.source(), manifest.id(), beside.fates.clone()).await?;
+        self.record_with(manifest, beside, fates.fate.mark().cloned()).await
     }
 
-    /// As [`Repository::record`], where it was listed already.
-    pub(crate) async fn record_with<M: ManifestForm>(&self, manifest: Box<M>, beside: Beside) -> Result<BackupRecord<M>> {
+    /// As [`Repository::record`], of what was listed already; none when it is not committed.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn record_of<M: ManifestForm>(&self, entry: BackupEntry<M>) -> Result<Option<BackupRecord<M>>> {
+        match entry.state {
+            BackupState::Committed(manifest) => {
+                Ok(Some(self.record_with(manifest, entry.beside, entry.fate.mark().cloned()).await?))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    async fn record_with<M: ManifestForm>(
+        &self,
+        manifest: Box<M>,
+        beside: Beside,
+        mark: Option<FateRecord>,
+    ) -> Result<BackupRecord<M>> {
         let read = async {
             let mut checks: Vec<CheckEvent> = self.records(&beside.checks).await?;
             checks.sort_by_key(|c| c.at);
@@ -155,7 +182,7 @@ impl Repository {
             Err(e @ CatalogError::Record { .. }) => (Vec::new(), None, Vec::new(), Some(e.to_string())),
             Err(e) => return Err(e),
         };
-        Ok(BackupRecord { manifest, checks, accepted, holds, damaged })
+        Ok(BackupRecord { manifest, checks, accepted, holds, mark, damaged })
     }
 
     async fn acceptance(&self, source: &SourceName, id: &BackupId) -> Result<Option<Acceptance>> {

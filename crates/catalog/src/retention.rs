@@ -17,6 +17,7 @@ mod wal;
 
 pub use apply::{RetentionDone, RetentionOptions};
 pub use facts::{BackupFacts, BackupKind, Facts, Hold, Mark, WalRun};
+pub(crate) use hold::newest_hold;
 pub use plan::{Action, Plan, SourcePlan, Verdict, plan};
 pub use reasons::Kept;
 pub use rebind::Incarnation;

@@ -35,6 +35,9 @@ pub(crate) struct Global {
     /// Work on this replica instead of the repository: read and restore from it when that is gone
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) replica: Option<String>,
+    /// Tell nobody what became of it
+    #[arg(long, global = true)]
+    pub(crate) no_notify: bool,
     /// Take this as the current time (RFC 3339)
     #[arg(long, global = true, value_name = "TIME", hide = true)]
     pub(crate) now: Option<Timestamp>,
@@ -54,8 +57,8 @@ pub(crate) enum Verb {
     List(List),
     /// Show one backup in full
     Show(Show),
-    /// Sum up every source: newest backup, age, what was proven
-    Status,
+    /// Sum up every source: newest backup, age, tiers, what was proven, what goes next, what is amiss
+    Status(StatusArgs),
     /// Look at stored backups: are they there, intact, and the same rows
     Verify(Verify),
     /// Take a suspect backup for good
@@ -74,6 +77,8 @@ pub(crate) enum Verb {
     Hold(HoldArgs),
     /// The servers that backups came from
     Source(SourceArgs),
+    /// List who is told of what becomes of a job, or tell them
+    Notify(NotifyArgs),
     /// Find what belongs to no backup
     Gc(Gc),
     /// Print shell completions
@@ -198,6 +203,31 @@ pub(crate) struct List {
     /// Source [default: all]
     #[arg(value_name = "SOURCE")]
     pub(crate) source: Option<String>,
+}
+
+/// `dozo status`
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Exit 3 when the newest good backup of a source is older than this, or there is none [default: max-age of the policy]
+    #[arg(long, value_name = "SPAN", num_args = 0..=1)]
+    pub(crate) max_age: Option<Option<Span>>,
+    /// Print metrics in the text format of Prometheus; with a file, replace it as a whole
+    #[arg(long, value_name = "FILE", num_args = 0..=1, conflicts_with = "json")]
+    pub(crate) prometheus: Option<Option<PathBuf>>,
+    /// Tell the configured receivers what is amiss
+    #[arg(long)]
+    pub(crate) notify: bool,
+}
+
+/// `dozo notify`
+#[derive(Debug, Args)]
+pub(crate) struct NotifyArgs {
+    /// Send a message to every receiver, whatever it wants to hear of
+    #[arg(long)]
+    pub(crate) test: bool,
+    /// Only these receivers
+    #[arg(value_name = "NAME")]
+    pub(crate) receivers: Vec<String>,
 }
 
 /// `dozo show`

@@ -9,6 +9,8 @@ mod gc;
 mod hold;
 mod init;
 mod list;
+mod metrics;
+mod notify;
 mod replicate;
 mod restore;
 mod retention;
@@ -17,11 +19,12 @@ mod source;
 mod status;
 mod verify;
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use clap::CommandFactory;
 use dozo_engine::{ConnInfo, Context, UrlRef};
-use dozo_model::{Clock, FixedClock, SystemClock};
+use dozo_model::{Clock, FixedClock, Severity, SystemClock};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -40,9 +43,19 @@ pub(crate) struct Session {
     pub(crate) global: Global,
     pub(crate) output: Output,
     pub(crate) ctx: Context,
+    severity: Cell<Severity>,
 }
 
 impl Session {
+    /// Makes what becomes of this at least so bad for whoever is told of it.
+    pub(crate) fn raise(&self, severity: Severity) {
+        self.severity.set(self.severity.get().max(severity));
+    }
+
+    pub(crate) fn severity(&self) -> Severity {
+        self.severity.get()
+    }
+
     pub(crate) fn config(&self) -> Result<Config, CliError> {
         let mut config = Config::load(self.global.config.as_deref()).map_err(CliError::Config)?;
         if let Some(name) = &self.global.replica {
@@ -61,14 +74,15 @@ pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken, up
     };
     let progress = reporter(output.quiet());
     let ctx = Context { progress, clock, cancel, operator: this_operator(), uploads };
-    let session = Session { global: cli.global, output: *output, ctx };
+    let session = Session { global: cli.global, output: *output, ctx, severity: Cell::new(Severity::Info) };
+    let job = crate::notify::job(&cli.verb);
     let outcome = match cli.verb {
         Verb::Init(args) => init::run(&session, args).await,
         Verb::Check(args) => check::run(&session, args).await,
         Verb::Backup(args) => backup::run(&session, args).await,
         Verb::List(args) => list::run(&session, args).await,
         Verb::Show(args) => show::run(&session, args).await,
-        Verb::Status => status::run(&session).await,
+        Verb::Status(args) => status::run(&session, args).await,
         Verb::Verify(args) => verify::run(&session, args).await,
         Verb::Accept(args) => accept::run(&session, args).await,
         Verb::Replicate(args) => replicate::run(&session, args).await,
@@ -78,6 +92,7 @@ pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken, up
         Verb::Retention(args) => retention::run(&session, args).await,
         Verb::Hold(args) => hold::run(&session, args).await,
         Verb::Source(args) => source::run(&session, args).await,
+        Verb::Notify(args) => notify::run(&session, args).await,
         Verb::Gc(args) => gc::run(&session, args).await,
         Verb::Completions { shell } => {
             let mut text = Vec::new();
@@ -90,10 +105,14 @@ pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken, up
             made.and_then(|()| Output::print(&String::from_utf8_lossy(&text))).map(|()| 0)
         }
     };
-    outcome.unwrap_or_else(|error| {
+    let code = outcome.unwrap_or_else(|error| {
         output.error(&error);
         error.exit_code()
-    })
+    });
+    if let Some(job) = job {
+        crate::notify::tell(&session, job, code).await;
+    }
+    code
 }
 
 /// Returns the connection of a source of the configuration, or of `env:`, `file:`, a URL.

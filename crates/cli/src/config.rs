@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use dozo_engine::{RepositorySettings, SourceSettings};
 use dozo_model::{RetentionPolicy, SourceName};
+use dozo_notify::Receiver;
 
 /// A configuration, resolved.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +25,10 @@ pub(crate) struct Config {
     pub(crate) sources: Vec<SourceSettings>,
     /// `[retention]`: what is kept of sources that are not in the file any more.
     pub(crate) retention: RetentionPolicy,
+    /// `[notify.*]`, in the file's order.
+    pub(crate) receivers: Vec<Receiver>,
+    /// `[contacts]`, in the file's order.
+    pub(crate) contacts: Vec<(String, String)>,
 }
 
 /// Something wrong in the file.
@@ -107,16 +112,13 @@ impl Config {
     }
 
     /// Returns the source that made a backup: one of that name, or the server that it is a database of.
-    pub(crate) fn owner(&self, name: &str) -> Option<&SourceSettings> {
-        let cluster = |s: &&SourceSettings| {
-            s.databases.is_some() && name.strip_prefix(s.name.as_str()).is_some_and(|rest| rest.starts_with('-'))
-        };
-        self.source(name).or_else(|| self.sources.iter().find(cluster))
+    pub(crate) fn owner(&self, name: &SourceName) -> Option<&SourceSettings> {
+        SourceSettings::of(&self.sources, name)
     }
 
     /// Returns what is kept of a source.
     pub(crate) fn policy(&self, name: &SourceName) -> &RetentionPolicy {
-        self.owner(name.as_str()).map_or(&self.retention, |s| &s.retention)
+        self.owner(name).map_or(&self.retention, |s| &s.retention)
     }
 
     /// Returns the names of all sources.

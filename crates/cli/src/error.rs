@@ -29,6 +29,10 @@ pub(crate) enum Usage {
     PlanFile,
     /// No backup came from that server.
     UnknownServer,
+    /// The receiver is not in the configuration.
+    UnknownReceiver,
+    /// A file cannot be written.
+    OutputFile,
 }
 
 impl Usage {
@@ -43,6 +47,8 @@ impl Usage {
             Self::BackupToReplica => "DOZO-E1012",
             Self::PlanFile => "DOZO-E1013",
             Self::UnknownServer => "DOZO-E1014",
+            Self::UnknownReceiver => "DOZO-E1015",
+            Self::OutputFile => "DOZO-E1016",
         }
     }
 }

@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod error;
 mod log;
+mod notify;
 mod operator;
 mod output;
 mod reporter;
@@ -22,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::args::Cli;
 use crate::error::{CliError, Usage};
+use crate::log::Level;
 use crate::output::Output;
 
 /// After a signal the work has this long to stop by itself.
@@ -67,7 +69,7 @@ fn main() -> ExitCode {
     // Uploads that were stopped abort what they began. The signal's own deadline ends this, too.
     uploads.close();
     let _ = runtime.block_on(async { tokio::time::timeout(STOP_WITHIN, uploads.wait()).await });
-    log::line("end", &format!("exit {code}"));
+    log::line(Level::End, &format!("exit {code}"));
     runtime.shutdown_timeout(Duration::from_millis(100));
     ExitCode::from(code)
 }
@@ -83,7 +85,7 @@ async fn stop_on_signal(cancel: CancellationToken) {
     }
     cancel.cancel();
     tokio::time::sleep(STOP_WITHIN).await;
-    log::line("end", "interrupted, exit 130");
+    log::line(Level::End, "interrupted, exit 130");
     // Something does not stop: nothing is committed by now, and what is left behind is listed by `gc plan`.
     #[expect(clippy::exit, reason = "a signal must end the process within a second")]
     std::process::exit(130);

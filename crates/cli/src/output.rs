@@ -5,7 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use crate::error::CliError;
-use crate::log;
+use crate::log::{self, Level};
 
 /// Where results and messages go.
 #[derive(Debug, Clone, Copy)]
@@ -25,14 +25,13 @@ impl Output {
 
     /// Prints a result: JSON if asked for, else the text; with `--quiet` no text.
     pub(crate) fn result(self, value: &impl Serialize, text: impl Fn() -> String) -> Result<(), CliError> {
-        if log::wanted() {
-            log::line("result", &text());
-        }
+        let text = text();
+        log::line(Level::Result, &text);
         if self.json {
             let json = serde_json::to_string_pretty(value).map_err(|e| CliError::Output(e.into()))?;
             return Self::print(&json);
         }
-        if self.quiet { Ok(()) } else { Self::print(&text()) }
+        if self.quiet { Ok(()) } else { Self::print(&text) }
     }
 
     /// Prints to stdout whatever the options say.
@@ -57,7 +56,7 @@ impl Output {
 
     /// Prints a message to stderr.
     pub(crate) fn message(self, text: &str) {
-        log::line("message", text);
+        log::line(Level::Message, text);
         let _ = writeln!(std::io::stderr().lock(), "{text}");
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use dozo_model::{Progress, Stage, human_count, human_duration};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::log::{self, Level};
+
 /// Shows bars: one for the whole, one for each table at work.
 pub(crate) struct Bars {
     all: MultiProgress,
@@ -89,7 +91,7 @@ impl Progress for Bars {
     }
 
     fn warn(&self, message: &str) {
-        crate::log::line("warning", message);
+        log::line(Level::Warning, message);
         // A terminal that is gone needs no warning.
         let _ = self.all.println(format!("warning: {}", message.replace('\n', " ")));
     }
@@ -125,7 +127,7 @@ impl Progress for Lines {
     }
 
     fn warn(&self, message: &str) {
-        crate::log::line("warning", message);
+        log::line(Level::Warning, message);
         // One line each: a table's name may hold line breaks.
         self.line(&format!("warning: {}", message.replace('\n', " ")));
     }

@@ -400,6 +400,9 @@ impl Run<'_> {
         seconds.insert("total".into(), self.started.elapsed().as_secs_f64());
         manifest.seconds = seconds.clone();
         self.repository.commit(&manifest).await?;
+        for alarm in self.source.alarms.of(&manifest, self.history.newest_good().map(|r| r.manifest.as_ref())) {
+            self.warnings.add(alarm.text);
+        }
         // Committed: what the server says about the end of the read-only transaction changes nothing any more.
         let _ = coordinator.end().await;
         let mut tables: Vec<TableReport> = manifest

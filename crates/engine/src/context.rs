@@ -10,6 +10,7 @@ use dozo_store::{Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::alarms::AlarmRules;
 use crate::{EngineError, Result};
 
 /// Given to every verb.
@@ -38,6 +39,8 @@ pub struct RepositorySettings {
     pub base: std::path::PathBuf,
     /// Percent of the disk that a backup leaves free.
     pub min_free: u8,
+    /// Percent of the disk in use at which people are told, warned, alarmed.
+    pub disk_levels: [u8; 3],
     /// The only host that writes to it: allows deletes on a store without create-only puts.
     pub only_host: Option<String>,
     /// Repositories that hold copies of its backups.
@@ -144,11 +147,26 @@ pub struct SourceSettings {
     pub text_only: Vec<String>,
     /// What is kept of it.
     pub retention: RetentionPolicy,
+    /// What raises an alarm.
+    pub alarms: AlarmRules,
     /// Whether a database without an encoding is refused where it has texts, instead of kept as bytes.
     pub refuse_unknown_encoding: bool,
 }
 
 impl SourceSettings {
+    /// Returns the source that makes backups under this name: the one of that name, or the server that it is a database of.
+    #[must_use]
+    pub fn of<'s>(all: &'s [Self], name: &SourceName) -> Option<&'s Self> {
+        all.iter().find(|s| &s.name == name).or_else(|| all.iter().find(|s| s.has_database(name)))
+    }
+
+    /// Tells whether this is a whole server, and `name` one of its databases.
+    #[must_use]
+    pub fn has_database(&self, name: &SourceName) -> bool {
+        let rest = name.as_str().strip_prefix(self.name.as_str());
+        self.databases.is_some() && rest.is_some_and(|rest| rest.starts_with('-'))
+    }
+
     /// Resolves how it is connected.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! *Invariants*: the first error cancels every worker, every thread is joined, a panic becomes an internal error; a failure
 //! of one object is in the report and fails the run. *Memory*: [`Budget`].
 
+mod alarms;
 mod backup;
 mod budget;
 mod check;
@@ -24,6 +25,7 @@ mod status;
 mod verify;
 mod workers;
 
+pub use alarms::{Alarm, AlarmRules};
 pub use backup::{BackupOptions, BackupReport, Bottleneck, TableReport, backup};
 pub use budget::Budget;
 pub use check::{CheckLine, CheckStatus, check};
@@ -39,7 +41,7 @@ pub use restore::{
     Content, Existing, PreviewTable, RestoreOptions, RestorePreview, RestoreReport, RestoredTable, preview, restore,
 };
 pub use select::Patterns;
-pub use status::{AcceptReport, BackupLine, SourceStatus, accept, list, status};
+pub use status::{AcceptReport, BackupLine, Disk, Going, SourceStatus, Status, accept, list, status};
 pub use verify::{VerifyReport, verify, verify_entry};
 
 // What the binary needs from the crates below.

@@ -1,14 +1,16 @@
-//! `list`, `show`, `status`, `accept`: what is in the repository, and what was proven about it.
+//! `list`, `show`, `status`, `accept`: what is in the repository, what was proven about it, what will go, what is amiss.
 
 use std::collections::{BTreeMap, HashMap};
 
-use dozo_catalog::{BackupRecord, BackupState, Repository, tool};
+use dozo_catalog::{Action, BackupRecord, BackupState, Facts, History, Hold, Repository, plan, tool};
 use dozo_model::{
-    Acceptance, BackupId, FORMAT_VERSION, Loss, Manifest, ManifestForm, SourceName, Timestamp, Verdict, VerifyLevel,
+    Acceptance, BackupId, FORMAT_VERSION, Loss, Manifest, ManifestForm, RetentionPolicy, Severity, SourceName, Timestamp,
+    Verdict, VerifyLevel,
 };
 use serde::Serialize;
 
-use crate::context::{Context, ReplicaSettings};
+use crate::alarms::{self, Alarm};
+use crate::context::{Context, RepositorySettings, SourceSettings};
 use crate::replicate::{ReplicaLag, Replicas};
 use crate::{EngineError, Result};
 
@@ -44,6 +46,10 @@ pub struct BackupLine {
     pub good: bool,
     /// Backup whose objects it shares.
     pub parent: Option<BackupId>,
+    /// Who holds it, and why.
+    pub hold: Option<Hold>,
+    /// Until when it can be taken back; none = it is not marked for deletion.
+    pub marked_until: Option<Timestamp>,
     /// What is wrong, for an unreadable or suspect one.
     pub note: Option<String>,
 }
@@ -54,20 +60,81 @@ pub struct BackupLine {
 pub struct SourceStatus {
     /// Source.
     pub source: SourceName,
+    /// Whether it is in the configuration.
+    pub configured: bool,
     /// Committed backups.
     pub backups: usize,
     /// The newest committed one.
     pub newest: Option<BackupLine>,
     /// The newest good one: complete, no open finding.
     pub newest_good: Option<BackupLine>,
+    /// Start of the newest one whose content was verified, and of the newest that was proven.
+    pub newest_verified: Option<Timestamp>,
+    /// As above.
+    pub newest_proven: Option<Timestamp>,
+    /// Backups that serve each tier.
+    pub tiers: BTreeMap<&'static str, usize>,
+    /// Backups that are not good, by what they are.
+    pub not_good: BTreeMap<&'static str, usize>,
+    /// Backups that somebody holds.
+    pub held: usize,
+    /// Backups that are marked for deletion.
+    pub marked: usize,
+    /// The next one that goes, if backups go on.
+    pub next_deletion: Option<Going>,
     /// Bytes of all objects that committed backups need, shared ones once.
     pub bytes: u64,
+    /// Seconds that the newest one took.
+    pub seconds: Option<f64>,
     /// The table of the newest backup with the fewest physical copies of its rows, and how many it has.
     pub fewest_copies: Option<(String, usize)>,
     /// Physical copies of the rows of each table of the newest backup.
     pub copies: BTreeMap<String, usize>,
     /// How far each replica is behind.
     pub replicas: Vec<ReplicaLag>,
+    /// What somebody should hear of.
+    pub alarms: Vec<Alarm>,
+}
+
+/// A backup that goes.
+#[derive(Debug, Clone, Serialize)]
+pub struct Going {
+    /// Backup.
+    pub id: BackupId,
+    /// When.
+    pub at: Timestamp,
+    /// Whether it is marked by now.
+    pub marked: bool,
+}
+
+/// The disk of a local repository.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Disk {
+    /// Free bytes.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// What everything looks like.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// When it was looked at.
+    pub at: Timestamp,
+    /// Sources.
+    pub sources: Vec<SourceStatus>,
+    /// The repository's disk, where it can be asked.
+    pub disk: Option<Disk>,
+    /// What somebody should hear of, of the repository as a whole.
+    pub alarms: Vec<Alarm>,
+}
+
+impl Status {
+    /// Returns all alarms, with the source that each is about.
+    pub fn all_alarms(&self) -> impl Iterator<Item = (Option<&SourceName>, &Alarm)> {
+        let own = self.alarms.iter().map(|a| (None, a));
+        own.chain(self.sources.iter().flat_map(|s| s.alarms.iter().map(move |a| (Some(&s.source), a))))
+    }
 }
 
 /// Lists backups, oldest first.
@@ -80,7 +147,10 @@ pub async fn list(ctx: &Context, repository: &Repository, source: Option<&Source
     for entry in repository.backups(source).await? {
         let mut line = BackupLine::unknown(&entry.source, &entry.id);
         match entry.state {
-            BackupState::Committed(m) => line = BackupLine::committed(&repository.record(m).await?, now),
+            BackupState::Committed(_) => match repository.record_of(entry).await? {
+                Some(record) => line = BackupLine::committed(&record, now),
+                None => continue,
+            },
             BackupState::Uncommitted(intent) => {
                 line.started = intent.map(|i| i.started);
                 line.age_seconds = line.started.map(|s| now.duration_since(s).as_secs());
@@ -121,6 +191,8 @@ impl BackupLine {
             drilled: None,
             good: false,
             parent: None,
+            hold: None,
+            marked_until: None,
             note: None,
         }
     }
@@ -132,6 +204,8 @@ impl BackupLine {
             state,
             good: record.good(),
             parent: m.parent.clone(),
+            hold: record.hold(now),
+            marked_until: record.mark.as_ref().map(|mark| mark.due.unwrap_or(mark.at)),
             started: Some(m.started),
             age_seconds: Some(now.duration_since(m.started).as_secs()),
             tables: m.datasets.len() as u64,
@@ -150,42 +224,127 @@ impl BackupLine {
 ///
 /// # Errors
 /// When the repository cannot be read.
-pub async fn status(
+pub async fn status<'p>(
     ctx: &Context,
     repository: &Repository,
-    replicas: &[ReplicaSettings],
-    configured: &[SourceName],
-) -> Result<Vec<SourceStatus>> {
-    let mut names = repository.sources().await?;
-    names.extend(configured.iter().cloned());
+    settings: &RepositorySettings,
+    configured: &[SourceSettings],
+    policy: impl Fn(&SourceName) -> &'p RetentionPolicy,
+) -> Result<Status> {
+    let there = repository.sources().await?;
+    // The databases of a server are sources of their own; the server is one only while nothing of it was backed up.
+    let begun = |s: &SourceSettings| there.iter().any(|t| s.has_database(t));
+    let mut names: Vec<SourceName> = configured.iter().filter(|s| !begun(s)).map(|s| s.name.clone()).collect();
+    names.extend(there.iter().cloned());
     names.sort();
     names.dedup();
-    let (now, mut all) = (ctx.clock.now(), Vec::new());
-    let replicas = Replicas::open(replicas).await;
-    for source in names {
-        let history = repository.history(&source).await?;
+    let replicas = Replicas::open(&settings.replicas).await;
+    let (now, mut sources) = (ctx.clock.now(), Vec::new());
+    for name in names {
+        let history = repository.history(&name).await?;
+        let manifests: Vec<&Manifest> = history.records.iter().map(|r| r.manifest.as_ref()).collect();
+        let lags = replicas.lags(repository, &name, &manifests).await;
+        sources.push(SourceStatus::new(name.clone(), &history, lags, SourceSettings::of(configured, &name), policy(&name), now));
+    }
+    let disk = repository.store().space().map(|(free, total)| Disk { free, total });
+    let alarms = disk.and_then(|d| alarms::disk(d.free, d.total, settings.disk_levels)).into_iter().collect();
+    Ok(Status { at: now, sources, disk, alarms })
+}
+
+impl SourceStatus {
+    fn new(
+        source: SourceName,
+        history: &History,
+        replicas: Vec<ReplicaLag>,
+        settings: Option<&SourceSettings>,
+        policy: &RetentionPolicy,
+        now: Timestamp,
+    ) -> Self {
         let mut committed: Vec<BackupLine> = history.records.iter().map(|r| BackupLine::committed(r, now)).collect();
         in_order(&mut committed);
         let objects: HashMap<&str, u64> =
             history.records.iter().flat_map(|r| &r.manifest.objects).map(|o| (o.key.as_str(), o.bytes)).collect();
-        let copies: BTreeMap<String, usize> = match history.records.last() {
+        let newest = history.records.last();
+        let copies: BTreeMap<String, usize> = match newest {
             Some(newest) => history.physical_copies(&newest.manifest).into_iter().map(|(n, c)| (n.to_string(), c)).collect(),
             None => BTreeMap::new(),
         };
-        let manifests: Vec<&Manifest> = history.records.iter().map(|r| r.manifest.as_ref()).collect();
-        let replicas = replicas.lags(repository, &source, &manifests).await;
-        all.push(SourceStatus {
+        let plan = plan(&Facts::of(history), |_| policy, now);
+        let (mut tiers, mut not_good) = (BTreeMap::new(), BTreeMap::new());
+        for verdict in &plan.backups {
+            for tier in &verdict.tiers {
+                *tiers.entry(tier.as_str()).or_default() += 1;
+            }
+            if !verdict.good {
+                *not_good.entry(verdict.state).or_default() += 1;
+            }
+        }
+        let going = plan.backups.iter().filter_map(|v| {
+            let marked = v.action == Action::Marked;
+            Some(Going { id: v.id.clone(), at: v.goes?, marked })
+        });
+        let start_of = |line: Option<&BackupLine>| line.and_then(|l| l.started);
+        let newest_good = committed.iter().rev().find(|l| l.good).cloned();
+        let verified = |l: &&BackupLine| l.findings == 0 && matches!(l.verified, Some((_, Verdict::Passed)));
+        let mut status = Self {
+            configured: settings.is_some(),
             backups: committed.len(),
             newest: committed.last().cloned(),
-            newest_good: committed.iter().rev().find(|l| l.good).cloned(),
+            newest_verified: start_of(committed.iter().rev().find(verified)),
+            newest_proven: start_of(committed.iter().rev().find(|l| l.proven.is_some())),
+            tiers,
+            not_good,
+            held: committed.iter().filter(|l| l.hold.is_some()).count(),
+            marked: committed.iter().filter(|l| l.marked_until.is_some()).count(),
+            next_deletion: going.min_by_key(|g| g.at),
             bytes: objects.values().sum(),
+            seconds: newest.and_then(|r| r.manifest.seconds.get("total").copied()),
             fewest_copies: copies.iter().min_by_key(|(_, n)| **n).map(|(t, n)| (t.clone(), *n)),
             copies,
             replicas,
+            alarms: Vec::new(),
+            newest_good,
             source,
-        });
+        };
+        status.alarms = status.find_alarms(history, settings, policy, now);
+        status
     }
-    Ok(all)
+
+    fn find_alarms(
+        &self,
+        history: &History,
+        settings: Option<&SourceSettings>,
+        policy: &RetentionPolicy,
+        now: Timestamp,
+    ) -> Vec<Alarm> {
+        let mut all = Vec::new();
+        // A source that is not in the configuration any more is silent on purpose.
+        if settings.is_some() {
+            all.extend(alarms::silent(self.newest_good.as_ref().and_then(|l| l.started), self.backups > 0, policy, now));
+        }
+        if let Some(newest) = self.newest.as_ref().filter(|l| !l.good) {
+            let severity = if newest.state == "partial" { Severity::Warning } else { Severity::Critical };
+            let state = if newest.findings > 0 { "damaged" } else { newest.state };
+            let note = newest.note.as_ref().map(|n| format!(": {n}")).unwrap_or_default();
+            all.push(Alarm::new(severity, format!("its newest backup is {state}{note}")));
+        }
+        let mut good = history.records.iter().rev().filter(|r| r.good()).map(|r| r.manifest.as_ref());
+        if let (Some(settings), Some(newest)) = (settings, good.next()) {
+            all.extend(settings.alarms.of(newest, good.next()));
+        }
+        for lag in &self.replicas {
+            let late = lag.lag_seconds.and_then(|s| u64::try_from(s).ok()).is_some_and(|s| s > policy.max_age.as_secs());
+            if let Some(why) = &lag.unreachable {
+                all.push(Alarm::new(Severity::Warning, format!("replica {} was not reached: {why}", lag.replica)));
+            } else if late {
+                all.push(Alarm::new(
+                    Severity::Warning,
+                    format!("replica {} lacks {} backups", lag.replica, lag.missing.unwrap_or(0)),
+                ));
+            }
+        }
+        all
+    }
 }
 
 /// When it became proven: verified by content, and every row confirmed by the source's own fingerprint.

@@ -15,6 +15,7 @@ mod names;
 mod pgtype;
 mod policy;
 mod progress;
+mod severity;
 mod units;
 
 pub use change::{Acceptance, ChangeToken, Loss, RowVersions, SourceMatch};
@@ -37,4 +38,5 @@ pub use names::{QualifiedName, quote_ident, quote_literal};
 pub use pgtype::{CompositeField, NumericMod, PgType, Profile};
 pub use policy::{Period, RetentionPolicy, Tier, weekday_name};
 pub use progress::{NoProgress, Progress, Stage};
+pub use severity::Severity;
 pub use units::{ByteSize, Percent, Span, UnitError, human_bytes, human_count, human_duration};

@@ -7,6 +7,7 @@
 mod postgres;
 mod proxy;
 mod s3;
+mod sink;
 mod zoo;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 pub use postgres::{Cluster, ClusterOptions, Database, shared};
 pub use proxy::{Fault, Proxy, Seen};
 pub use s3::{S3Server, shared_s3};
+pub use sink::{HttpSink, MailServer, Received};
 pub use zoo::{CAPABILITIES, capabilities};
 
 /// Returns the folder of the installed servers.

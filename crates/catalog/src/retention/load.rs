@@ -4,22 +4,24 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use dozo_model::{FORMAT_VERSION, ManifestHead, SourceName, Timestamp, Verdict, VerifyLevel};
+use dozo_model::{FORMAT_VERSION, ManifestForm, ManifestHead, SourceName, Verdict, VerifyLevel};
 use futures::{StreamExt, TryStreamExt};
 
 use super::facts::{BackupFacts, BackupKind, Facts, Mark};
-use super::hold::newest_hold;
+use super::newest_hold;
 use crate::Result;
-use crate::fate::Fate;
-use crate::history::BackupRecord;
+use crate::history::{BackupRecord, History};
 use crate::repository::{BackupEntry, BackupState, FETCHES, Repository};
 
 /// One backup as it was read.
 enum Loaded {
-    Committed(Box<BackupRecord<ManifestHead>>, Option<Mark>, Option<Timestamp>),
+    Committed(Box<BackupRecord<ManifestHead>>),
     Unreadable(String),
     Nothing,
 }
+
+/// Keys of objects, and their places.
+type Places = HashMap<String, u32>;
 
 impl Repository {
     /// Loads what a retention plan is made of.
@@ -34,18 +36,10 @@ impl Repository {
         let mut loaded = futures::stream::iter(listed)
             .map(|one| async move { self.load(self.entry::<ManifestHead>(one).await?).await })
             .buffered(FETCHES);
-        let mut places: HashMap<String, u32> = HashMap::new();
+        let mut places = Places::new();
         while let Some(one) = loaded.try_next().await? {
             match one {
-                Loaded::Committed(record, mark, at) => {
-                    let label = format!("{}@{}", record.manifest.source, record.manifest.id);
-                    let latest = record.checks.iter().map(|c| c.at).chain(record.holds.iter().map(|h| h.at)).chain(at).max();
-                    if let Some(latest) = latest.filter(|at| facts.latest_record.as_ref().is_none_or(|(known, _)| at > known)) {
-                        facts.latest_record = Some((latest, label));
-                    }
-                    let backup = facts.take(*record, mark, &mut places);
-                    facts.backups.push(backup);
-                }
+                Loaded::Committed(record) => facts.take(&record, &mut places),
                 Loaded::Unreadable(why) => facts.unreadable.push(why),
                 Loaded::Nothing => {}
             }
@@ -67,57 +61,69 @@ impl Repository {
         if let Some(why) = entry.fate_unknown {
             return Ok(Loaded::Unreadable(format!("the fate of {label} is not known: {why}")));
         }
-        let manifest = match entry.state {
-            BackupState::Committed(manifest) => manifest,
-            BackupState::Unreadable(why) => return Ok(Loaded::Unreadable(why)),
+        match &entry.state {
+            BackupState::Committed(manifest) if manifest.min_deleter > FORMAT_VERSION => {
+                return Ok(Loaded::Unreadable(format!("{label} asks for a newer dozo to delete anything")));
+            }
+            BackupState::Unreadable(why) => return Ok(Loaded::Unreadable(why.clone())),
             // It was committed once.
             BackupState::Uncommitted(_) if entry.beside.has_events() => {
                 return Ok(Loaded::Unreadable(format!("the manifest of {label} is missing")));
             }
-            BackupState::Uncommitted(_) | BackupState::Aborted | BackupState::Doomed(_) => return Ok(Loaded::Nothing),
-        };
-        if manifest.min_deleter > FORMAT_VERSION {
-            return Ok(Loaded::Unreadable(format!("{label} asks for a newer dozo to delete anything")));
+            _ => {}
         }
-        let (mark, at) = match entry.fate {
-            Fate::Marked(r) => (Some(Mark { due: r.due.unwrap_or(r.at), reason: r.reason }), Some(r.at)),
-            _ => (None, None),
-        };
-        let record = self.record_with(manifest, entry.beside).await?;
-        Ok(Loaded::Committed(Box::new(record), mark, at))
+        Ok(self.record_of(entry).await?.map_or(Loaded::Nothing, |record| Loaded::Committed(Box::new(record))))
     }
 }
 
 impl Facts {
-    fn take(&mut self, record: BackupRecord<ManifestHead>, mark: Option<Mark>, places: &mut HashMap<String, u32>) -> BackupFacts {
-        let (good, state) = (record.good(), record.state());
+    /// Returns the facts of one source whose history was loaded.
+    #[must_use]
+    pub fn of(history: &History) -> Self {
+        let (mut facts, mut places) = (Self::default(), Places::new());
+        for record in &history.records {
+            facts.take(record, &mut places);
+        }
+        if let (Some(first), false) = (history.records.first(), history.joined.is_empty()) {
+            facts.joined.insert(first.manifest.source.clone(), history.joined.clone());
+        }
+        facts
+    }
+
+    fn take<M: ManifestForm>(&mut self, record: &BackupRecord<M>, places: &mut Places) {
+        let manifest = record.manifest.as_ref();
+        let marked = record.mark.as_ref().map(|m| m.at);
+        let written = record.checks.iter().map(|c| c.at).chain(record.holds.iter().map(|h| h.at)).chain(marked).max();
+        if let Some(at) = written.filter(|at| self.latest_record.as_ref().is_none_or(|(known, _)| at > known)) {
+            self.latest_record = Some((at, format!("{}@{}", manifest.source(), manifest.id())));
+        }
         let check = Repository::verified(&record.checks, VerifyLevel::Content);
         let findings = !Repository::open_findings(&record.checks).is_empty();
-        let verified = check.is_some_and(|c| c.verdict == Verdict::Passed) && !findings;
-        let head = *record.manifest;
-        let mut objects = Vec::with_capacity(head.objects.len());
-        for object in head.objects {
-            let place = *places.entry(object.key).or_insert_with(|| {
-                self.objects.push(object.bytes);
-                u32::try_from(self.objects.len() - 1).unwrap_or(u32::MAX)
+        let mut objects = Vec::new();
+        for (key, bytes) in manifest.sizes() {
+            let next = u32::try_from(self.objects.len()).unwrap_or(u32::MAX);
+            let place = places.get(key).copied().unwrap_or_else(|| {
+                self.objects.push(bytes);
+                places.insert(key.to_owned(), next);
+                next
             });
             objects.push(place);
         }
-        BackupFacts {
-            source: head.source,
-            id: head.id,
+        self.backups.push(BackupFacts {
+            source: manifest.source().clone(),
+            id: manifest.id().clone(),
             kind: BackupKind::Logical,
-            incarnation: head.server.system_identifier,
-            started: head.started,
-            finished: head.finished,
-            state: if findings || record.damaged.is_some() { "damaged" } else { state },
-            good,
-            verified,
+            incarnation: manifest.server().map(str::to_owned),
+            started: manifest.started(),
+            finished: manifest.finished(),
+            state: if findings || record.damaged.is_some() { "damaged" } else { record.state() },
+            good: record.good(),
+            verified: check.is_some_and(|c| c.verdict == Verdict::Passed) && !findings,
             hold: newest_hold(&record.holds),
             needs: Vec::new(),
-            unknown: record.damaged,
-            mark,
+            unknown: record.damaged.clone(),
+            mark: record.mark.as_ref().map(|m| Mark { due: m.due.unwrap_or(m.at), reason: m.reason.clone() }),
             objects,
-        }
+        });
     }
 }

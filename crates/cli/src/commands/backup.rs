@@ -6,7 +6,7 @@ use dozo_engine::{
     BackupOptions, BackupReport, CatalogError, EngineError, Expanded, ReplicateOptions, ReplicateReport, Repository,
     SourceSettings, backup, expand, replicate, run_hook, vanished,
 };
-use dozo_model::{HoldState, SourceName, human_bytes, human_count, human_duration};
+use dozo_model::{HoldState, Severity, SourceName, human_bytes, human_count, human_duration};
 use serde::Serialize;
 use serde_json::json;
 
@@ -258,6 +258,7 @@ async fn tell_missing(
 /// What must be seen also with `--quiet`: one line each.
 fn tell_losses(session: &Session, report: &BackupReport) {
     if let Some(first) = report.losses.first() {
+        session.raise(Severity::Critical);
         let more = if report.losses.len() > 1 { format!(" and {} more", report.losses.len() - 1) } else { String::new() };
         session.output.message(&format!(
             "warning: {}: backup {} is suspect: {first}{more}; next: dozo accept {}@{}, if that is meant",

@@ -36,12 +36,26 @@ pub(super) async fn run(session: &Session, args: List) -> Outcome {
                     verified(l),
                     when(l.proven),
                     when(l.drilled),
+                    kept(l),
                 ]
             })
             .collect();
-        table(&["BACKUP", "STATE", "STARTED", "AGE", "TABLES", "ROWS", "SIZE", "VERIFIED", "PROVEN", "DRILLED"], &[4, 5, 6], rows)
+        table(
+            &["BACKUP", "STATE", "STARTED", "AGE", "TABLES", "ROWS", "SIZE", "VERIFIED", "PROVEN", "DRILLED", "KEPT"],
+            &[4, 5, 6],
+            rows,
+        )
     })?;
     Ok(0)
+}
+
+/// Shows who holds it, or until when it can be taken back.
+fn kept(l: &BackupLine) -> String {
+    match (&l.hold, l.marked_until) {
+        (_, Some(until)) => format!("goes after {}", when(Some(until))),
+        (Some(hold), None) => format!("held: {}", hold.reason),
+        (None, None) => "-".into(),
+    }
 }
 
 /// Shows when the content was last checked, or that it was found bad.

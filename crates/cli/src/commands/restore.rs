@@ -27,7 +27,7 @@ pub(super) async fn run(session: &Session, args: Restore) -> Outcome {
     let target = database(session, &args.to)?;
     let repository = config.repository.open().await?;
     let manifest = repository.resolve(&selector).await?;
-    let pg_tools = config.owner(manifest.source.as_str()).map_or(ToolChoice::Auto, |s| s.pg_tools.clone());
+    let pg_tools = config.owner(&manifest.source).map_or(ToolChoice::Auto, |s| s.pg_tools.clone());
     let options = RestoreOptions {
         schemas: args.schema,
         tables: args.table,

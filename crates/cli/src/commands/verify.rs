@@ -81,7 +81,7 @@ pub(super) async fn run(session: &Session, args: Verify) -> Outcome {
 
 /// The nightly verification reads what has no content check younger than half of the age up to which objects are shared.
 fn not_again(config: &Config, manifest: &Manifest, latest: bool) -> Option<Duration> {
-    let age = config.owner(manifest.source.as_str()).map(|s| s.reuse_max_age)?;
+    let age = config.owner(&manifest.source).map(|s| s.reuse_max_age)?;
     latest.then_some(age / 2)
 }
 

@@ -1,5 +1,8 @@
 //! Walks the TOML tree, collects every problem with its line and dotted key, and resolves defaults.
 
+mod notify;
+mod retention;
+
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -7,7 +10,7 @@ use std::time::Duration;
 use dozo_engine::{
     DatabaseChoice, Hook, Hooks, OnBlock, ReplicaSettings, RepositorySettings, SourceSettings, StoreOptions, ToolChoice, UrlRef,
 };
-use dozo_model::{ByteSize, Percent, Period, Profile, RetentionPolicy, SourceName, Span, Tier};
+use dozo_model::{ByteSize, Percent, Profile, RetentionPolicy, SourceName, Span};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -28,11 +31,13 @@ const MAX_BLOCK: Duration = Duration::from_secs(5);
 const MAX_REPLICATION_LAG: Duration = Duration::from_secs(10);
 /// Room on the repository's disk that a backup leaves free.
 const MIN_FREE: Percent = Percent(20);
+/// Percent of the repository's disk in use at which people are told, warned, alarmed.
+const DISK_LEVELS: [u8; 3] = [70, 80, 85];
 const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Tables of the configuration's agreed shape that this version does not act upon. They are refused: a retention policy that
 /// is accepted and ignored would be worse than none.
-const LATER: [&str; 6] = ["archive", "drill", "notify", "contacts", "rotate", "schedule"];
+const LATER: [&str; 4] = ["archive", "drill", "rotate", "schedule"];
 
 pub(super) struct Reader<'t> {
     text: &'t str,
@@ -81,10 +86,11 @@ impl<'t> Reader<'t> {
                 reader.problem(line, "source", "it has no [source.NAME]".into());
             }
         }
+        let (receivers, contacts) = (reader.receivers(&mut root), reader.contacts(&mut root));
         reader.no_more(&root);
         match repository {
             Some(repository) if reader.problems.is_empty() => {
-                Ok(Config { file: path.to_owned(), repository, sources, retention })
+                Ok(Config { file: path.to_owned(), repository, sources, retention, receivers, contacts })
             }
             _ => {
                 reader.problems.sort_by_key(|p| p.line);
@@ -300,17 +306,38 @@ impl<'t> Reader<'t> {
             checksums: self.boolean(table, "checksums"),
         };
         let min_free = self.parsed::<Percent>(table, "min-free").unwrap_or(MIN_FREE).0;
+        let disk_levels = self.disk_levels(table);
         let only_host = self.text(table, "only-host");
         let key = Self::dotted(table, "url");
         let Some(url) = url else {
             self.problem(line, &key, "it is missing".into());
             return None;
         };
-        let settings = RepositorySettings { url, store, base: self.base.clone(), min_free, only_host, replicas: Vec::new() };
+        let settings =
+            RepositorySettings { url, store, base: self.base.clone(), min_free, disk_levels, only_host, replicas: Vec::new() };
         if let Err(e) = settings.check_url() {
             self.problem(line, &key, e.to_string());
         }
         Some(settings)
+    }
+
+    /// Reads three percentages that do not fall.
+    fn disk_levels(&mut self, table: &mut Table<'t>) -> [u8; 3] {
+        let Some(line) = table.entries.iter().find(|(k, ..)| k == "disk-levels").map(|e| e.1) else { return DISK_LEVELS };
+        let texts = self.texts(table, "disk-levels");
+        let levels: Vec<u8> = texts.iter().filter_map(|t| t.parse::<Percent>().ok()).map(|p| p.0).collect();
+        match levels.as_slice() {
+            [tell, warn, alarm] if texts.len() == 3 && tell <= warn && warn <= alarm => [*tell, *warn, *alarm],
+            _ => {
+                let key = Self::dotted(table, "disk-levels");
+                self.problem(
+                    line,
+                    &key,
+                    "it must be three percentages that do not fall, like [\"70%\", \"80%\", \"85%\"]".into(),
+                );
+                DISK_LEVELS
+            }
+        }
     }
 
     /// Reads a size that is above 0.
@@ -367,6 +394,7 @@ impl<'t> Reader<'t> {
         let text_only = self.texts(&mut table, "text-only");
         let unknown = self.one_of(&mut table, "unknown-encoding", [("binary", false), ("refuse", true)]);
         let retention = self.retention(&mut table, defaults.retention.clone());
+        let alarms = self.alarms(&mut table);
         self.no_more(&table);
         Some(SourceSettings {
             name: parsed?,
@@ -392,6 +420,7 @@ impl<'t> Reader<'t> {
             profile,
             text_only,
             retention,
+            alarms,
             refuse_unknown_encoding: unknown,
         })
     }
@@ -408,62 +437,6 @@ impl<'t> Reader<'t> {
         let reason = format!("`{text}` is not {} or {last}", others.join(", "));
         self.problem(line, &Self::dotted(table, key), reason);
         words[0].1
-    }
-
-    /// Reads a policy of retention, of which the rest is `usual`.
-    fn retention(&mut self, parent: &mut Table<'t>, usual: RetentionPolicy) -> RetentionPolicy {
-        let path = Self::dotted(parent, "retention");
-        let Some((line, value)) = self.take(parent, "retention") else { return usual };
-        let DeValue::Table(inner) = value else {
-            self.problem(line, &path, "it must be a table, like { daily = \"7d\" }".into());
-            return usual;
-        };
-        let mut table = self.table(path, inner);
-        let tiers = Tier::ALL.map(|tier| (tier, self.parsed::<Period>(&mut table, tier.as_str())));
-        let named = |tier: Tier| tiers.iter().find(|(t, _)| *t == tier).and_then(|(_, period)| *period);
-        // A tier that is not longer than a finer one keeps nothing of its own: written down together, one of them is a slip.
-        let written: Vec<(Tier, Period)> =
-            tiers.iter().filter_map(|(tier, period)| Some((*tier, (*period)?))).filter(|(_, p)| !p.is_off()).collect();
-        for pair in written.windows(2) {
-            let ((finer, short), (tier, long)) = (pair[0], pair[1]);
-            if long.about() < short.about() {
-                let key = Self::dotted(&table, tier.as_str());
-                self.problem(line, &key, format!("it keeps {long}, which is shorter than {finer} ({short})"));
-            }
-        }
-        let keep_last = self.integer(&mut table, "keep-last", 0..=100_000).and_then(|n| usize::try_from(n).ok());
-        let min_keep = self.integer(&mut table, "min-keep", 1..=100_000).and_then(|n| usize::try_from(n).ok());
-        let mut span = |key: &str, usual: Duration| self.parsed::<Span>(&mut table, key).map_or(usual, |s| s.0);
-        let (wal, max_age, grace) = (span("wal", usual.wal), span("max-age", usual.max_age), span("grace", usual.grace));
-        let require_verified = self.boolean(&mut table, "require-verified").unwrap_or(usual.require_verified);
-        let max_delete = self.parsed::<Percent>(&mut table, "max-delete").map_or(usual.max_delete, |p| p.0);
-        let time_zone = self.text(&mut table, "time-zone").unwrap_or_else(|| usual.time_zone.clone());
-        if jiff::tz::TimeZone::get(&time_zone).is_err() {
-            let key = Self::dotted(&table, "time-zone");
-            self.problem(line, &key, format!("`{time_zone}` is not a time zone"));
-        }
-        let week_start = if table.entries.iter().any(|(k, ..)| k == "week-start") {
-            use jiff::civil::Weekday::{Monday, Saturday, Sunday};
-            self.one_of(&mut table, "week-start", [("monday", Monday), ("sunday", Sunday), ("saturday", Saturday)])
-        } else {
-            usual.week_start
-        };
-        self.no_more(&table);
-        RetentionPolicy {
-            daily: named(Tier::Daily).unwrap_or(usual.daily),
-            weekly: named(Tier::Weekly).unwrap_or(usual.weekly),
-            monthly: named(Tier::Monthly).unwrap_or(usual.monthly),
-            yearly: named(Tier::Yearly).unwrap_or(usual.yearly),
-            keep_last: keep_last.unwrap_or(usual.keep_last),
-            min_keep: min_keep.unwrap_or(usual.min_keep),
-            wal,
-            require_verified,
-            max_age,
-            max_delete,
-            grace,
-            time_zone,
-            week_start,
-        }
     }
 
     fn databases(&mut self, table: &mut Table<'t>, path: &str, line: usize) -> Option<DatabaseChoice> {

@@ -44,7 +44,8 @@ impl Place {
             ..StoreOptions::default()
         };
         let url = format!("s3://{}/{prefix}", S3Server::BUCKET);
-        let settings = RepositorySettings { url, store, base: keys, min_free: 0, only_host: None, replicas: vec![] };
+        let settings =
+            RepositorySettings { url, store, base: keys, min_free: 0, disk_levels: [0; 3], only_host: None, replicas: vec![] };
         Self { settings }
     }
 
@@ -62,6 +63,7 @@ impl Place {
             store,
             base: PathBuf::new(),
             min_free: 0,
+            disk_levels: [0; 3],
             only_host: None,
             replicas: vec![],
         };
@@ -156,6 +158,7 @@ impl Verbs {
             profile: Profile::Lake,
             text_only: vec![],
             retention: dozo_model::RetentionPolicy::default(),
+            alarms: dozo_engine::AlarmRules::default(),
             refuse_unknown_encoding: false,
         };
         let ctx = Context {

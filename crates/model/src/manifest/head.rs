@@ -18,6 +18,14 @@ pub trait ManifestForm: DeserializeOwned + Send {
     fn keys(&self) -> impl Iterator<Item = &str>;
     /// Returns the oldest format version that a reader must understand.
     fn min_reader(&self) -> u32;
+    /// Returns when it began, by the server's clock.
+    fn started(&self) -> Timestamp;
+    /// Returns when its data ended.
+    fn finished(&self) -> Timestamp;
+    /// Returns what tells the server from others, where it says so.
+    fn server(&self) -> Option<&str>;
+    /// Returns the keys and sizes of all objects that it names.
+    fn sizes(&self) -> impl Iterator<Item = (&str, u64)>;
     /// Tells whether everything that was asked for is in it.
     fn complete(&self) -> bool;
     /// Tells whether a table lost more than is likely.
@@ -68,6 +76,22 @@ impl ManifestForm for Manifest {
 
     fn min_reader(&self) -> u32 {
         self.min_reader
+    }
+
+    fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    fn finished(&self) -> Timestamp {
+        self.finished
+    }
+
+    fn server(&self) -> Option<&str> {
+        self.server.system_identifier.as_deref()
+    }
+
+    fn sizes(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.objects.iter().map(|o| (o.key.as_str(), o.bytes))
     }
 
     fn complete(&self) -> bool {
@@ -147,6 +171,22 @@ impl ManifestForm for ManifestHead {
 
     fn min_reader(&self) -> u32 {
         self.min_reader
+    }
+
+    fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    fn finished(&self) -> Timestamp {
+        self.finished
+    }
+
+    fn server(&self) -> Option<&str> {
+        self.server.system_identifier.as_deref()
+    }
+
+    fn sizes(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.objects.iter().map(|o| (o.key.as_str(), o.bytes))
     }
 
     fn complete(&self) -> bool {
