@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod adopt;
 mod chaos;
 mod commands;
 mod compare;
@@ -27,6 +28,7 @@ mod replicate;
 mod retention;
 mod reuse;
 mod roundtrip;
+mod schedule;
 mod status;
 mod suspect;
 mod tls;

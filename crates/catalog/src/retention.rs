@@ -13,6 +13,7 @@ mod load;
 mod plan;
 mod reasons;
 mod rebind;
+mod simulate;
 mod wal;
 
 pub use apply::{RetentionDone, RetentionOptions};
@@ -21,4 +22,5 @@ pub(crate) use hold::newest_hold;
 pub use plan::{Action, Plan, SourcePlan, Verdict, plan};
 pub use reasons::Kept;
 pub use rebind::Incarnation;
+pub use simulate::{Broken, Day, Pace, Scenario, Simulation, simulate};
 pub use wal::{SegmentRange, WalPlan};

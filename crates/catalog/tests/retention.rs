@@ -11,6 +11,8 @@ mod properties;
 mod reference;
 #[path = "retention/scale.rs"]
 mod scale;
+#[path = "retention/simulate.rs"]
+mod simulate;
 #[path = "retention/wal.rs"]
 mod wal;
 #[path = "retention/world.rs"]

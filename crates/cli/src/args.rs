@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use dozo_model::{ByteSize, Percent, Span, Timestamp, VerifyLevel};
+use dozo_model::{ByteSize, Percent, Period, Span, Timestamp, VerifyLevel};
 use jiff::civil::Date;
 
 /// Backs up Postgres into open formats, proves that it arrived, and gives it back
@@ -79,6 +79,8 @@ pub(crate) enum Verb {
     Source(SourceArgs),
     /// List who is told of what becomes of a job, or tell them
     Notify(NotifyArgs),
+    /// Print or install the timers of the night's jobs
+    Schedule(ScheduleArgs),
     /// Find what belongs to no backup
     Gc(Gc),
     /// Print shell completions
@@ -228,6 +230,26 @@ pub(crate) struct NotifyArgs {
     /// Only these receivers
     #[arg(value_name = "NAME")]
     pub(crate) receivers: Vec<String>,
+}
+
+/// `dozo schedule`
+#[derive(Debug, Args)]
+pub(crate) struct ScheduleArgs {
+    /// Lines of a crontab instead of systemd timers
+    #[arg(long)]
+    pub(crate) cron: bool,
+    /// Write them where they belong, and start them
+    #[arg(long)]
+    pub(crate) install: bool,
+    /// Stop and remove what was installed
+    #[arg(long, conflicts_with = "install")]
+    pub(crate) remove: bool,
+    /// Units of this user, not of the system
+    #[arg(long, conflicts_with = "cron")]
+    pub(crate) user: bool,
+    /// Write units into this folder instead, and start nothing
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["cron", "user"])]
+    pub(crate) into: Option<PathBuf>,
 }
 
 /// `dozo show`
@@ -445,6 +467,10 @@ pub(crate) enum RetentionVerb {
         #[arg(long)]
         trust_clock: bool,
     },
+    /// Play the policy forward: what stands on each day, its size, and the first day on which a promise breaks
+    Simulate(Simulate),
+    /// Apply the tiers to dumps that other tools have left in a folder; without --apply, say what would go
+    Adopt(Adopt),
     /// Take a mark back: the backup stays, and is held
     Undo {
         /// SOURCE@ID, or a unique prefix of an id
@@ -457,6 +483,41 @@ pub(crate) enum RetentionVerb {
         #[arg(long, value_name = "WHEN")]
         until: Option<Until>,
     },
+}
+
+/// `dozo retention simulate`
+#[derive(Debug, Args)]
+pub(crate) struct Simulate {
+    /// How far
+    #[arg(value_name = "SPAN", default_value = "1y")]
+    pub(crate) span: Period,
+    /// A backup so often [default: as each source has had]
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) every: Option<Span>,
+    /// No backup any more after this
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) stop_after: Option<Span>,
+    /// Draw it into this file (.svg or .html)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) picture: Option<PathBuf>,
+}
+
+/// `dozo retention adopt`
+#[derive(Debug, Args)]
+pub(crate) struct Adopt {
+    /// Folder; what lies in its folders is not looked at
+    #[arg(value_name = "FOLDER")]
+    pub(crate) folder: PathBuf,
+    /// How dumps are named, files or folders: crm_{timestamp:%Y%m%d_%H%M%S}.sql.gz, or {name}_{timestamp:%Y%m%d} for several
+    /// series (repeatable)
+    #[arg(long = "pattern", value_name = "PATTERN", required = true)]
+    pub(crate) patterns: Vec<String>,
+    /// Move aside what is to go, and delete what was moved aside before the grace
+    #[arg(long)]
+    pub(crate) apply: bool,
+    /// Let so many of a series go at once [default: max-delete of the policy, 50%]
+    #[arg(long, value_name = "SHARE", requires = "apply")]
+    pub(crate) max_delete: Option<Percent>,
 }
 
 /// `dozo hold`

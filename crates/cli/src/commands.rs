@@ -1,6 +1,7 @@
 //! One file per verb: arguments in, engine called, result rendered, exit code out.
 
 mod accept;
+mod adopt;
 mod backup;
 mod check;
 mod compare;
@@ -14,7 +15,9 @@ mod notify;
 mod replicate;
 mod restore;
 mod retention;
+mod schedule;
 mod show;
+mod simulate;
 mod source;
 mod status;
 mod verify;
@@ -93,6 +96,7 @@ pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken, up
         Verb::Hold(args) => hold::run(&session, args).await,
         Verb::Source(args) => source::run(&session, args).await,
         Verb::Notify(args) => notify::run(&session, args).await,
+        Verb::Schedule(args) => schedule::run(&session, &args),
         Verb::Gc(args) => gc::run(&session, args).await,
         Verb::Completions { shell } => {
             let mut text = Vec::new();

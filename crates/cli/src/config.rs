@@ -7,12 +7,15 @@ mod read;
 
 pub(crate) use read::default_workers;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dozo_engine::{RepositorySettings, SourceSettings};
-use dozo_model::{RetentionPolicy, SourceName};
+use dozo_model::{ByteSize, RetentionPolicy, SourceName};
 use dozo_notify::Receiver;
+use jiff::civil::Time;
 
 /// A configuration, resolved.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,10 +28,35 @@ pub(crate) struct Config {
     pub(crate) sources: Vec<SourceSettings>,
     /// `[retention]`: what is kept of sources that are not in the file any more.
     pub(crate) retention: RetentionPolicy,
+    /// `[prices]`: of a GB for a month, by storage class.
+    pub(crate) prices: BTreeMap<String, f64>,
+    /// `[schedule]`
+    pub(crate) schedule: Schedule,
     /// `[notify.*]`, in the file's order.
     pub(crate) receivers: Vec<Receiver>,
     /// `[contacts]`, in the file's order.
     pub(crate) contacts: Vec<(String, String)>,
+}
+
+/// When the night's jobs run, and what they may take.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Schedule {
+    /// Backup of all sources, then verification of the newest.
+    pub(crate) backup: Option<Time>,
+    /// Retention.
+    pub(crate) retention: Option<Time>,
+    /// A look at everything, told to whoever is to be told.
+    pub(crate) status: Option<Time>,
+    /// Calendar of these times.
+    pub(crate) time_zone: String,
+    /// Jobs of many hosts do not all begin in the same second.
+    pub(crate) random_delay: Duration,
+    /// A job that takes longer is stopped.
+    pub(crate) timeout: Duration,
+    /// Niceness.
+    pub(crate) nice: i64,
+    /// Memory that the kernel lets it take.
+    pub(crate) memory_max: ByteSize,
 }
 
 /// Something wrong in the file.

@@ -33,6 +33,8 @@ pub(crate) enum Usage {
     UnknownReceiver,
     /// A file cannot be written.
     OutputFile,
+    /// Timers cannot be installed, or started.
+    Schedule,
 }
 
 impl Usage {
@@ -49,6 +51,7 @@ impl Usage {
             Self::UnknownServer => "DOZO-E1014",
             Self::UnknownReceiver => "DOZO-E1015",
             Self::OutputFile => "DOZO-E1016",
+            Self::Schedule => "DOZO-E1017",
         }
     }
 }

@@ -193,6 +193,26 @@ pub enum EngineError {
         /// Why.
         reason: String,
     },
+    /// A folder of dumps cannot be read, or changed.
+    #[error("{}: {reason}", folder.display())]
+    Folder {
+        /// Folder, or what is in it.
+        folder: std::path::PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// More of a folder's dumps would go than the policy lets go at once.
+    #[error("nothing was moved: {deletes} of {standing} dumps in {} would go, which is more than max-delete = \"{max_delete}%\"", folder.display())]
+    TooManyDumps {
+        /// Folder.
+        folder: std::path::PathBuf,
+        /// How many would go.
+        deletes: usize,
+        /// How many there are.
+        standing: usize,
+        /// Percent.
+        max_delete: u8,
+    },
     /// There is nothing to accept.
     #[error("backup {backup} is not suspect: {reason}")]
     NotSuspect {
@@ -240,6 +260,8 @@ impl Explain for EngineError {
             | Self::NoTable(_)
             | Self::LowSpace { .. }
             | Self::Hook { .. }
+            | Self::Folder { .. }
+            | Self::TooManyDumps { .. }
             | Self::NotSuspect { .. }
             | Self::NoReplica { .. }
             | Self::UnknownEncoding { .. }
@@ -284,6 +306,8 @@ impl Explain for EngineError {
             Self::UnknownEncoding { .. } => "DOZO-E6022",
             Self::NoReplica { .. } => "DOZO-E6023",
             Self::SameRepository { .. } => "DOZO-E6024",
+            Self::Folder { .. } => "DOZO-E6025",
+            Self::TooManyDumps { .. } => "DOZO-E6026",
             Self::Cancelled => "DOZO-E6010",
             Self::Internal(_) => "DOZO-E6099",
         }
@@ -298,7 +322,7 @@ impl Explain for EngineError {
             Self::BadPattern { .. } | Self::NoMatch { .. } => {
                 "patterns are schema.table with * and ?; dozo check lists the tables".into()
             }
-            Self::Options(_) => "dozo help restore".into(),
+            Self::Options(_) => "dozo help, and the verb".into(),
             Self::NoReplica { name, .. } => format!("mount its disk, or make it: dozo replicate --init --to {name}"),
             Self::SameRepository { .. } => "give [[repository.replica]] the url of another repository".into(),
             Self::TargetOccupied { .. } => {
@@ -323,6 +347,8 @@ impl Explain for EngineError {
             Self::Blocking { .. } => "run it again when no migration runs, or raise max-block, or set on-block".into(),
             Self::LowSpace { .. } => "make room (dozo gc plan shows what belongs to no backup), or lower min-free".into(),
             Self::Hook { .. } => "run the command by hand".into(),
+            Self::Folder { .. } => "check the path, its permissions and its disk".into(),
+            Self::TooManyDumps { .. } => "look at it without --apply; if that is meant, add --max-delete 100%".into(),
             Self::NotSuspect { .. } => "dozo list".into(),
             Self::UnknownEncoding { .. } => {
                 "unknown-encoding = \"binary\" keeps them as bytes; or leave the tables out with exclude = [\"schema.table\"]".into()

@@ -5,6 +5,7 @@
 //! *Invariants*: the first error cancels every worker, every thread is joined, a panic becomes an internal error; a failure
 //! of one object is in the report and fails the run. *Memory*: [`Budget`].
 
+mod adopt;
 mod alarms;
 mod backup;
 mod budget;
@@ -25,6 +26,7 @@ mod status;
 mod verify;
 mod workers;
 
+pub use adopt::{Adopted, Adoption, Dump, NamePattern, Retired, retire_dumps, survey_dumps};
 pub use alarms::{Alarm, AlarmRules};
 pub use backup::{BackupOptions, BackupReport, Bottleneck, TableReport, backup};
 pub use budget::Budget;
@@ -46,9 +48,9 @@ pub use verify::{VerifyReport, verify, verify_entry};
 
 // What the binary needs from the crates below.
 pub use dozo_catalog::{
-    Action, BackupEntry, BackupSelector, BackupState, CatalogError, Decision, Facts, GcDone, GcOptions, GcPlan, Hold,
-    Incarnation, Plan, Repository, RetentionDone, RetentionOptions, SourcePlan, Uncommitted, Verdict, plan as retention_plan,
-    this_host, tool,
+    Action, BackupEntry, BackupSelector, BackupState, Broken, CatalogError, Day, Decision, Facts, GcDone, GcOptions, GcPlan,
+    Hold, Incarnation, Plan, Repository, RetentionDone, RetentionOptions, Scenario, Simulation, SourcePlan, Uncommitted, Verdict,
+    plan as retention_plan, simulate, this_host, tool,
 };
 pub use dozo_postgres::{ConnInfo, PgError, ToolChoice, UrlRef};
 pub use dozo_store::{Store, StoreError, StoreOptions};

@@ -127,6 +127,8 @@ impl MailServer {
             .args([certificate, key])
             .args([port.to_string(), starttls.to_string(), refused.to_string(), Self::USER.into(), Self::PASSWORD.into()])
             .stdout(Stdio::piped())
+            // It tells of every client that does not trust it.
+            .stderr(Stdio::null())
             .spawn()
             .expect("python starts: run scripts/services");
         let mut line = String::new();

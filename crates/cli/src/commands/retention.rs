@@ -18,6 +18,10 @@ const FINDING: u8 = 3;
 const UNCOMMITTED_GRACE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 pub(super) async fn run(session: &Session, args: Retention) -> Outcome {
+    // Dumps of other tools need no repository.
+    if let Some(RetentionVerb::Adopt(args)) = &args.verb {
+        return super::adopt::run(session, args);
+    }
     let config = session.config()?;
     let repository = config.repository.open().await?;
     let now = session.ctx.clock.now();
@@ -54,6 +58,8 @@ pub(super) async fn run(session: &Session, args: Retention) -> Outcome {
             session.output.result(&done, || done_text(&done, &config))?;
             Ok(0)
         }
+        RetentionVerb::Adopt(args) => super::adopt::run(session, &args),
+        RetentionVerb::Simulate(args) => super::simulate::run(session, &config, &repository, args).await,
         RetentionVerb::Undo { backup, reason, until } => {
             let selector: BackupSelector = backup.parse()?;
             let manifest = repository.resolve(&selector).await?;
@@ -133,22 +139,26 @@ fn word(action: Action) -> &'static str {
     }
 }
 
+/// Says what is decided.
+pub(super) fn decision(action: Action) -> &'static str {
+    match action {
+        Action::Keep => "stays",
+        Action::TakeBack => "stays (unmarked)",
+        Action::Mark => "goes",
+        Action::Marked => "goes (marked)",
+    }
+}
+
 fn plan_text(plan: &Plan) -> String {
     if plan.backups.is_empty() {
         return "no backups yet\n  next: dozo backup --all".into();
     }
     let rows = plan.backups.iter().map(|v| {
         let tiers: Vec<&str> = v.tiers.iter().map(|t| t.as_str()).collect();
-        let decision = match v.action {
-            Action::Keep => "stays",
-            Action::TakeBack => "stays (unmarked)",
-            Action::Mark => "goes",
-            Action::Marked => "goes (marked)",
-        };
         vec![
             format!("{}@{}", v.source, v.id),
             v.state.to_owned(),
-            decision.to_owned(),
+            decision(v.action).to_owned(),
             if tiers.is_empty() { "-".into() } else { tiers.join(" ") },
             v.goes.map_or_else(|| "-".into(), |at| at.strftime("%Y-%m-%d").to_string()),
             human_bytes(v.only_bytes),

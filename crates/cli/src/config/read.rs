@@ -2,6 +2,7 @@
 
 mod notify;
 mod retention;
+mod schedule;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -37,7 +38,7 @@ const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Tables of the configuration's agreed shape that this version does not act upon. They are refused: a retention policy that
 /// is accepted and ignored would be worse than none.
-const LATER: [&str; 4] = ["archive", "drill", "rotate", "schedule"];
+const LATER: [&str; 3] = ["archive", "drill", "rotate"];
 
 pub(super) struct Reader<'t> {
     text: &'t str,
@@ -86,11 +87,12 @@ impl<'t> Reader<'t> {
                 reader.problem(line, "source", "it has no [source.NAME]".into());
             }
         }
+        let (schedule, prices) = (reader.schedule(&mut root, &time_zone), reader.prices(&mut root));
         let (receivers, contacts) = (reader.receivers(&mut root), reader.contacts(&mut root));
         reader.no_more(&root);
         match repository {
             Some(repository) if reader.problems.is_empty() => {
-                Ok(Config { file: path.to_owned(), repository, sources, retention, receivers, contacts })
+                Ok(Config { file: path.to_owned(), repository, sources, retention, prices, schedule, receivers, contacts })
             }
             _ => {
                 reader.problems.sort_by_key(|p| p.line);

@@ -15,7 +15,12 @@ fn the_documented_configuration_parses() {
     let text = include_str!("../../../../docs/config.toml");
     let config = Config::parse(Path::new("/etc/dozo/dozo.toml"), text).unwrap_or_else(|e| panic!("{e}"));
     assert!(!config.sources.is_empty());
-    let source = concat!(include_str!("read.rs"), include_str!("read/notify.rs"), include_str!("read/retention.rs"));
+    let source = concat!(
+        include_str!("read.rs"),
+        include_str!("read/notify.rs"),
+        include_str!("read/retention.rs"),
+        include_str!("read/schedule.rs")
+    );
     let mut keys = 0;
     let calls = [
         "text",
@@ -29,6 +34,7 @@ fn the_documented_configuration_parses() {
         "parsed::<Percent>",
         "integer",
         "secret",
+        "time_of_day",
     ];
     for call in calls {
         for rest in source.split(&format!("self.{call}(")).skip(1) {
