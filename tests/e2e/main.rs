@@ -17,6 +17,7 @@ mod grants;
 mod harness;
 mod into;
 mod kill;
+mod lock;
 mod network;
 mod notify;
 mod parts;

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use dozo_model::{BackupId, Operator, SourceName, Timestamp};
+use dozo_store::StoreError;
 use serde::Serialize;
 
 use crate::fate::Decision;
@@ -102,6 +103,10 @@ pub struct GcDone {
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Objects that a lock keeps for now.
+    pub retained: u64,
+    /// Until when the first of them is locked.
+    pub retained_until: Option<Timestamp>,
     /// Sources of which nothing was deleted, because these backups are running.
     pub postponed: Vec<String>,
 }
@@ -154,9 +159,18 @@ impl Repository {
         let survey = self.survey(options).await?;
         refuse_unknown(&survey.plan.unreadable)?;
         for object in &survey.garbage {
-            self.store().delete(&object.key).await?;
-            done.objects += 1;
-            done.bytes += object.bytes;
+            match self.store().delete(&object.key).await {
+                Ok(()) => {
+                    done.objects += 1;
+                    done.bytes += object.bytes;
+                }
+                // What is promised to nobody any more goes when its lock has ended.
+                Err(StoreError::Locked { until, .. }) => {
+                    done.retained += 1;
+                    done.retained_until = Some(done.retained_until.map_or(until, |at| at.min(until)));
+                }
+                Err(e) => return Err(e.into()),
+            }
         }
         for object in &survey.unfinished {
             self.store().remove_unfinished(&object.key).await?;

@@ -25,7 +25,7 @@ pub use lease::{BrokenLease, Lease, LeaseTimes};
 pub use repository::{BackupEntry, BackupState, Repository, tool};
 pub use resolve::BackupSelector;
 pub use retention::{
-    Action, BackupFacts, BackupKind, Broken, Day, Facts, Hold, Incarnation, Kept, Mark, Pace, Plan, RetentionDone,
+    Action, BackupFacts, BackupKind, Broken, Day, Facts, Hold, Incarnation, Kept, LockPolicy, Mark, Pace, Plan, RetentionDone,
     RetentionOptions, Scenario, SegmentRange, Simulation, SourcePlan, Verdict, WalPlan, WalRun, plan, simulate,
 };
 

@@ -146,6 +146,8 @@ impl Repository {
         }
         let marker: RepositoryMarker = serde_json::from_slice(&bytes).map_err(bad)?;
         let store = if marker.create_only { store } else { store.one_at_a_time(&marker.id) };
+        let versioned = marker.capabilities.as_ref().is_some_and(|c| c.versioning == Ability::Yes);
+        let store = if versioned { store.by_version() } else { store };
         Ok(Self { store, marker, lease_times: LeaseTimes::default() })
     }
 

@@ -212,6 +212,7 @@ pub fn survey_dumps(folder: &Path, patterns: &[NamePattern], policy: &RetentionP
             needs: Vec::new(),
             unknown: None,
             mark: None,
+            locked_until: None,
             objects: vec![u32::try_from(facts.objects.len() - 1).unwrap_or(u32::MAX)],
         });
         dumps.push(Dump { name, folder: is_folder, bytes, time, id });

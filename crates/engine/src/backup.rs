@@ -372,6 +372,7 @@ impl Run<'_> {
             seconds: BTreeMap::new(),
             files: file_keys.clone(),
             dump_version: self.tools.major,
+            locked_until: None,
             objects: Vec::new(),
         };
         let restore_md = crate::restore_md::write(&manifest, self.repository.store().url(), &files.unrestorable);
@@ -391,6 +392,10 @@ impl Run<'_> {
         // Several partitions may share an object.
         objects.dedup();
         manifest.objects = objects;
+        if let Some(lock) = &self.settings.lock {
+            let (history, policy) = (&self.history, &source.retention);
+            manifest.locked_until = self.repository.lock_named(&manifest, history, lock, policy, self.ctx.clock.now()).await?;
+        }
         self.repository.everything_stands(&manifest).await?;
         if let Some(parent) = &manifest.parent {
             self.repository.parent_stands(&source.name, parent).await?;
@@ -400,6 +405,11 @@ impl Run<'_> {
         seconds.insert("total".into(), self.started.elapsed().as_secs_f64());
         manifest.seconds = seconds.clone();
         self.repository.commit(&manifest).await?;
+        if let (Some(lock), Some(until)) = (&self.settings.lock, manifest.locked_until)
+            && let Err(e) = self.repository.lock_manifest(&manifest, lock.mode, until).await
+        {
+            self.warnings.add(format!("the manifest could not be locked, `dozo retention apply` tries it again: {e}"));
+        }
         for alarm in self.source.alarms.of(&manifest, self.history.newest_good().map(|r| r.manifest.as_ref())) {
             self.warnings.add(alarm.text);
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dozo_catalog::Repository;
+use dozo_catalog::{LockPolicy, Repository};
 use dozo_model::{ByteSize, Clock, Operator, Profile, Progress, RetentionPolicy, SourceName};
 use dozo_postgres::{ConnInfo, ToolChoice, UrlRef};
 use dozo_store::{Store, StoreOptions};
@@ -41,6 +41,8 @@ pub struct RepositorySettings {
     pub min_free: u8,
     /// Percent of the disk in use at which people are told, warned, alarmed.
     pub disk_levels: [u8; 3],
+    /// What is locked against deletion.
+    pub lock: Option<LockPolicy>,
     /// The only host that writes to it: allows deletes on a store without create-only puts.
     pub only_host: Option<String>,
     /// Repositories that hold copies of its backups.

@@ -49,10 +49,10 @@ pub use verify::{VerifyReport, verify, verify_entry};
 // What the binary needs from the crates below.
 pub use dozo_catalog::{
     Action, BackupEntry, BackupSelector, BackupState, Broken, CatalogError, Day, Decision, Facts, GcDone, GcOptions, GcPlan,
-    Hold, Incarnation, Plan, Repository, RetentionDone, RetentionOptions, Scenario, Simulation, SourcePlan, Uncommitted, Verdict,
-    plan as retention_plan, simulate, this_host, tool,
+    Hold, Incarnation, LockPolicy, Plan, Repository, RetentionDone, RetentionOptions, Scenario, Simulation, SourcePlan,
+    Uncommitted, Verdict, plan as retention_plan, simulate, this_host, tool,
 };
 pub use dozo_postgres::{ConnInfo, PgError, ToolChoice, UrlRef};
-pub use dozo_store::{Store, StoreError, StoreOptions};
+pub use dozo_store::{LockMode, Store, StoreError, StoreOptions};
 
 pub(crate) type Result<T> = std::result::Result<T, EngineError>;

@@ -14,7 +14,7 @@ use dozo_model::{
     SkippedObject, Stage, Timestamp, Verdict, VerifyLevel,
 };
 use dozo_postgres::{LARGE_OBJECT_PIECE, RowEncoder, arrow_schema};
-use dozo_store::{Fetched, ObjectData, StoreError};
+use dozo_store::{Fetched, Layout, ObjectData, StoreError};
 use futures::StreamExt;
 use serde::Serialize;
 
@@ -94,6 +94,10 @@ pub async fn verify(
         }
     }
     drop(looks);
+    match hidden(repository, manifest, uses).await {
+        Ok(found) => findings.extend(found),
+        Err(e) => not_run.push(format!("versions: {}", chain(&e))),
+    }
     findings.sort_by(|a, b| (&a.object, a.kind).cmp(&(&b.object, b.kind)));
     not_run.sort();
     let verdict = match (findings.is_empty(), not_run.is_empty()) {
@@ -121,6 +125,25 @@ pub async fn verify(
         ctx.progress.warn(&format!("the result could not be recorded: {e}"));
     }
     Ok(VerifyReport { source: manifest.source.to_string(), check, seconds: began.elapsed().as_secs_f64() })
+}
+
+/// Finds what somebody put a delete marker or another version over. Our reads see the object all the same; others do not.
+async fn hidden(repository: &Repository, manifest: &Manifest, uses: &Uses<'_>) -> Result<Vec<Finding>> {
+    let mut found = Vec::new();
+    for folder in [format!("{}/{}", Layout::DATA, manifest.source), Layout::backup(&manifest.source, &manifest.id)] {
+        for tampered in repository.store().tampered(&folder).await? {
+            let own = tampered.key.ends_with("/manifest.json") || manifest.objects.iter().any(|o| o.key == tampered.key);
+            if own {
+                let detail = format!(
+                    "{} delete markers and {} further versions lie over it, the newest since {}: it is still there as its first version",
+                    tampered.markers, tampered.versions, tampered.newest
+                );
+                let tables = uses.get(tampered.key.as_str()).into_iter().flatten().map(|(d, _)| d.name.to_string()).collect();
+                found.push(Finding { kind: FindingKind::Versions, object: tampered.key, tables, detail });
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Returns the objects of earlier backups whose content was read within a time, and when.

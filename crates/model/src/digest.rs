@@ -16,6 +16,12 @@ impl Sha256Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// Returns the 32 bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Parses 64 lower-case hex digits.
     #[must_use]
     pub fn parse(hex: &str) -> Option<Self> {

@@ -335,6 +335,8 @@ pub enum FindingKind {
     Content,
     /// The manifest contradicts itself.
     Manifest,
+    /// Somebody put a delete marker or another version over it; the object itself is still there.
+    Versions,
 }
 
 /// One finding of a verification.

@@ -106,6 +106,9 @@ pub struct Manifest {
     pub seconds: BTreeMap<String, f64>,
     /// The files beside the manifest.
     pub files: Files,
+    /// Until when every object that it names is locked at least; none = they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked_until: Option<Timestamp>,
     /// Major version of the pg_dump that wrote `schema.dump`: its pg_restore must not be older.
     #[serde(default)]
     pub dump_version: u32,

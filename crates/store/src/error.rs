@@ -37,6 +37,14 @@ pub enum StoreError {
         #[source]
         source: BoxError,
     },
+    /// An object lock forbids to delete it.
+    #[error("`{key}` is locked until {until}")]
+    Locked {
+        /// Key.
+        key: String,
+        /// Until when.
+        until: dozo_model::Timestamp,
+    },
     /// No space left.
     #[error("cannot {action} `{key}` in {url}: no space left")]
     Full {
@@ -178,6 +186,7 @@ impl Explain for StoreError {
             Self::NotFound { .. }
             | Self::NoBucket { .. }
             | Self::Denied { .. }
+            | Self::Locked { .. }
             | Self::Full { .. }
             | Self::Unsupported { .. } => ErrorClass::Failed,
             Self::BadKey { .. } => ErrorClass::Integrity,
@@ -192,6 +201,7 @@ impl Explain for StoreError {
             Self::Config { .. } => "DOZO-E3001",
             Self::NotFound { .. } => "DOZO-E3002",
             Self::Denied { .. } => "DOZO-E3003",
+            Self::Locked { .. } => "DOZO-E3011",
             Self::Full { .. } => "DOZO-E3004",
             Self::Conflict { .. } => "DOZO-E3005",
             Self::BadKey { .. } => "DOZO-E3006",
@@ -207,6 +217,7 @@ impl Explain for StoreError {
             Self::Config { .. } => "correct [repository] in the configuration file".into(),
             Self::NotFound { .. } => "dozo list".into(),
             Self::NoBucket { .. } => "create the bucket, or correct the url".into(),
+            Self::Locked { until, .. } => format!("run it again after {until}"),
             Self::Denied { url, .. } => format!("give this user or key permission on {url}, then run `dozo check`"),
             Self::Full { url, .. } => format!("free space in {url}, or see what can go with `dozo gc plan`"),
             Self::Conflict { .. } => "run the command again: it will use a new key".into(),

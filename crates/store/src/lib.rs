@@ -19,6 +19,7 @@ mod requests;
 mod retry;
 mod s3;
 mod upload;
+mod versions;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub use layout::{Layout, encode_name};
 pub use open::StoreOptions;
 pub use requests::RequestCounts;
 pub use upload::{Parts, UploadPart};
+pub use versions::{LockMode, Tampered};
 
 use crate::requests::{Limiter, Requests};
 use crate::s3::{Bucket, Unfinished};
@@ -84,6 +86,8 @@ pub struct Store {
     request_timeout: Duration,
     /// The bucket, where it is one of S3.
     bucket: Option<Arc<Bucket>>,
+    /// Objects are the oldest versions of their keys.
+    by_version: bool,
     /// Held while a key is looked at and written, where the store itself lets a second put replace the first.
     one_at_a_time: Option<PathBuf>,
 }
@@ -108,6 +112,7 @@ impl Store {
             retry_for: Duration::ZERO,
             request_timeout: Duration::ZERO,
             bucket: None,
+            by_version: false,
             one_at_a_time: None,
         }
     }
@@ -120,6 +125,81 @@ impl Store {
         let shared = ["/run/lock", "/var/lock"].iter().map(PathBuf::from).find(|p| p.is_dir());
         let folder = self.local.clone().or(shared).unwrap_or_else(std::env::temp_dir);
         Self { one_at_a_time: Some(folder.join(format!("dozo-{name}.lock"))), ..self.clone() }
+    }
+
+    /// Returns this store of a bucket that keeps versions: of each key the oldest version is the object, and deletes are by version. Other
+    /// stores stay as they are.
+    #[must_use]
+    pub fn by_version(&self) -> Self {
+        match &self.bucket {
+            Some(bucket) => {
+                let versioned = versions::Versioned { inner: Arc::clone(&self.inner), bucket: Arc::clone(bucket) };
+                Self { inner: Arc::new(versioned), by_version: true, ..self.clone() }
+            }
+            None => self.clone(),
+        }
+    }
+
+    /// Returns the keys below `folder` over which somebody put a delete marker or another version; none where the store keeps no
+    /// versions.
+    ///
+    /// # Errors
+    /// When the versions cannot be listed.
+    pub async fn tampered(&self, folder: &str) -> Result<Vec<Tampered>> {
+        let Some(bucket) = self.bucket.as_ref().filter(|_| self.by_version) else { return Ok(Vec::new()) };
+        let prefix = format!("{}/", self.path(folder)?);
+        let listed = self.again(Operation::List, || bucket.versions(&prefix)).await.map_err(|e| self.error("list", folder, e))?;
+        let mut found: std::collections::BTreeMap<String, Tampered> = std::collections::BTreeMap::new();
+        for version in listed {
+            let key = self.key(&Path::from(version.key));
+            let one = found.entry(key.clone()).or_insert(Tampered { key, markers: 0, versions: 0, newest: version.modified });
+            if version.marker { one.markers += 1 } else { one.versions += 1 }
+        }
+        for one in found.values_mut() {
+            // The first is the object.
+            one.versions = one.versions.saturating_sub(1);
+        }
+        Ok(found.into_values().filter(|t| t.markers > 0 || t.versions > 0).collect())
+    }
+
+    /// Locks an object until then; a lock that lasts longer stays.
+    ///
+    /// # Errors
+    /// When the store has no locks, refuses, or the object is missing.
+    pub async fn lock(&self, key: &str, mode: LockMode, until: Timestamp) -> Result<()> {
+        let lock = || async {
+            let (bucket, version) = self.version(key).await?;
+            if bucket.locked_until(&version).await?.is_some_and(|now| now >= until) {
+                return Ok(());
+            }
+            bucket.lock_until(&version, mode.as_str(), until).await
+        };
+        self.again(Operation::Put, lock).await.map_err(|e| self.error("lock", key, e))
+    }
+
+    /// Returns until when an object is locked.
+    ///
+    /// # Errors
+    /// When the store has no locks, refuses, or the object is missing.
+    pub async fn locked_until(&self, key: &str) -> Result<Option<Timestamp>> {
+        let ask = || async {
+            let (bucket, version) = self.version(key).await?;
+            bucket.locked_until(&version).await
+        };
+        self.again(Operation::Get, ask).await.map_err(|e| self.error("look at the lock of", key, e))
+    }
+
+    /// Returns the version of a key that is the object.
+    async fn version(&self, key: &str) -> object_store::Result<(&Bucket, s3::Version)> {
+        let Some(bucket) = self.bucket.as_deref().filter(|_| self.by_version) else {
+            return Err(object_store::Error::NotSupported {
+                source: "the bucket keeps no versions, so nothing can be locked".into(),
+            });
+        };
+        let path = self.path(key).map_err(|e| object_store::Error::Generic { store: "S3", source: e.into() })?;
+        let mut found = versions::oldest(bucket.versions(path.as_ref()).await?);
+        let missing = || object_store::Error::NotFound { path: path.to_string(), source: "no version of it is there".into() };
+        found.remove(path.as_ref()).map(|version| (bucket, version)).ok_or_else(missing)
     }
 
     /// Waits for our turn, where turns are taken.
@@ -325,6 +405,13 @@ impl Store {
         let path = self.path(key)?;
         match self.again(Operation::Delete, || self.inner.delete(&path)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e @ object_store::Error::PermissionDenied { .. }) if self.by_version => {
+                // Is it the lock that forbids it, or the user's rights?
+                match self.locked_until(key).await {
+                    Ok(Some(until)) if until > Timestamp::now() => Err(StoreError::Locked { key: key.to_owned(), until }),
+                    _ => Err(self.error("delete", key, e)),
+                }
+            }
             Err(e) => Err(self.error("delete", key, e)),
         }
     }

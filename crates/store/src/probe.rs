@@ -52,7 +52,9 @@ impl Store {
                 Err(_) => Ability::Unknown,
             };
         }
-        found.delete = self.clear(&folder).await.into();
+        // Where versions are kept, a plain delete frees nothing.
+        let cleared = if found.versioning == Ability::Yes { self.by_version() } else { self.clone() };
+        found.delete = cleared.clear(&folder).await.into();
         Ok(found)
     }
 
@@ -121,7 +123,7 @@ impl Store {
         if self.put_with(key, Bytes::from_static(b"class"), attributes).await.is_err() {
             return Ok(Ability::No);
         }
-        let head = bucket.send(Method::HEAD, self.path(key)?.as_ref(), &[], &[], b"").await;
+        let head = bucket.send(Method::HEAD, self.path(key)?.as_ref(), &[], &[], &b""[..]).await;
         Ok(head.map_or(Ability::Unknown, |a| (class == "STANDARD" || a.header("x-amz-storage-class") == Some(class)).into()))
     }
 
@@ -141,7 +143,7 @@ impl Store {
 /// A body whose SHA-256 is not the one that was announced is refused.
 async fn refuses_wrong_checksum(bucket: &Bucket, key: &str) -> Ability {
     let headers = [("x-amz-checksum-sha256", WRONG_SHA256)];
-    match bucket.send(Method::PUT, key, &[], &headers, b"sum").await {
+    match bucket.send(Method::PUT, key, &[], &headers, &b"sum"[..]).await {
         Ok(answer) => (400..500).contains(&answer.status).into(),
         Err(_) => Ability::Unknown,
     }
@@ -152,12 +154,12 @@ async fn keeps_locked(bucket: &Bucket, key: &str) -> Ability {
     let until = Timestamp::now() + LOCKED;
     let until = until.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let headers = [("x-amz-object-lock-mode", "COMPLIANCE"), ("x-amz-object-lock-retain-until-date", until.as_str())];
-    let Ok(Ok(put)) = bucket.send(Method::PUT, key, &[], &headers, b"lock").await.map(super::s3::Answer::ok) else {
+    let Ok(Ok(put)) = bucket.send(Method::PUT, key, &[], &headers, &b"lock"[..]).await.map(super::s3::Answer::ok) else {
         return Ability::No;
     };
     let Some(version) = put.header("x-amz-version-id").map(str::to_owned) else { return Ability::No };
     let version = [("versionId", version.as_str())];
-    let delete = || bucket.send(Method::DELETE, key, &version, &[], b"");
+    let delete = || bucket.send(Method::DELETE, key, &version, &[], &b""[..]);
     let kept = match delete().await {
         Ok(answer) => answer.status == 403,
         Err(_) => return Ability::Unknown,

@@ -1,12 +1,13 @@
 //! What S3 can do and `object_store` does not offer: unfinished multipart uploads, the bucket's settings, deletes by version. Requests are
 //! signed by its `AwsAuthorizer` (AWS Signature Version 4) and sent by its HTTP client.
 
+use bytes::Bytes;
 use http::{Method, Request};
 use object_store::aws::{AwsAuthorizer, AwsCredentialProvider};
 use object_store::client::{HttpClient, HttpRequestBody};
 use serde::Deserialize;
 
-use dozo_model::Timestamp;
+use dozo_model::{Sha256Digest, Timestamp};
 
 use crate::error::BoxError;
 
@@ -77,6 +78,50 @@ struct Upload {
     initiated: Option<Timestamp>,
 }
 
+/// A version of an object, or a delete marker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub(crate) key: String,
+    pub(crate) id: String,
+    pub(crate) modified: Timestamp,
+    pub(crate) bytes: u64,
+    pub(crate) marker: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Versions {
+    #[serde(rename = "$value", default)]
+    entries: Vec<VersionsEntry>,
+}
+
+/// Versions and markers come mixed, in the order of keys, the newest of each first.
+#[derive(Debug, Deserialize)]
+enum VersionsEntry {
+    Version(ListedVersion),
+    DeleteMarker(ListedVersion),
+    IsTruncated(bool),
+    NextKeyMarker(Option<String>),
+    NextVersionIdMarker(Option<String>),
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ListedVersion {
+    key: String,
+    version_id: String,
+    last_modified: Timestamp,
+    #[serde(default)]
+    size: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Retention {
+    retain_until_date: Timestamp,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Versioning {
@@ -92,7 +137,7 @@ impl Bucket {
         key: &str,
         query: &[(&str, &str)],
         headers: &[(&str, &str)],
-        body: &'static [u8],
+        body: impl Into<Bytes>,
     ) -> object_store::Result<Answer> {
         let mut url = self.url.clone();
         for part in key.split('/').filter(|p| !p.is_empty()) {
@@ -106,8 +151,8 @@ impl Bucket {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let body =
-            if body.is_empty() { HttpRequestBody::empty() } else { HttpRequestBody::from(bytes::Bytes::from_static(body)) };
+        let body: Bytes = body.into();
+        let body = if body.is_empty() { HttpRequestBody::empty() } else { HttpRequestBody::from(body) };
         let mut request = request.body(body).map_err(|e| failed(e.into()))?;
         let credential = self.credentials.get_credential().await?;
         AwsAuthorizer::new(&credential, "s3", &self.region).try_authorize(&mut request, None)?;
@@ -125,7 +170,7 @@ impl Bucket {
             if !key.is_empty() {
                 query.extend([("key-marker", key.as_str()), ("upload-id-marker", upload.as_str())]);
             }
-            let answer = self.send(Method::GET, "", &query, &[], b"").await?.ok()?;
+            let answer = self.send(Method::GET, "", &query, &[], &b""[..]).await?.ok()?;
             let page: Uploads = quick_xml::de::from_str(&answer.text).map_err(|e| failed(e.into()))?;
             found.extend(page.upload.into_iter().map(|u| Unfinished {
                 key: u.key,
@@ -142,22 +187,102 @@ impl Bucket {
     /// Aborts an unfinished upload (AbortMultipartUpload); one that is gone is not an error.
     pub(crate) async fn abort(&self, unfinished: &Unfinished) -> object_store::Result<()> {
         let query = [("uploadId", unfinished.upload.as_str())];
-        let answer = self.send(Method::DELETE, &unfinished.key, &query, &[], b"").await?;
+        let answer = self.send(Method::DELETE, &unfinished.key, &query, &[], &b""[..]).await?;
         if answer.status == 404 { Ok(()) } else { answer.ok().map(drop) }
+    }
+
+    /// Lists all versions and delete markers of keys that begin with `prefix`, of each key the newest first (ListObjectVersions).
+    pub(crate) async fn versions(&self, prefix: &str) -> object_store::Result<Vec<Version>> {
+        let mut found = Vec::new();
+        let (mut key_marker, mut id_marker) = (String::new(), String::new());
+        loop {
+            let mut query = vec![("versions", ""), ("prefix", prefix)];
+            if !key_marker.is_empty() {
+                query.push(("key-marker", key_marker.as_str()));
+            }
+            if !id_marker.is_empty() {
+                query.push(("version-id-marker", id_marker.as_str()));
+            }
+            let answer = self.send(Method::GET, "", &query, &[], &b""[..]).await?.ok()?;
+            let page: Versions = quick_xml::de::from_str(&answer.text).map_err(|e| failed(e.into()))?;
+            let (mut truncated, mut next_key, mut next_id) = (false, String::new(), String::new());
+            for entry in page.entries {
+                let (listed, marker) = match entry {
+                    VersionsEntry::Version(listed) => (listed, false),
+                    VersionsEntry::DeleteMarker(listed) => (listed, true),
+                    VersionsEntry::IsTruncated(is) => {
+                        truncated = is;
+                        continue;
+                    }
+                    VersionsEntry::NextKeyMarker(key) => {
+                        next_key = key.unwrap_or_default();
+                        continue;
+                    }
+                    VersionsEntry::NextVersionIdMarker(id) => {
+                        next_id = id.unwrap_or_default();
+                        continue;
+                    }
+                    VersionsEntry::Other => continue,
+                };
+                let (key, id, modified, bytes) = (listed.key, listed.version_id, listed.last_modified, listed.size);
+                found.push(Version { key, id, modified, bytes, marker });
+            }
+            if !truncated || next_key.is_empty() {
+                break;
+            }
+            (key_marker, id_marker) = (next_key, next_id);
+        }
+        // Servers may list markers apart from versions. Of two of the same time the order of the list tells.
+        found.sort_by(|a, b| (&a.key, std::cmp::Reverse(a.modified)).cmp(&(&b.key, std::cmp::Reverse(b.modified))));
+        Ok(found)
+    }
+
+    /// Deletes one version of an object (DeleteObject with `versionId`); one that is gone is not an error.
+    pub(crate) async fn delete_version(&self, version: &Version) -> object_store::Result<()> {
+        let query = [("versionId", version.id.as_str())];
+        let answer = self.send(Method::DELETE, &version.key, &query, &[], &b""[..]).await?;
+        if answer.status == 404 { Ok(()) } else { answer.ok().map(drop) }
+    }
+
+    /// Returns until when a version is locked (GetObjectRetention).
+    pub(crate) async fn locked_until(&self, version: &Version) -> object_store::Result<Option<Timestamp>> {
+        let query = [("retention", ""), ("versionId", version.id.as_str())];
+        let answer = self.send(Method::GET, &version.key, &query, &[], &b""[..]).await?;
+        if answer.status == 404 {
+            return Ok(None);
+        }
+        let found: Retention = quick_xml::de::from_str(&answer.ok()?.text).map_err(|e| failed(e.into()))?;
+        Ok(Some(found.retain_until_date))
+    }
+
+    /// Locks a version until then (PutObjectRetention).
+    pub(crate) async fn lock_until(&self, version: &Version, mode: &str, until: Timestamp) -> object_store::Result<()> {
+        let until = until.strftime("%Y-%m-%dT%H:%M:%SZ");
+        let body = format!("<Retention><Mode>{mode}</Mode><RetainUntilDate>{until}</RetainUntilDate></Retention>");
+        let digest = base64(Sha256Digest::of(body.as_bytes()).as_bytes());
+        let query = [("retention", ""), ("versionId", version.id.as_str())];
+        let headers = [("x-amz-checksum-sha256", digest.as_str()), ("content-type", "application/xml")];
+        self.send(Method::PUT, &version.key, &query, &headers, body).await?.ok().map(drop)
     }
 
     /// Tells whether the bucket keeps versions (GetBucketVersioning).
     pub(crate) async fn versioned(&self) -> object_store::Result<bool> {
-        let answer = self.send(Method::GET, "", &[("versioning", "")], &[], b"").await?.ok()?;
+        let answer = self.send(Method::GET, "", &[("versioning", "")], &[], &b""[..]).await?.ok()?;
         let found: Versioning = quick_xml::de::from_str(&answer.text).map_err(|e| failed(e.into()))?;
         Ok(found.status.as_deref() == Some("Enabled"))
     }
 
     /// Tells whether objects of the bucket can be locked (GetObjectLockConfiguration).
     pub(crate) async fn lockable(&self) -> object_store::Result<bool> {
-        let answer = self.send(Method::GET, "", &[("object-lock", "")], &[], b"").await?;
+        let answer = self.send(Method::GET, "", &[("object-lock", "")], &[], &b""[..]).await?;
         Ok((200..300).contains(&answer.status) && answer.text.contains("<ObjectLockEnabled>Enabled<"))
     }
+}
+
+/// Encodes bytes in base64 (RFC 4648, with padding).
+fn base64(bytes: &[u8]) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
 /// Encodes all but the unreserved characters of RFC 3986, as signatures want it.

@@ -7,6 +7,7 @@ use dozo_model::{Operator, RetentionPolicy, SourceName, Timestamp};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use super::lock::LockPolicy;
 use super::plan::Plan;
 use crate::fate::Decision;
 use crate::gc::{GcDone, GcOptions, refuse_unknown};
@@ -27,6 +28,8 @@ pub struct RetentionOptions {
     pub max_delete: Option<u8>,
     /// Somebody looked at the clock: it is right.
     pub trust_clock: bool,
+    /// What is locked.
+    pub lock: Option<LockPolicy>,
     /// The time was given, not read off a clock.
     pub fixed_clock: bool,
 }
@@ -39,6 +42,8 @@ pub struct RetentionDone {
     pub taken_back: Vec<String>,
     /// Backups marked now.
     pub marked: Vec<String>,
+    /// Backups that serve a longer tier than before, and are locked for it.
+    pub locked: Vec<String>,
     /// What went.
     pub gc: GcDone,
 }
@@ -93,6 +98,9 @@ impl Repository {
                 Err(CatalogError::NoBackup { .. } | CatalogError::Doomed { .. }) => {}
                 Err(e) => return Err(e),
             }
+        }
+        if let Some(lock) = &options.lock {
+            done.locked = self.lengthen_locks(plan, lock, &policy).await?;
         }
         stop(cancel)?;
         done.gc = self.gc_apply(&options.gc, operator).await?;

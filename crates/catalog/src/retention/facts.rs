@@ -77,6 +77,8 @@ pub struct BackupFacts {
     pub unknown: Option<String>,
     /// Whether it is marked for deletion.
     pub mark: Option<Mark>,
+    /// Until when all its objects are locked at least.
+    pub locked_until: Option<Timestamp>,
     /// Its objects, by their places in [`Facts::objects`].
     #[serde(skip)]
     pub objects: Vec<u32>,

@@ -90,6 +90,12 @@ impl Facts {
         facts
     }
 
+    /// Adds a backup that nobody else knows of yet.
+    pub(super) fn add<M: ManifestForm>(&mut self, record: &BackupRecord<M>) {
+        // Its objects count for sizes alone.
+        self.take(record, &mut Places::new());
+    }
+
     fn take<M: ManifestForm>(&mut self, record: &BackupRecord<M>, places: &mut Places) {
         let manifest = record.manifest.as_ref();
         let marked = record.mark.as_ref().map(|m| m.at);
@@ -122,6 +128,7 @@ impl Facts {
             hold: newest_hold(&record.holds),
             needs: Vec::new(),
             unknown: record.damaged.clone(),
+            locked_until: manifest.locked_until(),
             mark: record.mark.as_ref().map(|m| Mark { due: m.due.unwrap_or(m.at), reason: m.reason.clone() }),
             objects,
         });

@@ -62,6 +62,9 @@ pub struct Verdict {
     pub goes: Option<Timestamp>,
     /// Bytes that no other backup names.
     pub only_bytes: u64,
+    /// Until when all its objects are locked at least.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locked_until: Option<Timestamp>,
 }
 
 /// What is decided about a source.
@@ -374,6 +377,7 @@ impl Decided {
             },
             kept: kept.clone(),
             only_bytes,
+            locked_until: b.locked_until,
         }
     }
 

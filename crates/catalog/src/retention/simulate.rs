@@ -245,6 +245,7 @@ impl<'p> Player<'p> {
                     needs: Vec::new(),
                     unknown: None,
                     mark: None,
+                    locked_until: None,
                     objects,
                 });
             }

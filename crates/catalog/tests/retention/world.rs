@@ -31,6 +31,7 @@ pub(crate) fn backup(n: usize, started: Timestamp) -> BackupFacts {
         needs: Vec::new(),
         unknown: None,
         mark: None,
+        locked_until: None,
         objects: Vec::new(),
     }
 }

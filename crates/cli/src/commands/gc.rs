@@ -71,6 +71,13 @@ pub(super) fn done_lines(done: &GcDone) -> Vec<String> {
     let mut lines: Vec<String> = done.doomed.iter().map(|b| format!("{b}  deleted for good")).collect();
     lines.extend(done.aborted.iter().map(|b| format!("{b}  aborted: it was never committed")));
     lines.push(format!("{} objects deleted, {}", done.objects, human_bytes(done.bytes)));
+    if done.retained > 0 {
+        lines.push(format!(
+            "{} objects are retained by their locks, the first until {}",
+            done.retained,
+            when(done.retained_until)
+        ));
+    }
     lines.extend(done.postponed.iter().map(|b| format!("{b}  may still be running: nothing of its source was deleted")));
     lines
 }

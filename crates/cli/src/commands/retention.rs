@@ -49,6 +49,7 @@ pub(super) async fn run(session: &Session, args: Retention) -> Outcome {
                 gc: GcOptions { grace: UNCOMMITTED_GRACE, now, only_host: config.repository.only_host.clone() },
                 max_delete: max_delete.map(|p| p.0),
                 trust_clock,
+                lock: config.repository.lock,
                 fixed_clock: session.ctx.clock.fixed().is_some(),
             };
             tell(session, &plan);
@@ -196,6 +197,7 @@ fn done_text(done: &RetentionDone, config: &Config) -> String {
     let mut lines = Vec::new();
     lines.extend(done.taken_back.iter().map(|b| format!("{b} stays after all")));
     lines.extend(done.marked.iter().map(|b| format!("{b} is marked: dozo retention undo {b}, within {}", grace(b, config))));
+    lines.extend(done.locked.iter().map(|b| format!("{b} serves a longer tier than before, and is locked for it")));
     let idle = lines.is_empty() && done.gc == dozo_engine::GcDone::default();
     lines.extend(super::gc::done_lines(&done.gc));
     if idle { "nothing to do".into() } else { lines.join("\n") }

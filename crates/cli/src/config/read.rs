@@ -315,8 +315,17 @@ impl<'t> Reader<'t> {
             self.problem(line, &key, "it is missing".into());
             return None;
         };
-        let settings =
-            RepositorySettings { url, store, base: self.base.clone(), min_free, disk_levels, only_host, replicas: Vec::new() };
+        let lock = self.lock(table);
+        let settings = RepositorySettings {
+            url,
+            store,
+            base: self.base.clone(),
+            min_free,
+            disk_levels,
+            lock,
+            only_host,
+            replicas: Vec::new(),
+        };
         if let Err(e) = settings.check_url() {
             self.problem(line, &key, e.to_string());
         }

@@ -53,6 +53,8 @@ impl Rewrite {
         tree["id"] = json!(id);
         tree["parent"] = json!(intent.parent.as_ref().filter(|_| shared));
         tree["replica-of"] = json!(intent.replica_of);
+        // The copies are not locked by that.
+        tree.as_object_mut().map(|fields| fields.remove("locked-until"));
         tree["objects"] = serde_json::to_value(objects).map_err(broken)?;
         for dataset in tree["datasets"].as_array_mut().into_iter().flatten() {
             let owner = |part: &Value| part["object"].as_str().and_then(Layout::owner);

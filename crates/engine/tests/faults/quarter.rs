@@ -130,7 +130,7 @@ impl Quarter {
         let (policy, verbs) = (policy(), self.verbs(now));
         let plan = retention_plan(&facts, |_| &policy, now);
         let gc = GcOptions { grace: std::time::Duration::from_secs(86_400), now, only_host: None };
-        let options = RetentionOptions { gc, max_delete: None, trust_clock: false, fixed_clock: true };
+        let options = RetentionOptions { gc, max_delete: None, trust_clock: false, lock: None, fixed_clock: true };
         let (latest, ctx) = (facts.latest_record.as_ref(), &verbs.ctx);
         repository.retention_apply(&plan, latest, |_| &policy, &options, &ctx.operator, &ctx.cancel).await.unwrap();
         facts

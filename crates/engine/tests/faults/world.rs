@@ -44,8 +44,16 @@ impl Place {
             ..StoreOptions::default()
         };
         let url = format!("s3://{}/{prefix}", S3Server::BUCKET);
-        let settings =
-            RepositorySettings { url, store, base: keys, min_free: 0, disk_levels: [0; 3], only_host: None, replicas: vec![] };
+        let settings = RepositorySettings {
+            url,
+            store,
+            base: keys,
+            min_free: 0,
+            disk_levels: [0; 3],
+            lock: None,
+            only_host: None,
+            replicas: vec![],
+        };
         Self { settings }
     }
 
@@ -64,6 +72,7 @@ impl Place {
             base: PathBuf::new(),
             min_free: 0,
             disk_levels: [0; 3],
+            lock: None,
             only_host: None,
             replicas: vec![],
         };

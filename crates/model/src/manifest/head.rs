@@ -26,6 +26,8 @@ pub trait ManifestForm: DeserializeOwned + Send {
     fn server(&self) -> Option<&str>;
     /// Returns the keys and sizes of all objects that it names.
     fn sizes(&self) -> impl Iterator<Item = (&str, u64)>;
+    /// Returns until when every object that it names is locked at least.
+    fn locked_until(&self) -> Option<Timestamp>;
     /// Tells whether everything that was asked for is in it.
     fn complete(&self) -> bool;
     /// Tells whether a table lost more than is likely.
@@ -94,6 +96,10 @@ impl ManifestForm for Manifest {
         self.objects.iter().map(|o| (o.key.as_str(), o.bytes))
     }
 
+    fn locked_until(&self) -> Option<Timestamp> {
+        self.locked_until
+    }
+
     fn complete(&self) -> bool {
         self.complete
     }
@@ -133,6 +139,9 @@ pub struct ManifestHead {
     /// Tables that lost more than is likely.
     #[serde(default)]
     pub losses: Vec<Loss>,
+    /// Until when every object that it names is locked at least.
+    #[serde(default)]
+    pub locked_until: Option<Timestamp>,
     /// Every object that it needs.
     pub objects: Vec<ObjectSize>,
 }
@@ -187,6 +196,10 @@ impl ManifestForm for ManifestHead {
 
     fn sizes(&self) -> impl Iterator<Item = (&str, u64)> {
         self.objects.iter().map(|o| (o.key.as_str(), o.bytes))
+    }
+
+    fn locked_until(&self) -> Option<Timestamp> {
+        self.locked_until
     }
 
     fn complete(&self) -> bool {

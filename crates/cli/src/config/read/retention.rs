@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dozo_engine::AlarmRules;
+use dozo_engine::{AlarmRules, LockMode, LockPolicy};
 use dozo_model::{Percent, Period, RetentionPolicy, Span, Tier};
 use toml::de::DeValue;
 
@@ -63,6 +63,25 @@ impl<'t> Reader<'t> {
             time_zone,
             week_start,
         }
+    }
+
+    /// Reads `[repository.lock]`.
+    pub(super) fn lock(&mut self, parent: &mut Table<'t>) -> Option<LockPolicy> {
+        let path = Self::dotted(parent, "lock");
+        let (line, value) = self.take(parent, "lock")?;
+        let DeValue::Table(inner) = value else {
+            self.problem(line, &path, "it must be a table, like mode = \"compliance\"".into());
+            return None;
+        };
+        let mut table = self.table(path, inner);
+        if !table.entries.iter().any(|(k, ..)| k == "mode") {
+            self.problem(line, &Self::dotted(&table, "mode"), "it is missing (governance or compliance)".into());
+        }
+        let modes = [("governance", LockMode::Governance), ("compliance", LockMode::Compliance)];
+        let mode = self.one_of(&mut table, "mode", modes);
+        let tier = self.one_of(&mut table, "tier", Tier::ALL.map(|tier| (tier.as_str(), tier)));
+        self.no_more(&table);
+        Some(LockPolicy { mode, tier })
     }
 
     /// Reads the rules of a source.
