@@ -92,7 +92,7 @@ fn four_hundred_dumps_of_three_naming_schemes() {
     let reason = of("sales_dw_20261003.sql.gz")["reasons"][0].as_str().unwrap().to_owned();
     assert!(reason.contains("2026-W40 is served by sales_dw_20260928.sql.gz"), "{reason}");
     let sources: Vec<&str> = plan["plan"]["sources"].as_array().unwrap().iter().map(|s| s["source"].as_str().unwrap()).collect();
-    assert_eq!(sources, ["crm", "dbt", "sales-dw"]);
+    assert_eq!(sources, ["crm", "dbt-project", "sales-dw"]);
     let text = dozo.run(&[&["--now", NOW, "retention", "adopt", "dumps"], &PATTERNS[..]].concat()).exits(0).stdout;
     assert!(
         text.contains("left alone, as no pattern matches: README.txt") && text.contains("next: the same with --apply"),
@@ -107,9 +107,13 @@ fn four_hundred_dumps_of_three_naming_schemes() {
     let going = verdicts.iter().filter(|v| v["action"] == "mark").count();
     assert_eq!(retired, going);
     assert!(retired > 250, "{retired}");
+    // A link among what was moved aside leads nowhere, nor does what somebody else put there go.
+    std::os::unix::fs::symlink(dozo.folder.path().join("repo"), folder.join(".dozo-retired/20250101T000000Z")).unwrap();
+    fs::write(folder.join(".dozo-retired/20261121T120000Z/notes.txt"), "mine").unwrap();
+    fs::create_dir_all(dozo.folder.path().join("repo/crm_20200101_020000.sql.gz")).unwrap();
     // Strangers are as they were; what went is aside, and comes back by mv.
     let aside = folder.join(".dozo-retired/20261121T120000Z");
-    assert_eq!(names(&aside).len(), retired);
+    assert_eq!(names(&aside).len(), retired + 1);
     assert_eq!(names(&folder).len(), 400 - retired + strangers.len() + 1);
     for stranger in &strangers {
         assert_eq!(fs::read_to_string(folder.join(stranger)).unwrap(), "not ours", "{stranger}");
@@ -121,7 +125,8 @@ fn four_hundred_dumps_of_three_naming_schemes() {
         &[&["--now", "2026-11-29T12:00:00Z", "--json", "retention", "adopt", "dumps"], &PATTERNS[..], &["--apply"]].concat(),
     );
     assert_eq!(later.exits(0).json()["deleted"].as_array().unwrap().len(), retired);
-    assert!(!aside.exists());
+    assert_eq!(names(&aside), ["notes.txt"]);
+    assert!(dozo.folder.path().join("repo/crm_20200101_020000.sql.gz").exists());
     for stranger in &strangers {
         assert!(folder.join(stranger).exists(), "{stranger}");
     }

@@ -203,3 +203,50 @@ fn killed_at_every_request_of_backup_gc_and_replicate() {
     // The shortest of them has about twenty requests.
     assert!(kills.iter().all(|n| *n >= if nightly() { 15 } else { 3 }), "{kills:?}");
 }
+
+/// Marks, dooms, deletes: the process dies at a request of `retention apply`, and the next run ends where an undisturbed one does.
+#[test]
+fn killed_at_requests_of_retention() {
+    let database = shared(15).database("kill_retention");
+    database.psql("CREATE TABLE a AS SELECT i, md5(i::text) t FROM generate_series(1, 300) i; CREATE TABLE b AS SELECT 1 AS n");
+    let proxy = Proxy::start(&shared_s3().endpoint);
+    let policy = "retention = { daily = \"2d\", weekly = \"0d\", monthly = \"0d\", min-keep = 1, grace = \"0s\" }";
+    let dozo = Dozo::with_url(&database.url(), database.cluster, Place::S3, policy);
+    dozo.reach_through(&proxy, "");
+    let first = jiff::Timestamp::now();
+    let night = |n: i64| (first + jiff::SignedDuration::from_hours(24 * n)).to_string();
+    let mut ids: Vec<String> = Vec::new();
+    let mut backup = |n: i64| {
+        database.psql("UPDATE b SET n = n + 1");
+        let made = dozo.run(&["--now", &night(n), "--json", "backup", "shop"]).exits(0).json();
+        ids.push(made["id"].as_str().unwrap().to_owned());
+        ids.clone()
+    };
+    for n in 0..3 {
+        backup(n);
+    }
+    let (mut killed, mut nth, step) = (0, rand::rng().random_range(1..=8), if nightly() { 1 } else { 11 });
+    for n in 3.. {
+        // One more goes each night.
+        let ids = backup(n);
+        let now = night(n);
+        let apply = ["--now", &now, "retention", "apply", "--max-delete", "100%"];
+        if !killed_at_request(&dozo, &proxy, &apply, nth, nth % 2 == 0) {
+            break;
+        }
+        killed += 1;
+        let _ = dozo.run(&apply).exits(0);
+        let listed = dozo.run(&["--json", "list"]).exits(0).json();
+        let left: Vec<&str> = listed.as_array().unwrap().iter().map(|b| b["id"].as_str().unwrap()).collect();
+        assert_eq!(left, ids[ids.len() - 3..], "killed at request {nth}");
+        assert!(listed.as_array().unwrap().iter().all(|b| b["marked-until"].is_null()), "{listed}");
+        let plan = dozo.run(&["--json", "gc", "plan", "--grace", "0s"]).exits(0).json();
+        for list in ["uncommitted", "marked", "orphans", "unreadable"] {
+            assert!(plan[list].as_array().unwrap().is_empty(), "request {nth}: {list} of {plan}");
+        }
+        nth += step;
+    }
+    let _ = dozo.run(&["verify", "--all"]).exits(0);
+    println!("killed at {killed} requests of retention apply");
+    assert!(killed >= if nightly() { 30 } else { 3 }, "{killed}");
+}

@@ -63,6 +63,8 @@ fn libraries_stay_behind_their_crate() {
         ("parquet", "dozo-encode"),
         ("object_store", "dozo-store"),
         ("clap", "dozo"),
+        ("lettre", "dozo-notify"),
+        ("reqwest", "dozo-notify"),
         ("indicatif", "dozo"),
     ];
     let found = normal_dependencies();
@@ -72,6 +74,30 @@ fn libraries_stay_behind_their_crate() {
         }
     }
     assert!(!found["dozo-model"].iter().any(|d| d.starts_with("tokio")), "model has no I/O");
+}
+
+/// Returns the commands that a text names in code.
+fn commands(text: &str) -> std::collections::BTreeSet<String> {
+    let is_command = |code: &str| code.starts_with("dozo ") || code.starts_with("scripts/");
+    let mut found = std::collections::BTreeSet::new();
+    // Odd pieces stand between fences, and what is a run is not repeated in another language.
+    for (i, piece) in text.split("```").enumerate() {
+        let lines: Vec<&str> = match i % 2 {
+            1 if piece.starts_with("console") => continue,
+            1 => piece.lines().map(|line| line.split("  #").next().unwrap_or(line).trim()).collect(),
+            _ => piece.split('`').skip(1).step_by(2).collect(),
+        };
+        found.extend(lines.into_iter().filter(|code| is_command(code)).map(str::to_owned));
+    }
+    found
+}
+
+#[test]
+fn both_readmes_name_the_same_commands() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
+    let (english, japanese) = (commands(&read("README.md")), commands(&read("README.ja.md")));
+    assert!(english.len() >= 20, "{english:?}");
+    assert_eq!(english, japanese);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! *Ordering* of `gc_apply`: due marks are doomed → abandoned backups are aborted → survey (`survey.rs`) → deletes. *Crash behaviour*: objects of a doomed backup go before its manifest, its fate stays; the next run
 //! goes on.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use dozo_model::{BackupId, Operator, SourceName, Timestamp};
@@ -128,17 +129,26 @@ impl Repository {
         Ok(())
     }
 
-    /// Dooms due marks that nobody holds, aborts abandoned backups, and deletes what nothing needs.
+    /// Dooms due marks that nobody holds, aborts abandoned backups, and deletes what nothing needs. `stays` is asked, when marks are due, which
+    /// backups are not to be doomed whatever their marks say.
     ///
     /// # Errors
     /// [`CatalogError::UnknownNeeds`], [`CatalogError::NoCreateOnly`], or what the store says; what was deleted by then was garbage.
-    pub async fn gc_apply(&self, options: &GcOptions, operator: &Operator) -> Result<GcDone> {
+    pub async fn gc_apply(
+        &self,
+        options: &GcOptions,
+        operator: &Operator,
+        stays: impl AsyncFnOnce() -> Result<HashSet<(SourceName, BackupId)>>,
+    ) -> Result<GcDone> {
         self.may_delete(options)?;
         let plan = self.gc_plan(options).await?;
         refuse_unknown(&plan.unreadable)?;
         let mut done = GcDone::default();
         let decision = |reason| Decision { operator, at: options.now, reason };
-        for backup in plan.marked.iter().filter(|m| m.due.is_some_and(|due| due <= options.now)) {
+        let due: Vec<&MarkedBackup> = plan.marked.iter().filter(|m| m.due.is_some_and(|due| due <= options.now)).collect();
+        // What was to go when it was marked may be the last good one by now.
+        let stays = if due.is_empty() { HashSet::new() } else { stays().await? };
+        for backup in due.into_iter().filter(|m| !stays.contains(&(m.source.clone(), m.id.clone()))) {
             let (source, id) = (&backup.source, &backup.id);
             if self.undo_if_held(source, id, operator, options.now).await? {
                 continue;

@@ -13,7 +13,7 @@ use dozo_store::{Layout, PutOutcome};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::repository::{BackupEntry, BackupState, Beside, FETCHES, Repository, from_json, to_json};
-use crate::retention::{Hold, newest_hold};
+use crate::retention::{Hold, longest_hold};
 use crate::{CatalogError, Result};
 
 /// A committed backup with everything that stands beside its manifest.
@@ -46,7 +46,7 @@ impl<M: ManifestForm> BackupRecord<M> {
     /// Returns who holds it at this time.
     #[must_use]
     pub fn hold(&self, now: Timestamp) -> Option<Hold> {
-        newest_hold(&self.holds).filter(|hold| hold.until.is_none_or(|until| until > now))
+        longest_hold(&self.holds).filter(|hold| hold.until.is_none_or(|until| until > now))
     }
 
     /// Returns the word for its state.
@@ -67,6 +67,8 @@ pub struct History {
     pub records: Vec<BackupRecord>,
     /// Servers that continue each other.
     pub joined: Vec<Vec<String>>,
+    /// What could not be read: nothing is deleted while there is any.
+    pub unreadable: Vec<String>,
 }
 
 impl History {
@@ -130,6 +132,11 @@ impl Repository {
     /// What the store says. A manifest that cannot be read is left out: `list` and `verify` show it.
     pub async fn history(&self, source: &SourceName) -> Result<History> {
         let entries = self.backups(Some(source)).await?;
+        let unreadable = entries.iter().filter_map(|e| match &e.state {
+            BackupState::Unreadable(why) => Some(why.clone()),
+            _ => e.fate_unknown.clone(),
+        });
+        let unreadable = unreadable.collect();
         let mut records: Vec<BackupRecord> = futures::stream::iter(entries)
             .map(|entry| self.record_of(entry))
             .buffered(FETCHES)
@@ -137,7 +144,12 @@ impl Repository {
             .try_collect()
             .await?;
         records.sort_by_key(|r| r.manifest.started);
-        Ok(History { records, joined: self.joined(source).await? })
+        let joined = match self.joined(source).await {
+            // Servers that nobody is known to have joined keep more, never less.
+            Err(CatalogError::Record { .. }) => Vec::new(),
+            joined => joined?,
+        };
+        Ok(History { records, joined, unreadable })
     }
 
     /// Loads what stands beside a manifest. A damaged record is told, and makes the backup not good.

@@ -25,8 +25,8 @@ pub use lease::{BrokenLease, Lease, LeaseTimes};
 pub use repository::{BackupEntry, BackupState, Repository, tool};
 pub use resolve::BackupSelector;
 pub use retention::{
-    Action, BackupFacts, BackupKind, Broken, Day, Facts, Hold, Incarnation, Kept, LockPolicy, Mark, Pace, Plan, RetentionDone,
-    RetentionOptions, Scenario, SegmentRange, Simulation, SourcePlan, Verdict, WalPlan, WalRun, plan, simulate,
+    Action, BackupFacts, BackupKind, Broken, ClockDoubts, Day, Facts, Hold, Incarnation, Kept, LockPolicy, Mark, Pace, Plan,
+    RetentionDone, RetentionOptions, Scenario, SegmentRange, Simulation, SourcePlan, Verdict, WalPlan, WalRun, plan, simulate,
 };
 
 type Result<T> = std::result::Result<T, CatalogError>;

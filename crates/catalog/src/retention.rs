@@ -17,9 +17,9 @@ mod rebind;
 mod simulate;
 mod wal;
 
-pub use apply::{RetentionDone, RetentionOptions};
+pub use apply::{ClockDoubts, RetentionDone, RetentionOptions};
 pub use facts::{BackupFacts, BackupKind, Facts, Hold, Mark, WalRun};
-pub(crate) use hold::newest_hold;
+pub(crate) use hold::longest_hold;
 pub use lock::LockPolicy;
 pub use plan::{Action, Plan, SourcePlan, Verdict, plan};
 pub use reasons::Kept;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dozo_catalog::{BackupState, CatalogError, Decision, Fate, GcOptions, Repository, this_process};
 use dozo_model::{
-    BackupId, FixedClock, Intent, Manifest, ManifestError, ManifestForm, ObjectRef, Operator, Sha256Digest, Timestamp,
+    BackupId, FixedClock, Intent, Manifest, ManifestError, ManifestForm, ObjectRef, Operator, Sha256Digest, SourceName, Timestamp,
 };
 use dozo_store::{Intercept, Interference, Operation, Request, Store};
 
@@ -23,6 +23,11 @@ fn operator() -> Operator {
 
 fn options(now: Timestamp) -> GcOptions {
     GcOptions { grace: Duration::from_secs(86_400), now, only_host: None }
+}
+
+/// What is marked by hand goes, whatever a policy says.
+async fn all_may_go() -> Result<std::collections::HashSet<(SourceName, BackupId)>, CatalogError> {
+    Ok(std::collections::HashSet::new())
 }
 
 /// A backup of one object of its own and the given ones, committed.
@@ -74,7 +79,7 @@ async fn marked_taken_back_marked_again_doomed_and_gone() {
     assert!(matches!(repository.parent_stands(source, &old.id).await, Err(CatalogError::ParentGone { .. })));
     assert!(!repository.doom(source, &old.id, &by).await.unwrap(), "a mark that is not due stays");
     // Not due: nothing happens. It can still be restored, and taken back.
-    let done = repository.gc_apply(&options(now), &who).await.unwrap();
+    let done = repository.gc_apply(&options(now), &who, all_may_go).await.unwrap();
     assert_eq!((done.doomed.len(), done.objects), (0, 0));
     assert_eq!(repository.gc_plan(&options(now)).await.unwrap().marked.len(), 1);
     assert!(repository.manifest(source, &old.id).await.is_ok());
@@ -83,7 +88,7 @@ async fn marked_taken_back_marked_again_doomed_and_gone() {
     repository.parent_stands(source, &old.id).await.unwrap();
 
     repository.mark(source, &old.id, &by, now).await.unwrap();
-    let done = repository.gc_apply(&options(now), &who).await.unwrap();
+    let done = repository.gc_apply(&options(now), &who, all_may_go).await.unwrap();
     assert_eq!(done.doomed, [format!("{source}@{}", old.id)]);
     assert!(matches!(repository.undo(source, &old.id, &by).await, Err(CatalogError::Doomed { .. })), "a doom is final");
     // The object that the child names stays; the child still verifies and may be shared.
@@ -101,7 +106,7 @@ async fn marked_taken_back_marked_again_doomed_and_gone() {
 
     // With the child, everything goes.
     repository.mark(source, &new.id, &by, now).await.unwrap();
-    let done = repository.gc_apply(&options(now), &who).await.unwrap();
+    let done = repository.gc_apply(&options(now), &who, all_may_go).await.unwrap();
     assert!(done.objects >= 3, "{done:?}");
     assert!(repository.store().list("data").await.unwrap().is_empty());
     let left = repository.store().list("backups").await.unwrap();
@@ -120,7 +125,10 @@ async fn what_asks_for_a_newer_deleter_stops_every_deletion() {
     let who = operator();
     let by = Decision { operator: &who, at: now, reason: "test" };
     repository.mark(&old.source, &old.id, &by, now).await.unwrap();
-    assert!(matches!(repository.gc_apply(&options(now), &who).await, Err(CatalogError::UnknownNeeds { count: 1, .. })));
+    assert!(matches!(
+        repository.gc_apply(&options(now), &who, all_may_go).await,
+        Err(CatalogError::UnknownNeeds { count: 1, .. })
+    ));
     assert_eq!(repository.gc_plan(&options(now)).await.unwrap().unreadable.len(), 1);
     assert!(there(&repository, &old, 0).await);
     assert!(matches!(repository.fate(&old.source, &old.id).await.unwrap(), Fate::Marked(_)), "nothing was doomed either");
@@ -185,7 +193,7 @@ async fn a_collection_fails_at_any_request_and_goes_on() {
             let fault = Arc::new(Nth { nth, seen: AtomicUsize::new(0), interference });
             let faulty = Repository::open(store.intercepted(Arc::clone(&fault) as Arc<dyn Intercept>)).await;
             let failed = match &faulty {
-                Ok(faulty) => faulty.gc_apply(&options(now), &who).await.is_err(),
+                Ok(faulty) => faulty.gc_apply(&options(now), &who, all_may_go).await.is_err(),
                 Err(_) => true,
             };
             repository.everything_stands(&kept).await.unwrap();
@@ -195,7 +203,7 @@ async fn a_collection_fails_at_any_request_and_goes_on() {
             }
             assert!(failed, "request {nth}, {interference:?}: a failure is told");
             swept += 1;
-            repository.gc_apply(&options(now), &who).await.unwrap();
+            repository.gc_apply(&options(now), &who, all_may_go).await.unwrap();
             repository.everything_stands(&kept).await.unwrap();
             let data: Vec<String> = store.list("data").await.unwrap().into_iter().map(|o| o.key).collect();
             let mut needed: Vec<String> = kept.objects.iter().map(|o| o.key.clone()).collect();
@@ -234,10 +242,13 @@ async fn lost_and_damaged_fates() {
     assert!(repository.manifest(source, &kept.id).await.is_ok(), "it can be restored");
     assert!(matches!(repository.fate(source, &kept.id).await, Err(CatalogError::Record { .. })));
     assert!(matches!(repository.parent_stands(source, &kept.id).await, Err(CatalogError::Record { .. })));
-    assert!(matches!(repository.gc_apply(&options(now), &who).await, Err(CatalogError::UnknownNeeds { count: 1, .. })));
+    assert!(matches!(
+        repository.gc_apply(&options(now), &who, all_may_go).await,
+        Err(CatalogError::UnknownNeeds { count: 1, .. })
+    ));
     assert!(there(&repository, &doomed, 0).await, "nothing goes while one fate is not known");
     repository.give_up(source, &kept.id, &by).await.unwrap();
-    repository.gc_apply(&options(now), &who).await.unwrap();
+    repository.gc_apply(&options(now), &who, all_may_go).await.unwrap();
     assert!(!there(&repository, &kept, 0).await && !there(&repository, &doomed, 0).await);
 }
 
@@ -256,7 +267,10 @@ async fn what_is_given_up_stops_nothing() {
     for name in ["manifest.json", "intent.json"] {
         repository.store().delete(&key(&lost.id, name)).await.unwrap();
     }
-    assert!(matches!(repository.gc_apply(&options(now), &who).await, Err(CatalogError::UnknownNeeds { count: 2, .. })));
+    assert!(matches!(
+        repository.gc_apply(&options(now), &who, all_may_go).await,
+        Err(CatalogError::UnknownNeeds { count: 2, .. })
+    ));
     assert!(matches!(repository.give_up(source, &kept.id, &by).await, Err(CatalogError::Readable { .. })));
     // A newer dozo can read it: that one may decide.
     let mut newer = stored(&repository, 4, None).await;
@@ -274,7 +288,7 @@ async fn what_is_given_up_stops_nothing() {
         repository.give_up(source, id, &by).await.unwrap();
         assert!(matches!(repository.fate(source, id).await, Ok(Fate::Doomed(_))));
     }
-    repository.gc_apply(&options(now), &who).await.unwrap();
+    repository.gc_apply(&options(now), &who, all_may_go).await.unwrap();
     assert!(there(&repository, &kept, 0).await && there(&repository, &kept, 1).await, "what another backup names stays");
     assert!(!there(&repository, &lost, 0).await);
     repository.parent_stands(source, &kept.id).await.unwrap();

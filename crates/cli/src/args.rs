@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use dozo_model::{ByteSize, Percent, Period, Span, Timestamp, VerifyLevel};
+use dozo_model::{ByteSize, Percent, Period, Span, Tier, Timestamp, VerifyLevel};
 use jiff::civil::Date;
 
 /// Backs up Postgres into open formats, proves that it arrived, and gives it back
@@ -399,6 +399,12 @@ pub(crate) struct Replicate {
     /// The newest backup of each source
     #[arg(long, conflicts_with_all = ["backups", "all"])]
     pub(crate) latest: bool,
+    /// Backups that somebody holds
+    #[arg(long, conflicts_with_all = ["backups", "all", "latest"])]
+    pub(crate) held: bool,
+    /// Backups that serve this tier or a longer one: weekly, monthly, yearly
+    #[arg(long, value_name = "TIER", conflicts_with_all = ["backups", "all", "latest", "held"])]
+    pub(crate) tier: Option<Tier>,
     /// Send at most this many bytes per second (like 50MB)
     #[arg(long, value_name = "SIZE", value_parser = positive_size)]
     pub(crate) rate: Option<ByteSize>,

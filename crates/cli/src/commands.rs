@@ -23,11 +23,13 @@ mod status;
 mod verify;
 
 use std::cell::Cell;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use clap::CommandFactory;
 use dozo_engine::{ConnInfo, Context, UrlRef};
 use dozo_model::{Clock, FixedClock, Severity, SystemClock};
+use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -79,40 +81,49 @@ pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken, up
     let ctx = Context { progress, clock, cancel, operator: this_operator(), uploads };
     let session = Session { global: cli.global, output: *output, ctx, severity: Cell::new(Severity::Info) };
     let job = crate::notify::job(&cli.verb);
-    let outcome = match cli.verb {
-        Verb::Init(args) => init::run(&session, args).await,
-        Verb::Check(args) => check::run(&session, args).await,
-        Verb::Backup(args) => backup::run(&session, args).await,
-        Verb::List(args) => list::run(&session, args).await,
-        Verb::Show(args) => show::run(&session, args).await,
-        Verb::Status(args) => status::run(&session, args).await,
-        Verb::Verify(args) => verify::run(&session, args).await,
-        Verb::Accept(args) => accept::run(&session, args).await,
-        Verb::Replicate(args) => replicate::run(&session, args).await,
-        Verb::Restore(args) => restore::run(&session, args).await,
-        Verb::Compare(args) => compare::run(&session, args).await,
-        Verb::Fingerprint(args) => fingerprint::run(&session, args).await,
-        Verb::Retention(args) => retention::run(&session, args).await,
-        Verb::Hold(args) => hold::run(&session, args).await,
-        Verb::Source(args) => source::run(&session, args).await,
-        Verb::Notify(args) => notify::run(&session, args).await,
-        Verb::Schedule(args) => schedule::run(&session, &args),
-        Verb::Gc(args) => gc::run(&session, args).await,
-        Verb::Completions { shell } => {
-            let mut text = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "dozo", &mut text);
-            Output::print(&String::from_utf8_lossy(&text)).map(|()| 0)
-        }
-        Verb::Man => {
-            let mut text = Vec::new();
-            let made = clap_mangen::Man::new(Cli::command()).render(&mut text).map_err(CliError::Output);
-            made.and_then(|()| Output::print(&String::from_utf8_lossy(&text))).map(|()| 0)
+    let verb = async {
+        match cli.verb {
+            Verb::Init(args) => init::run(&session, args).await,
+            Verb::Check(args) => check::run(&session, args).await,
+            Verb::Backup(args) => backup::run(&session, args).await,
+            Verb::List(args) => list::run(&session, args).await,
+            Verb::Show(args) => show::run(&session, args).await,
+            Verb::Status(args) => status::run(&session, args).await,
+            Verb::Verify(args) => verify::run(&session, args).await,
+            Verb::Accept(args) => accept::run(&session, args).await,
+            Verb::Replicate(args) => replicate::run(&session, args).await,
+            Verb::Restore(args) => restore::run(&session, args).await,
+            Verb::Compare(args) => compare::run(&session, args).await,
+            Verb::Fingerprint(args) => fingerprint::run(&session, args).await,
+            Verb::Retention(args) => retention::run(&session, args).await,
+            Verb::Hold(args) => hold::run(&session, args).await,
+            Verb::Source(args) => source::run(&session, args).await,
+            Verb::Notify(args) => notify::run(&session, args).await,
+            Verb::Schedule(args) => schedule::run(&session, &args),
+            Verb::Gc(args) => gc::run(&session, args).await,
+            Verb::Completions { shell } => {
+                let mut text = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "dozo", &mut text);
+                Output::print(&String::from_utf8_lossy(&text)).map(|()| 0)
+            }
+            Verb::Man => {
+                let mut text = Vec::new();
+                let made = clap_mangen::Man::new(Cli::command()).render(&mut text).map_err(CliError::Output);
+                made.and_then(|()| Output::print(&String::from_utf8_lossy(&text))).map(|()| 0)
+            }
         }
     };
-    let code = outcome.unwrap_or_else(|error| {
-        output.error(&error);
-        error.exit_code()
-    });
+    let code = match AssertUnwindSafe(verb).catch_unwind().await {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => {
+            output.error(&error);
+            error.exit_code()
+        }
+        Err(_) => {
+            output.message("error[DOZO-E6099]: internal error\n  next: please report this with the command and its output");
+            70
+        }
+    };
     if let Some(job) = job {
         crate::notify::tell(&session, job, code).await;
     }

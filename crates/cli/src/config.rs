@@ -26,8 +26,10 @@ pub(crate) struct Config {
     pub(crate) repository: RepositorySettings,
     /// `[source.*]`, in the file's order.
     pub(crate) sources: Vec<SourceSettings>,
-    /// `[retention]`: what is kept of sources that are not in the file any more.
+    /// `[retention]`
     pub(crate) retention: RetentionPolicy,
+    /// What is kept of sources that are not in the file: everything.
+    pub(crate) strangers: RetentionPolicy,
     /// `[prices]`: of a GB for a month, by storage class.
     pub(crate) prices: BTreeMap<String, f64>,
     /// `[schedule]`
@@ -144,9 +146,9 @@ impl Config {
         SourceSettings::of(&self.sources, name)
     }
 
-    /// Returns what is kept of a source.
+    /// Returns what is kept of a source. Of one that is not in the file any more, or has another name there, nothing goes.
     pub(crate) fn policy(&self, name: &SourceName) -> &RetentionPolicy {
-        self.owner(name).map_or(&self.retention, |s| &s.retention)
+        self.owner(name).map_or(&self.strangers, |s| &s.retention)
     }
 
     /// Returns the names of all sources.

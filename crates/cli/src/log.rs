@@ -30,7 +30,7 @@ pub(crate) fn open(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Lines that are kept of a run.
+/// Lines that are kept of a run, and as many errors more.
 const KEPT: usize = 200;
 
 static SAID: Mutex<Vec<(Level, String)>> = Mutex::new(Vec::new());
@@ -60,7 +60,7 @@ impl Level {
 /// Keeps a line, and appends it to the log if there is one.
 pub(crate) fn line(level: Level, text: &str) {
     if let Ok(mut said) = SAID.lock()
-        && said.len() < KEPT
+        && (said.len() < KEPT || (text.starts_with("error") && said.len() < 2 * KEPT))
     {
         said.push((level, text.to_owned()));
     }

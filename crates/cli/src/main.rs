@@ -13,8 +13,8 @@ mod operator;
 mod output;
 mod reporter;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::Parser;
@@ -58,14 +58,7 @@ fn main() -> ExitCode {
     let cancel = CancellationToken::new();
     runtime.spawn(stop_on_signal(cancel.clone()));
     let uploads = TaskTracker::new();
-    let run = || runtime.block_on(commands::run(cli, &output, cancel.clone(), uploads.clone()));
-    let code = match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(code) => code,
-        Err(_) => {
-            output.message("error: internal error (DOZO-E6099)\n  next: please report this with the command and its output");
-            70
-        }
-    };
+    let code = runtime.block_on(commands::run(cli, &output, cancel.clone(), uploads.clone()));
     // Uploads that were stopped abort what they began. The signal's own deadline ends this, too.
     uploads.close();
     let _ = runtime.block_on(async { tokio::time::timeout(STOP_WITHIN, uploads.wait()).await });
@@ -81,10 +74,14 @@ async fn stop_on_signal(cancel: CancellationToken) {
     };
     tokio::select! {
         _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        _ = terminate.recv() => notify::TERMINATED.store(true, Ordering::Relaxed),
     }
     cancel.cancel();
     tokio::time::sleep(STOP_WITHIN).await;
+    // Whoever is told of a job that a supervisor has stopped gets it: each receiver has its timeout.
+    while notify::TELLING.load(Ordering::Relaxed) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     log::line(Level::End, "interrupted, exit 130");
     // Something does not stop: nothing is committed by now, and what is left behind is listed by `gc plan`.
     #[expect(clippy::exit, reason = "a signal must end the process within a second")]

@@ -1,6 +1,8 @@
 //! Who is told what became of a job. Nothing here changes the job's exit code, and whoever does not answer holds it up no longer than the
 //! receiver's timeout.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use dozo_model::{Severity, Timestamp};
 use dozo_notify::{Delivered, Delivery, Message, Receiver, deliver, state_folder};
 
@@ -11,6 +13,10 @@ use crate::log::{self, Level};
 
 /// Jobs that somebody may want to hear of.
 pub(crate) const JOBS: [&str; 6] = ["backup", "verify", "replicate", "retention", "gc", "status"];
+/// A supervisor has asked this process to end.
+pub(crate) static TERMINATED: AtomicBool = AtomicBool::new(false);
+/// Somebody is being told: the process ends when that is done.
+pub(crate) static TELLING: AtomicBool = AtomicBool::new(false);
 /// Lines of a message.
 const LINES: usize = 60;
 
@@ -39,16 +45,20 @@ fn severity(exit: u8) -> Severity {
 
 /// Tells everybody who wants to hear of it what became of a job.
 pub(crate) async fn tell(session: &Session, job: &'static str, exit: u8) {
-    // Whoever interrupted it knows; a configuration that cannot be read names nobody.
+    // Whoever interrupted it knows, unless that was a supervisor; a configuration that cannot be read names nobody.
     let Ok(config) = session.config() else { return };
-    if exit == 130 || session.global.no_notify || config.receivers.is_empty() {
+    let terminated = TERMINATED.load(Ordering::Relaxed);
+    if (exit == 130 && !terminated) || session.global.no_notify || config.receivers.is_empty() {
         return;
     }
     let warned = log::said().iter().any(|(level, text)| *level == Level::Warning || text.starts_with("warning: "));
     let least = session.severity().max(if warned { Severity::Warning } else { Severity::Info });
     let message = message(session, &config, job, exit, severity(exit).max(least));
     let wanting: Vec<&Receiver> = config.receivers.iter().filter(|r| r.wants(&message)).collect();
-    for delivery in deliver(&wanting, &message, Some(state_folder()), Timestamp::now()).await {
+    TELLING.store(true, Ordering::Relaxed);
+    let deliveries = deliver(&wanting, &message, Some(state_folder()), Timestamp::now()).await;
+    TELLING.store(false, Ordering::Relaxed);
+    for delivery in deliveries {
         if let Delivered::Failed { attempts, reason } = &delivery.delivered {
             session.output.message(&failed(&delivery.receiver, *attempts, reason));
         }

@@ -4,7 +4,7 @@
 //! strangers; nothing is deleted at once. *Crash behaviour*: what is to go is moved into `.dozo-retired/<time>/` of the same folder, one rename
 //! each, and deleted by a run after the grace; until then it is moved back by hand.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,12 @@ use serde::Serialize;
 
 use crate::{EngineError, Result};
 
+/// Dumps that the next one is compared with.
+const RECENT: usize = 7;
 /// Where what is to go waits.
 const RETIRED: &str = ".dozo-retired";
 const RETIRED_FORMAT: &str = "%Y%m%dT%H%M%SZ";
-/// A dump that has less than this percentage of the bytes of the good one before it is suspect.
+/// A dump that has less than this percentage of the usual bytes is suspect.
 const SHRINK_MAX: u64 = 50;
 
 /// A naming scheme: `crm_{timestamp:%Y%m%d_%H%M%S}.sql.gz`, with `{name}` where one scheme holds several.
@@ -77,8 +79,9 @@ impl NamePattern {
             let time = parsed.to_time().unwrap_or(jiff::civil::Time::midnight());
             Some(date.to_datetime(time).to_zoned(zone.clone()).ok()?.timestamp())
         })?;
-        let series = found.name("name").map_or(self.text.as_str(), |m| m.as_str());
-        Some((at, series.to_owned()))
+        // Two schemes with the same name in them are two series.
+        let series = found.name("name").map_or_else(|| self.text.clone(), |m| self.text.replacen("{name}", m.as_str(), 1));
+        Some((at, series))
     }
 }
 
@@ -181,19 +184,22 @@ pub fn survey_dumps(folder: &Path, patterns: &[NamePattern], policy: &RetentionP
     strangers.sort();
     let names = series_names(found.iter().map(|(series, ..)| series));
     let (mut facts, mut dumps) = (Facts::default(), Vec::new());
-    let mut last_good: HashMap<&SourceName, u64> = HashMap::new();
+    let mut recent: HashMap<&SourceName, Vec<u64>> = HashMap::new();
     for (n, (series, time, name, is_folder)) in found.into_iter().enumerate() {
         let path = folder.join(&name);
         let bytes = size(&path).map_err(|e| wrong(&e))?;
         let source = &names[&series];
-        let state = match (intact(&path, is_folder, bytes).map_err(|e| wrong(&e))?, last_good.get(source)) {
+        let before = recent.entry(source).or_default();
+        let whole = intact(&path, is_folder, bytes).map_err(|e| wrong(&e))?;
+        let state = match (whole, median(before)) {
             (false, _) => "damaged",
-            (true, Some(before)) if bytes.saturating_mul(100) < before.saturating_mul(100 - SHRINK_MAX) => "suspect",
+            (true, Some(usual)) if bytes.saturating_mul(100) < usual.saturating_mul(100 - SHRINK_MAX) => "suspect",
             (true, _) => "complete",
         };
         let good = state == "complete";
-        if good {
-            last_good.insert(source, bytes);
+        if whole {
+            // Suspect ones, too: what stays small was meant to shrink.
+            before.push(bytes);
         }
         let id = BackupId::parse(&format!("{}-{n:06}", time.strftime("%Y%m%dT%H%M%SZ")))?;
         facts.objects.push(bytes);
@@ -228,7 +234,7 @@ pub fn survey_dumps(folder: &Path, patterns: &[NamePattern], policy: &RetentionP
         }
     }
     dumps.sort_by(|a, b| (a.time, &a.name).cmp(&(b.time, &b.name)));
-    let retired = retired(folder, policy).map_err(|e| wrong(&e))?;
+    let retired = retired(folder, patterns, policy).map_err(|e| wrong(&e))?;
     Ok(Adoption { folder: folder.to_owned(), dumps, plan, strangers, retired })
 }
 
@@ -249,13 +255,17 @@ pub fn retire_dumps(adoption: &Adoption, max_delete: Option<u8>, now: Timestamp)
     let mut done = Adopted::default();
     for old in adoption.retired.iter().filter(|r| r.due <= now) {
         let path = folder.join(&old.path);
-        let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let gone = if is_real_folder(&path) { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         gone.map_err(|e| wrong(&path, &e))?;
         done.deleted.push(old.path.clone());
         // Its folder goes with the last of them.
         let _ = path.parent().map(fs::remove_dir);
     }
     let going: BTreeSet<&BackupId> = adoption.plan.marks().map(|v| &v.id).collect();
+    let root = folder.join(RETIRED);
+    if fs::symlink_metadata(&root).is_ok_and(|m| !m.is_dir()) {
+        return Err(EngineError::Folder { folder: root, reason: "it is not a folder of ours".into() });
+    }
     let aside = folder.join(RETIRED).join(now.strftime(RETIRED_FORMAT).to_string());
     for dump in adoption.dumps.iter().filter(|d| going.contains(&d.id)) {
         fs::create_dir_all(&aside).map_err(|e| wrong(&aside, &e))?;
@@ -270,21 +280,33 @@ pub fn retire_dumps(adoption: &Adoption, max_delete: Option<u8>, now: Timestamp)
     Ok(done)
 }
 
-fn retired(folder: &Path, policy: &RetentionPolicy) -> std::io::Result<Vec<Retired>> {
-    let mut all = Vec::new();
+fn is_real_folder(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|m| m.is_dir())
+}
+
+fn retired(folder: &Path, patterns: &[NamePattern], policy: &RetentionPolicy) -> std::io::Result<Vec<Retired>> {
+    let (mut all, zone) = (Vec::new(), policy.zone());
     let root = folder.join(RETIRED);
-    if !root.is_dir() {
+    if !is_real_folder(&root) {
         return Ok(all);
     }
     for entry in fs::read_dir(&root)? {
         let entry = entry?;
+        // Links lead elsewhere: nothing behind them was put there by us.
+        if !is_real_folder(&entry.path()) {
+            continue;
+        }
         let name = entry.file_name().to_string_lossy().into_owned();
         let at = jiff::civil::DateTime::strptime(RETIRED_FORMAT, &name).ok();
         // What else is in there was not put there by us.
         let Some(at) = at.and_then(|d| d.to_zoned(TimeZone::UTC).ok()) else { continue };
         let due = at.timestamp().checked_add(policy.grace).unwrap_or(Timestamp::MAX);
         for inner in fs::read_dir(entry.path())? {
-            all.push(Retired { path: Path::new(RETIRED).join(&name).join(inner?.file_name()), due });
+            let inner = inner?.file_name();
+            // What matches no pattern was put there by somebody else.
+            if inner.to_str().is_some_and(|n| patterns.iter().any(|p| p.matches(n, &zone).is_some())) {
+                all.push(Retired { path: Path::new(RETIRED).join(&name).join(inner), due });
+            }
         }
     }
     all.sort_by(|a, b| a.path.cmp(&b.path));
@@ -294,7 +316,7 @@ fn retired(folder: &Path, policy: &RetentionPolicy) -> std::io::Result<Vec<Retir
 /// Makes a name of a source for each series.
 fn series_names<'a>(all: impl Iterator<Item = &'a String>) -> HashMap<String, SourceName> {
     let mut names: HashMap<String, SourceName> = HashMap::new();
-    let mut taken: BTreeMap<String, usize> = BTreeMap::new();
+    let mut taken: BTreeSet<String> = BTreeSet::new();
     for series in all {
         if names.contains_key(series) {
             continue;
@@ -305,14 +327,25 @@ fn series_names<'a>(all: impl Iterator<Item = &'a String>) -> HashMap<String, So
             words.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(50).collect();
         let slug = slug.trim_matches('-');
         let slug = if slug.is_empty() { "dumps" } else { slug };
-        let count = taken.entry(slug.to_owned()).or_default();
-        *count += 1;
-        let name = if *count == 1 { slug.to_owned() } else { format!("{slug}-{count}") };
+        let mut name = slug.to_owned();
+        for n in 2.. {
+            if taken.insert(name.clone()) {
+                break;
+            }
+            name = format!("{slug}-{n}");
+        }
         if let Ok(name) = SourceName::parse(&name) {
             names.insert(series.clone(), name);
         }
     }
     names
+}
+
+/// Returns the usual size of the last ones.
+fn median(sizes: &[u64]) -> Option<u64> {
+    let mut last = sizes[sizes.len().saturating_sub(RECENT)..].to_vec();
+    last.sort_unstable();
+    last.get(last.len() / 2).copied()
 }
 
 fn size(path: &Path) -> std::io::Result<u64> {
@@ -355,7 +388,7 @@ mod tests {
         let found = at("crm_{timestamp:%Y%m%d_%H%M%S}.sql.gz", "crm_20261117_020000.sql.gz").unwrap();
         assert_eq!(found.0, "2026-11-16T17:00:00Z".parse().unwrap());
         let found = at("{name}_{timestamp:%Y%m%d}", "dbt_project_20260101").unwrap();
-        assert_eq!((found.0, found.1.as_str()), ("2025-12-31T15:00:00Z".parse().unwrap(), "dbt_project"));
+        assert_eq!((found.0, found.1.as_str()), ("2025-12-31T15:00:00Z".parse().unwrap(), "dbt_project_{timestamp:%Y%m%d}"));
         assert!(at("x-{timestamp:%s}.tar", "x-1700000000.tar").is_some());
         for stranger in ["crm_2026111_020000.sql.gz", "crm_20261341_020000.sql.gz", "crm_20261117_020000.sql.gz.tmp", "README"] {
             assert!(at("crm_{timestamp:%Y%m%d_%H%M%S}.sql.gz", stranger).is_none(), "{stranger}");

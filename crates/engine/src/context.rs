@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::alarms::AlarmRules;
+use crate::replicate::ReplicaChoice;
 use crate::{EngineError, Result};
 
 /// Given to every verb.
@@ -56,8 +57,8 @@ pub struct ReplicaSettings {
     pub name: String,
     /// The repository that is filled; it has no replicas itself.
     pub repository: RepositorySettings,
-    /// Whether only the newest backup of each source is copied to it.
-    pub latest_only: bool,
+    /// Which backups it is to have.
+    pub choice: ReplicaChoice,
     /// Whether each backup is copied as soon as it is made.
     pub after_backup: bool,
 }

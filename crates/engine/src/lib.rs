@@ -38,7 +38,9 @@ pub use error::EngineError;
 pub use fingerprint::{FingerprintLine, FingerprintReport, fingerprint, fingerprint_statements};
 pub use hooks::run as run_hook;
 pub use init::{Draft, inspect_for_init};
-pub use replicate::{FailedCopy, ReplicaLag, ReplicateOptions, ReplicateReport, Replicated, ReplicatedBackup, replicate};
+pub use replicate::{
+    FailedCopy, ReplicaChoice, ReplicaLag, ReplicateOptions, ReplicateReport, Replicated, ReplicatedBackup, replicate,
+};
 pub use restore::{
     Content, Existing, PreviewTable, RestoreOptions, RestorePreview, RestoreReport, RestoredTable, preview, restore,
 };
@@ -48,8 +50,8 @@ pub use verify::{VerifyReport, verify, verify_entry};
 
 // What the binary needs from the crates below.
 pub use dozo_catalog::{
-    Action, BackupEntry, BackupSelector, BackupState, Broken, CatalogError, Day, Decision, Facts, GcDone, GcOptions, GcPlan,
-    Hold, Incarnation, LockPolicy, Plan, Repository, RetentionDone, RetentionOptions, Scenario, Simulation, SourcePlan,
+    Action, BackupEntry, BackupSelector, BackupState, Broken, CatalogError, ClockDoubts, Day, Decision, Facts, GcDone, GcOptions,
+    GcPlan, Hold, Incarnation, LockPolicy, Plan, Repository, RetentionDone, RetentionOptions, Scenario, Simulation, SourcePlan,
     Uncommitted, Verdict, plan as retention_plan, simulate, this_host, tool,
 };
 pub use dozo_postgres::{ConnInfo, PgError, ToolChoice, UrlRef};

@@ -10,11 +10,14 @@
 mod copy;
 mod rewrite;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dozo_catalog::{BackupEntry, BackupState, CatalogError, Decision, Fate, Repository};
-use dozo_model::{BackupId, Manifest, ManifestForm, ReplicaOf, Sha256Digest, SourceName, Stage, Timestamp};
+use dozo_catalog::{Action, BackupEntry, BackupState, CatalogError, Decision, Facts, Fate, History, Repository, plan};
+use dozo_model::{
+    BackupId, Manifest, ManifestForm, ReplicaOf, RetentionPolicy, Sha256Digest, SourceName, Stage, Tier, Timestamp,
+};
 use dozo_store::{Layout, RequestCounts, StoreError};
 use serde::Serialize;
 
@@ -25,6 +28,36 @@ use crate::{EngineError, Result};
 
 /// How often a copy starts over because what it leans on is being deleted.
 const ATTEMPTS: usize = 3;
+
+/// Which backups a replica is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicaChoice {
+    /// All.
+    All,
+    /// The newest of each source.
+    Latest,
+    /// Those that somebody holds.
+    Held,
+    /// Those that serve this tier, or a longer one.
+    Tier(Tier),
+}
+
+impl ReplicaChoice {
+    /// Returns the backups of a source that it chooses; none that is to go.
+    #[must_use]
+    pub fn of(self, history: &History, policy: &RetentionPolicy, now: Timestamp) -> HashSet<BackupId> {
+        let mut all = history.records.iter().map(|r| &r.manifest.id);
+        match self {
+            Self::All => all.cloned().collect(),
+            Self::Latest => all.next_back().into_iter().cloned().collect(),
+            Self::Held => history.records.iter().filter(|r| r.hold(now).is_some()).map(|r| r.manifest.id.clone()).collect(),
+            Self::Tier(least) => {
+                let serves = |v: &dozo_catalog::Verdict| v.tiers.iter().any(|t| *t >= least) && v.action != Action::Marked;
+                plan(&Facts::of(history), |_| policy, now).backups.into_iter().filter(serves).map(|v| v.id).collect()
+            }
+        }
+    }
+}
 
 /// Which backups are copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -291,9 +324,9 @@ impl Filling<'_> {
         for manifest in &wanted {
             if !self.options.again && there.has(&own, &manifest.id) {
                 self.report.present += 1;
-                // It may have been accepted since.
+                // It may have been accepted or held since.
                 if let Some(copy) = there.copy_of(&own, &manifest.id)
-                    && let Err(e) = copy_acceptance(self.from, self.to, manifest, &copy.id).await
+                    && let Err(e) = copy_what_was_said(self.from, self.to, manifest, &copy.id).await
                 {
                     self.report.failed.push(failed(manifest, &e));
                 }
@@ -336,7 +369,7 @@ impl Filling<'_> {
                 Ok((copied, copy)) => {
                     // The next one leans on it.
                     there.entries.push(BackupEntry::committed(copy));
-                    copy_acceptance(self.from, self.to, manifest, &plan.intent.id).await?;
+                    copy_what_was_said(self.from, self.to, manifest, &plan.intent.id).await?;
                     return Ok(Some(ReplicatedBackup { seconds: began.elapsed().as_secs_f64(), ..copied }));
                 }
                 Err(error) => error,
@@ -384,7 +417,9 @@ fn failed(manifest: &Manifest, error: &EngineError) -> FailedCopy {
     }
 }
 
-async fn copy_acceptance(from: &Repository, to: &Repository, manifest: &Manifest, copy: &BackupId) -> Result<()> {
+/// Acceptance and holds: what people have said about a backup is said about its copy.
+async fn copy_what_was_said(from: &Repository, to: &Repository, manifest: &Manifest, copy: &BackupId) -> Result<()> {
+    from.copy_holds(to, &manifest.source, &manifest.id, copy).await?;
     if manifest.suspect() {
         let record = from.record(Box::new(manifest.clone())).await?;
         if let Some(accepted) = record.accepted {
@@ -405,7 +440,14 @@ impl<'a> Replicas<'a> {
     }
 
     /// Tells how far they are behind, for one source. One that cannot be asked is in the answer.
-    pub(crate) async fn lags(&self, from: &Repository, source: &SourceName, history: &[&Manifest]) -> Vec<ReplicaLag> {
+    pub(crate) async fn lags(
+        &self,
+        from: &Repository,
+        source: &SourceName,
+        history: &History,
+        policy: &RetentionPolicy,
+        now: Timestamp,
+    ) -> Vec<ReplicaLag> {
         let mut found = Vec::new();
         for (replica, repository) in &self.0 {
             let mut lag =
@@ -417,11 +459,13 @@ impl<'a> Replicas<'a> {
             match there {
                 Ok(there) => {
                     let own = &from.marker().id;
-                    let wanted = if replica.latest_only { &history[history.len().saturating_sub(1)..] } else { history };
-                    lag.missing = Some(wanted.iter().filter(|m| !there.has(own, &m.id)).count());
-                    let held = history.iter().filter(|m| there.copy_of(own, &m.id).is_some()).map(|m| m.started).max();
+                    let wanted = replica.choice.of(history, policy, now);
+                    let all = || history.records.iter().map(|r| r.manifest.as_ref()).filter(|m| wanted.contains(&m.id));
+                    lag.missing = Some(all().filter(|m| !there.has(own, &m.id)).count());
+                    let held = all().filter(|m| there.copy_of(own, &m.id).is_some()).map(|m| m.started).max();
                     lag.newest = held;
-                    lag.lag_seconds = held.zip(history.last()).map(|(held, last)| last.started.duration_since(held).as_secs());
+                    let last = all().map(|m| m.started).max();
+                    lag.lag_seconds = held.zip(last).map(|(held, last)| last.duration_since(held).as_secs());
                 }
                 Err(e) => lag.unreachable = Some(e),
             }

@@ -1,6 +1,6 @@
 //! `list`, `show`, `status`, `accept`: what is in the repository, what was proven about it, what will go, what is amiss.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use dozo_catalog::{Action, BackupRecord, BackupState, Facts, History, Hold, Repository, plan, tool};
 use dozo_model::{
@@ -242,8 +242,7 @@ pub async fn status<'p>(
     let (now, mut sources) = (ctx.clock.now(), Vec::new());
     for name in names {
         let history = repository.history(&name).await?;
-        let manifests: Vec<&Manifest> = history.records.iter().map(|r| r.manifest.as_ref()).collect();
-        let lags = replicas.lags(repository, &name, &manifests).await;
+        let lags = replicas.lags(repository, &name, &history, policy(&name), now).await;
         sources.push(SourceStatus::new(name.clone(), &history, lags, SourceSettings::of(configured, &name), policy(&name), now));
     }
     let disk = repository.store().space().map(|(free, total)| Disk { free, total });
@@ -260,8 +259,8 @@ impl SourceStatus {
         policy: &RetentionPolicy,
         now: Timestamp,
     ) -> Self {
+        // By the recorded start: an id tells the time of another clock.
         let mut committed: Vec<BackupLine> = history.records.iter().map(|r| BackupLine::committed(r, now)).collect();
-        in_order(&mut committed);
         let objects: HashMap<&str, u64> =
             history.records.iter().flat_map(|r| &r.manifest.objects).map(|o| (o.key.as_str(), o.bytes)).collect();
         let newest = history.records.last();
@@ -279,12 +278,16 @@ impl SourceStatus {
                 *not_good.entry(verdict.state).or_default() += 1;
             }
         }
+        // What is good is decided by the policy, and what is dated in the future counts for nothing.
+        let good: HashSet<&BackupId> = plan.backups.iter().filter(|v| v.good).map(|v| &v.id).collect();
+        committed.iter_mut().for_each(|l| l.good = good.contains(&l.id));
+        let newest_good_start = plan.sources.first().and_then(|s| s.newest_good);
         let going = plan.backups.iter().filter_map(|v| {
             let marked = v.action == Action::Marked;
             Some(Going { id: v.id.clone(), at: v.goes?, marked })
         });
         let start_of = |line: Option<&BackupLine>| line.and_then(|l| l.started);
-        let newest_good = committed.iter().rev().find(|l| l.good).cloned();
+        let newest_good = committed.iter().rev().find(|l| l.good && l.started == newest_good_start).cloned();
         let verified = |l: &&BackupLine| l.findings == 0 && matches!(l.verified, Some((_, Verdict::Passed)));
         let mut status = Self {
             configured: settings.is_some(),
@@ -307,6 +310,8 @@ impl SourceStatus {
             source,
         };
         status.alarms = status.find_alarms(history, settings, policy, now);
+        let told = |w: &&String| w.contains("dated in the future") || w.contains("the hold `");
+        status.alarms.extend(plan.warnings.iter().filter(told).map(|w| Alarm::new(Severity::Warning, w.clone())));
         status
     }
 
@@ -317,7 +322,9 @@ impl SourceStatus {
         policy: &RetentionPolicy,
         now: Timestamp,
     ) -> Vec<Alarm> {
-        let mut all = Vec::new();
+        let unreadable = history.unreadable.iter();
+        let mut all: Vec<Alarm> =
+            unreadable.map(|why| Alarm::new(Severity::Critical, format!("nothing is deleted: {why}"))).collect();
         // A source that is not in the configuration any more is silent on purpose.
         if settings.is_some() {
             all.extend(alarms::silent(self.newest_good.as_ref().and_then(|l| l.started), self.backups > 0, policy, now));
@@ -328,7 +335,9 @@ impl SourceStatus {
             let note = newest.note.as_ref().map(|n| format!(": {n}")).unwrap_or_default();
             all.push(Alarm::new(severity, format!("its newest backup is {state}{note}")));
         }
-        let mut good = history.records.iter().rev().filter(|r| r.good()).map(|r| r.manifest.as_ref());
+        let newest = self.newest_good.as_ref();
+        let good = history.records.iter().rev().filter(|r| r.good()).map(|r| r.manifest.as_ref());
+        let mut good = good.skip_while(|m| newest.is_some_and(|l| l.id != m.id));
         if let (Some(settings), Some(newest)) = (settings, good.next()) {
             all.extend(settings.alarms.of(newest, good.next()));
         }
@@ -351,7 +360,8 @@ impl SourceStatus {
 fn proven(record: &BackupRecord) -> Option<Timestamp> {
     let matched = record.manifest.datasets.iter().all(|d| d.source_match.is_some_and(|m| m.whole));
     let check = Repository::verified(&record.checks, VerifyLevel::Content).filter(|c| c.verdict == Verdict::Passed);
-    check.filter(|_| matched).map(|c| c.at)
+    let whole = record.damaged.is_none() && Repository::open_findings(&record.checks).is_empty();
+    check.filter(|_| matched && whole).map(|c| c.at)
 }
 
 fn losses_text(losses: &[Loss]) -> String {

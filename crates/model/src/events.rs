@@ -178,7 +178,7 @@ pub enum HoldState {
     Released,
 }
 
-/// `holds/<n>.json`: the record with the greatest `n` counts; none is ever removed while the backup stands.
+/// `holds/<n>.json`: of the holds since the last release the longest counts; none is ever removed while the backup stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct HoldRecord {

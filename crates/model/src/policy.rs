@@ -87,14 +87,18 @@ impl Period {
         }
     }
 
-    /// Returns about how long it is, to compare two of them.
+    /// Tells whether it is surely shorter than another one.
     #[must_use]
-    pub fn about(self) -> Duration {
-        match self {
+    pub fn shorter_than(self, other: Self) -> bool {
+        let days = |period, month: u64| match period {
             Self::Time(time) => time,
-            // The shortest that so many months can be.
-            Self::Months(months) => Duration::from_secs(u64::from(months) * 28 * 86400),
+            Self::Months(months) => Duration::from_secs(u64::from(months) * month * 86400),
             Self::Forever => Duration::MAX,
+        };
+        match (self, other) {
+            (Self::Months(one), Self::Months(other)) => one < other,
+            // Months have 28 to 31 days.
+            _ => days(self, 31) < days(other, 28),
         }
     }
 }

@@ -27,7 +27,9 @@ pub(crate) fn signature(key: &str, at: Timestamp, body: &str) -> (String, String
 }
 
 fn client(ca_file: Option<&Path>) -> Result<Client> {
-    let mut builder = Client::builder().user_agent(concat!("dozo/", env!("CARGO_PKG_VERSION")));
+    // Nowhere else than to the server that was named.
+    let mut builder =
+        Client::builder().user_agent(concat!("dozo/", env!("CARGO_PKG_VERSION"))).redirect(reqwest::redirect::Policy::none());
     if let Some(path) = ca_file {
         let setup = |e: String| NotifyError::Setup(format!("{} cannot be used: {e}", path.display()));
         let pem = std::fs::read(path).map_err(|e| setup(e.to_string()))?;
@@ -59,8 +61,8 @@ async fn answer(answer: reqwest::Result<Response>) -> Result<()> {
             if status.is_success() {
                 return Ok(());
             }
-            let body: String = response.text().await.unwrap_or_default().chars().take(200).collect();
-            let text = format!("the server answered {status} {}", body.trim());
+            // Not its words: some repeat the URL.
+            let text = format!("the server answered {status}");
             let again =
                 status.is_server_error() || [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT].contains(&status);
             Err(if again { NotifyError::Unreached(text) } else { NotifyError::Refused(text) })

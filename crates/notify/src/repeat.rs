@@ -70,9 +70,12 @@ impl Sent {
     }
 }
 
-/// Names a message without its numbers: ids, ages and times differ each time.
+/// Names a message by its command and its error code; without a code by its words but numbers: ids, ages and times differ each time.
 fn key(receiver: &Receiver, message: &Message) -> String {
-    let words: String = message.summary.chars().filter(|c| !c.is_ascii_digit()).collect();
-    let digest = Sha256Digest::of(format!("{}\n{words}", message.severity.as_str()).as_bytes()).to_string();
+    let code = message.summary.split(['[', ']']).find(|part| part.starts_with("DOZO-E"));
+    let words = || message.summary.chars().filter(|c| !c.is_ascii_digit()).collect();
+    let what = code.map_or_else(words, str::to_owned);
+    let said = format!("{}\n{}\n{what}", message.severity.as_str(), message.command.join("\n"));
+    let digest = Sha256Digest::of(said.as_bytes()).to_string();
     format!("{}/{}/{}", receiver.name, message.job, &digest[..16])
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::lock::LockPolicy;
-use super::plan::Plan;
+use super::plan::{Action, Plan, Verdict, plan};
 use crate::fate::Decision;
 use crate::gc::{GcDone, GcOptions, refuse_unknown};
 use crate::repository::Repository;
@@ -16,8 +16,19 @@ use crate::{CatalogError, Result};
 
 /// A host's clock may be ahead or behind by this much.
 const SKEW: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
-/// When nobody has written anything for this long and the grace of the policy, the clock is doubted.
-const SILENCE: jiff::SignedDuration = jiff::SignedDuration::from_hours(30 * 24);
+/// When nobody has written anything for this long beyond the age that a backup may have, the clock is doubted.
+const SILENCE: jiff::SignedDuration = jiff::SignedDuration::from_hours(7 * 24);
+
+/// How the clock is doubted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClockDoubts {
+    /// By what stands in the repository, and by the store's own clock.
+    All,
+    /// By what stands in the repository: the time was given.
+    Records,
+    /// Somebody looked at it: it is right.
+    None,
+}
 
 /// How a plan is carried out.
 #[derive(Debug, Clone)]
@@ -32,6 +43,16 @@ pub struct RetentionOptions {
     pub lock: Option<LockPolicy>,
     /// The time was given, not read off a clock.
     pub fixed_clock: bool,
+}
+
+impl RetentionOptions {
+    fn doubts(&self) -> ClockDoubts {
+        match (self.trust_clock, self.fixed_clock) {
+            (true, _) => ClockDoubts::None,
+            (false, true) => ClockDoubts::Records,
+            (false, false) => ClockDoubts::All,
+        }
+    }
 }
 
 /// What was done.
@@ -72,9 +93,7 @@ impl Repository {
                 return Err(CatalogError::TooMany { source_name, deletes, standing, max_delete: most });
             }
         }
-        if !options.trust_clock {
-            self.look_at_the_clock(plan, latest_record, options).await?;
-        }
+        self.look_at_the_clock(plan, latest_record, options.gc.now, options.doubts()).await?;
         let mut done = RetentionDone::default();
         let now = options.gc.now;
         for verdict in plan.takes_back() {
@@ -103,8 +122,30 @@ impl Repository {
             done.locked = self.lengthen_locks(plan, lock, &policy).await?;
         }
         stop(cancel)?;
-        done.gc = self.gc_apply(&options.gc, operator).await?;
+        done.gc = self.gc_apply_by(&options.gc, operator, options.doubts(), policy).await?;
         Ok(done)
+    }
+
+    /// Collects garbage, and dooms of the marks that are due only those that a plan made now would make again.
+    ///
+    /// # Errors
+    /// As [`Repository::retention_apply`].
+    pub async fn gc_apply_by<'p>(
+        &self,
+        gc: &GcOptions,
+        operator: &Operator,
+        doubts: ClockDoubts,
+        policy: impl Fn(&SourceName) -> &'p RetentionPolicy,
+    ) -> Result<GcDone> {
+        let stays = async || {
+            let facts = self.retention_facts().await?;
+            refuse_unknown(&facts.unreadable)?;
+            let plan = plan(&facts, &policy, gc.now);
+            self.look_at_the_clock(&plan, facts.latest_record.as_ref(), gc.now, doubts).await?;
+            let kept = plan.backups.into_iter().filter(|v| !v.kept.is_empty());
+            Ok(kept.map(|v| (v.source, v.id)).collect())
+        };
+        self.gc_apply(gc, operator, stays).await
     }
 
     /// Makes sure that the time is believable: by what others wrote down, and by the store's own clock.
@@ -112,16 +153,19 @@ impl Repository {
         &self,
         plan: &Plan,
         latest_record: Option<&(Timestamp, String)>,
-        options: &RetentionOptions,
+        now: Timestamp,
+        doubts: ClockDoubts,
     ) -> Result<()> {
-        let now = options.gc.now;
+        if doubts == ClockDoubts::None {
+            return Ok(());
+        }
         let doubt = |reason: String| Err(CatalogError::Clock { now, reason });
         if let Some((at, place)) = latest_record
             && at.duration_since(now) > SKEW
         {
             return doubt(format!("beside {place} stands a record of {at}"));
         }
-        if !options.fixed_clock
+        if doubts == ClockDoubts::All
             && let Some(theirs) = self.store().clock(&dozo_model::random_suffix(&mut rand::rng(), 12)).await?
         {
             if theirs.duration_since(now).abs() > SKEW {
@@ -129,10 +173,14 @@ impl Repository {
             }
             return Ok(());
         }
-        // Nobody else can be asked: then somebody must have been here not long ago.
+        // Nobody else can be asked. Time decides only about marks that are due: then somebody must have been here not long ago.
+        let due = |v: &&Verdict| v.action == Action::Marked && v.goes.is_some_and(|due| due <= now);
+        if !plan.backups.iter().any(|v| due(&v)) {
+            return Ok(());
+        }
         let newest = plan.backups.iter().map(|b| b.started).chain(latest_record.map(|(at, _)| *at)).max();
-        let grace = plan.sources.iter().map(|s| s.policy.grace).max().unwrap_or_default();
-        let patience = SILENCE.saturating_add(jiff::SignedDuration::try_from(grace).unwrap_or(SILENCE));
+        let usual = plan.sources.iter().map(|s| s.policy.max_age).max().unwrap_or_default();
+        let patience = SILENCE.saturating_add(jiff::SignedDuration::try_from(usual).unwrap_or(SILENCE));
         match newest {
             Some(newest) if now.duration_since(newest) > patience => doubt(format!("nothing was written here since {newest}")),
             _ => Ok(()),

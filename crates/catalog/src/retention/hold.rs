@@ -11,9 +11,10 @@ use crate::fate::{Decision, Fate, doomed};
 use crate::repository::Repository;
 use crate::{CatalogError, Result};
 
-/// Returns who holds it, by its records in their order; the hold may have ended by itself.
-pub(crate) fn newest_hold(records: &[HoldRecord]) -> Option<Hold> {
-    let newest = records.last().filter(|r| r.state == HoldState::Held)?;
+/// Returns the hold that lasts longest, of those that were put since the last release; it may have ended by itself.
+pub(crate) fn longest_hold(records: &[HoldRecord]) -> Option<Hold> {
+    let since = records.iter().rposition(|r| r.state == HoldState::Released).map_or(0, |n| n + 1);
+    let newest = records[since..].iter().max_by_key(|r| (r.until.is_none(), r.until))?;
     Some(Hold {
         reason: newest.reason.clone(),
         by: format!("{}@{}", newest.operator.user, newest.operator.host),
@@ -29,7 +30,7 @@ impl Repository {
     /// What the store says, or a damaged record.
     pub async fn held(&self, source: &SourceName, id: &BackupId, now: Timestamp) -> Result<Option<Hold>> {
         let records = self.records(&self.beside(source, id).await?.holds).await?;
-        Ok(newest_hold(&records).filter(|hold| hold.until.is_none_or(|until| until > now)))
+        Ok(longest_hold(&records).filter(|hold| hold.until.is_none_or(|until| until > now)))
     }
 
     /// Takes a mark back if somebody holds the backup. Tells whether somebody does.
@@ -48,6 +49,27 @@ impl Repository {
         }
     }
 
+    /// Gives a copy what was said about keeping its original, and is not said about it yet.
+    ///
+    /// # Errors
+    /// As [`Repository::hold`].
+    pub async fn copy_holds(&self, to: &Self, source: &SourceName, id: &BackupId, copy: &BackupId) -> Result<()> {
+        let said: Vec<HoldRecord> = self.records(&self.beside(source, id).await?.holds).await?;
+        if said.is_empty() {
+            return Ok(());
+        }
+        let there: Vec<HoldRecord> = to.records(&to.beside(source, copy).await?.holds).await?;
+        let same = |a: &HoldRecord, b: &HoldRecord| (a.at, a.state, &a.reason, a.until) == (b.at, b.state, &b.reason, b.until);
+        for record in said.iter().filter(|r| !there.iter().any(|t| same(r, t))) {
+            match to.hold(source, copy, &HoldRecord { backup: copy.clone(), ..record.clone() }).await {
+                // It was released before it came there.
+                Ok(_) | Err(CatalogError::NotHeld { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
     /// Puts a hold on a committed backup, or releases it. A mark for deletion is taken back by a hold. Tells whether one was.
     ///
     /// # Errors
@@ -57,7 +79,7 @@ impl Repository {
         self.manifest(source, id).await?;
         if record.state == HoldState::Released {
             let standing: Vec<HoldRecord> = self.records(&self.beside(source, id).await?.holds).await?;
-            if newest_hold(&standing).is_none() {
+            if longest_hold(&standing).is_none() {
                 return Err(CatalogError::NotHeld { source_name: source.clone(), id: id.clone() });
             }
         }

@@ -8,10 +8,10 @@ use dozo_model::{FORMAT_VERSION, ManifestForm, ManifestHead, SourceName, Verdict
 use futures::{StreamExt, TryStreamExt};
 
 use super::facts::{BackupFacts, BackupKind, Facts, Mark};
-use super::newest_hold;
-use crate::Result;
+use super::longest_hold;
 use crate::history::{BackupRecord, History};
 use crate::repository::{BackupEntry, BackupState, FETCHES, Repository};
+use crate::{CatalogError, Result};
 
 /// One backup as it was read.
 enum Loaded {
@@ -47,9 +47,11 @@ impl Repository {
         drop(loaded);
         let mut joined = BTreeMap::new();
         for source in sources {
-            let sets = self.joined(&source).await?;
-            if !sets.is_empty() {
-                joined.insert(source, sets);
+            match self.joined(&source).await {
+                Ok(sets) if sets.is_empty() => {}
+                Ok(sets) => drop(joined.insert(source, sets)),
+                Err(e @ CatalogError::Record { .. }) => facts.unreadable.push(e.to_string()),
+                Err(e) => return Err(e),
             }
         }
         facts.joined = joined;
@@ -125,7 +127,7 @@ impl Facts {
             state: if findings || record.damaged.is_some() { "damaged" } else { record.state() },
             good: record.good(),
             verified: check.is_some_and(|c| c.verdict == Verdict::Passed) && !findings,
-            hold: newest_hold(&record.holds),
+            hold: longest_hold(&record.holds),
             needs: Vec::new(),
             unknown: record.damaged.clone(),
             locked_until: manifest.locked_until(),

@@ -38,7 +38,8 @@ impl Repository {
 
     /// Returns the sets of servers that continue each other.
     pub(crate) async fn joined(&self, source: &SourceName) -> Result<Vec<Vec<String>>> {
-        let keys: Vec<String> = self.store().list(&Layout::about(source)).await?.into_iter().map(|o| o.key).collect();
+        let listed = self.store().list(&Layout::about(source)).await?.into_iter().map(|o| o.key);
+        let keys: Vec<String> = listed.filter(|key| Layout::is_own(key)).collect();
         let records: Vec<RebindRecord> = self.records(&keys).await?;
         Ok(merged(records.into_iter().map(|r| r.servers)))
     }

@@ -141,7 +141,7 @@ pub fn simulate<'p>(facts: &Facts, policy: impl Fn(&SourceName) -> &'p Retention
         for player in &players {
             player.promises(&state, now, date, &mut simulation.broken);
         }
-        if let Some((total, others, level)) = scenario.disk {
+        if let Some((total, others, level)) = scenario.disk.filter(|(.., level)| *level > 0) {
             let used = u128::from(others) + u128::from(day.bytes);
             if used * 100 >= u128::from(total) * u128::from(level) {
                 promise(&mut simulation.broken, date, None, format!("the repository's disk is less than {level} % full"));

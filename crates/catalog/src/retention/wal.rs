@@ -81,11 +81,8 @@ pub(super) fn wal_plans<'p>(
         let mut lower_base = false;
         for timeline in timelines {
             let here: Vec<&Base<'_>> = bases.iter().filter(|b| b.timeline == timeline).collect();
-            let start = here
-                .iter()
-                .filter(|b| good(b) && b.facts.finished <= window)
-                .max_by_key(|b| b.facts.finished)
-                .or_else(|| here.iter().filter(|b| good(b)).min_by_key(|b| b.facts.finished));
+            let before = here.iter().filter(|b| good(b) && b.facts.finished <= window).max_by_key(|b| b.facts.finished);
+            let start = before.or_else(|| here.iter().filter(|b| good(b)).min_by_key(|b| b.facts.finished));
             if let Some(start) = start {
                 kept[start.place].push(Kept::Window);
             }
@@ -94,8 +91,9 @@ pub(super) fn wal_plans<'p>(
             let (mut keep, mut delete) = (Vec::new(), Vec::new());
             for range in ranges {
                 let own = here.iter().map(|b| b.range);
-                // Without a base of its own a timeline is the end of an older one; without any base it recovers nothing, but a base may come.
-                let whole = since.is_none() && (lower_base || here.is_empty());
+                // Where no base of its own covers the window, a timeline is the end of an older one; without any base it recovers nothing, but
+                // a base may come.
+                let whole = (before.is_none() && lower_base) || (since.is_none() && here.is_empty());
                 let floor = if whole { 0 } else { since.unwrap_or(u64::MAX) };
                 split(range, floor, own, &mut keep, &mut delete);
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dozo_catalog::{
-    CatalogError, Decision, Fate, GcOptions, Plan, Repository, RetentionDone, RetentionOptions, plan, this_process,
+    CatalogError, ClockDoubts, Decision, Fate, GcOptions, Plan, Repository, RetentionDone, RetentionOptions, plan, this_process,
 };
 use dozo_model::{
     BackupId, CheckEvent, FixedClock, HoldRecord, HoldState, Intent, Manifest, ManifestForm, ObjectRef, Operator, Period,
@@ -266,6 +266,21 @@ async fn what_speaks_against_it_stops_it() {
     let error = apply_at(&repository, now()).await.unwrap_err();
     assert!(matches!(error, CatalogError::UnknownNeeds { .. }), "{error}");
     assert_eq!(content(&repository).await, before);
+}
+
+/// A mark that is due is not carried out when a plan made now would not make it again: by then it may be the last good one.
+#[tokio::test]
+async fn a_due_mark_is_judged_again() {
+    let (repository, source) = world(Store::memory()).await;
+    let (who, newest) = (who(), manifest(NIGHTS - 1).id);
+    let by = Decision { operator: &who, at: now() - 48.hours(), reason: "by mistake" };
+    repository.mark(&source, &newest, &by, now() - 1.hour()).await.unwrap();
+    let (policy, gc) = (policy(), options(now()).gc);
+    let done = repository.gc_apply_by(&gc, &who, ClockDoubts::Records, |_| &policy).await.unwrap();
+    assert_eq!(done.doomed, [0, 1].map(|n| format!("{source}@{}", manifest(n).id)));
+    assert!(repository.fate(&source, &newest).await.unwrap().mark().is_some());
+    let done = apply_at(&repository, now()).await.unwrap();
+    assert!(done.taken_back.iter().any(|b| b.ends_with(newest.as_str())), "{done:?}");
 }
 
 /// What stands beside a backup and cannot be read may be a hold.

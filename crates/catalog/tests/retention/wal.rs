@@ -88,6 +88,20 @@ fn a_timeline_without_a_base_is_kept_whole() {
     assert!(plan.wal.iter().all(|w| w.delete.is_empty()));
 }
 
+/// The new timeline's own bases are all within the window: the seconds between the promotion and the first of them are recovered from the
+/// old timeline's base.
+#[test]
+fn a_timeline_with_young_bases_keeps_its_beginning() {
+    let (promoted, now) = (at("2026-11-05T00:00:00Z"), at("2026-11-21T00:00:00Z"));
+    let facts = Facts {
+        backups: vec![base(0, at("2026-09-01T02:00:00Z"), 1), base(1, at("2026-11-15T02:00:00Z"), 2)],
+        wal: vec![wal(at("2026-09-01T02:00:00Z"), promoted, 1), wal(promoted, now, 2)],
+        ..Facts::default()
+    };
+    let plan = planned(&facts, &RetentionPolicy::default(), now);
+    assert_eq!(kept_segments(&plan, 2), [SegmentRange { from: segment(promoted), to: segment(now) }]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 

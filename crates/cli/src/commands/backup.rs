@@ -115,14 +115,16 @@ async fn fill_replicas(session: &Session, config: &Config, repository: &Reposito
     let mut sources: Vec<SourceName> = done.reports.iter().filter_map(|r| SourceName::parse(&r.source).ok()).collect();
     sources.dedup();
     for replica in config.repository.replicas.iter().filter(|r| r.after_backup && !sources.is_empty()) {
-        // A replica is made by `dozo replicate --init` alone: a disk that is not mounted is an empty folder.
-        let options = ReplicateOptions {
-            which: super::replicate::of(replica),
-            sources: Some(sources.clone()),
-            init: false,
-            again: false,
-            rate: None,
+        let which = match super::replicate::which(session, config, repository, replica.choice).await {
+            Ok(which) => which,
+            Err(e) => {
+                session.output.message(&format!("warning: replica {} was not filled: {}", replica.name, e.text()));
+                done.missing = true;
+                continue;
+            }
         };
+        // A replica is made by `dozo replicate --init` alone: a disk that is not mounted is an empty folder.
+        let options = ReplicateOptions { which, sources: Some(sources.clone()), init: false, again: false, rate: None };
         match replicate(&session.ctx, repository, replica, &options).await {
             Ok(report) => {
                 super::replicate::tell_failures(session, &report);

@@ -3,12 +3,15 @@
 
 use std::time::Duration;
 
-use dozo_engine::{BackupSelector, ReplicaSettings, ReplicateOptions, ReplicateReport, Replicated, replicate};
+use dozo_engine::{
+    BackupSelector, ReplicaChoice, ReplicaSettings, ReplicateOptions, ReplicateReport, Replicated, Repository, replicate,
+};
 use dozo_model::{human_bytes, human_duration};
 use serde_json::json;
 
 use super::{Outcome, Session, unknown_replica};
 use crate::args::Replicate;
+use crate::config::Config;
 use crate::error::{CliError, Usage};
 
 const FINDING: u8 = 3;
@@ -37,12 +40,15 @@ pub(super) async fn run(session: &Session, args: Replicate) -> Outcome {
     let single = chosen.len() == 1;
     let (mut reports, mut errors) = (Vec::new(), Vec::new());
     for replica in chosen {
-        let which = match (these.as_slice(), args.all, args.latest) {
-            ([], true, _) => Replicated::All,
-            ([], _, true) => Replicated::Latest,
-            ([], ..) => of(replica),
-            _ => Replicated::These(these.clone()),
+        let choice = match (args.all, args.latest, args.held, args.tier) {
+            (true, ..) => ReplicaChoice::All,
+            (_, true, ..) => ReplicaChoice::Latest,
+            (_, _, true, _) => ReplicaChoice::Held,
+            (.., Some(tier)) => ReplicaChoice::Tier(tier),
+            _ => replica.choice,
         };
+        let which =
+            if these.is_empty() { which(session, &config, &repository, choice).await? } else { Replicated::These(these.clone()) };
         let options = ReplicateOptions { which, sources: None, init: args.init, again: args.again, rate: args.rate.map(|r| r.0) };
         match replicate(&session.ctx, &repository, replica, &options).await {
             Ok(report) => reports.push(report),
@@ -74,9 +80,27 @@ pub(super) async fn run(session: &Session, args: Replicate) -> Outcome {
     })
 }
 
-/// What a replica is to hold.
-pub(super) fn of(replica: &ReplicaSettings) -> Replicated {
-    if replica.latest_only { Replicated::Latest } else { Replicated::All }
+/// Finds the backups that a replica is to have.
+pub(super) async fn which(
+    session: &Session,
+    config: &Config,
+    repository: &Repository,
+    choice: ReplicaChoice,
+) -> Result<Replicated, CliError> {
+    if matches!(choice, ReplicaChoice::All) {
+        return Ok(Replicated::All);
+    }
+    if matches!(choice, ReplicaChoice::Latest) {
+        return Ok(Replicated::Latest);
+    }
+    let mut these = Vec::new();
+    for source in repository.sources().await? {
+        let history = repository.history(&source).await?;
+        let chosen = choice.of(&history, config.policy(&source), session.ctx.clock.now());
+        these.extend(chosen.into_iter().map(|id| (source.clone(), id)));
+    }
+    these.sort();
+    Ok(Replicated::These(these))
 }
 
 /// What must be seen also with `--quiet`.

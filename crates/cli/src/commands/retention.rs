@@ -112,6 +112,9 @@ fn still_stands(file: &Path, plan: &Plan) -> Result<(), CliError> {
     if seen.facts != plan.facts.to_string() {
         return changed("backups, checks, holds or the policy have changed");
     }
+    if seen.backups.len() != plan.backups.len() {
+        return Err(wrong("it is a plan of some sources only".into()));
+    }
     let decided = |v: &Verdict| {
         seen.backups.iter().any(|b| b.source == v.source.as_str() && b.id == v.id.as_str() && b.action == word(v.action))
     };

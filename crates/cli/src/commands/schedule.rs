@@ -16,6 +16,8 @@ use crate::config::Config;
 use crate::error::{CliError, Usage};
 
 const MARK: &str = "# Written by dozo schedule; changes are lost when it is installed again.";
+/// All jobs that there may be.
+const NAMES: [&str; 4] = ["backup", "verify", "retention", "status"];
 const BEGIN: &str = "# dozo schedule: begin";
 const END: &str = "# dozo schedule: end";
 
@@ -69,8 +71,24 @@ pub(super) fn run(session: &Session, args: &ScheduleArgs) -> Outcome {
         })?;
         return Ok(0);
     }
+    // Jobs that were switched off since they were installed.
+    let wanted: Vec<&PathBuf> = units.iter().map(|u| &u.file).collect();
+    let mut stale: Vec<PathBuf> =
+        NAMES.iter().flat_map(|n| ["service", "timer"].map(|e| folder.join(format!("dozo-{n}.{e}")))).collect();
+    stale.retain(|file| !wanted.contains(&file) && ours(file).is_ok_and(|ours| ours == Some(true)));
+    for unit in &units {
+        refuse_foreign(unit, &command)?;
+    }
     let timers: Vec<String> = units.iter().filter(|u| u.file.extension().is_some_and(|e| e == "timer")).map(name).collect();
     let started = args.into.is_none();
+    let old: Vec<String> = stale.iter().filter(|f| f.extension().is_some_and(|e| e == "timer")).map(|f| file_name(f)).collect();
+    if started && !old.is_empty() {
+        // A timer that is not running cannot be stopped; its file is removed all the same.
+        let _ = systemctl(args.user, &[&["disable", "--now"][..], &old.iter().map(String::as_str).collect::<Vec<_>>()].concat());
+    }
+    for file in &stale {
+        remove(file)?;
+    }
     if args.remove {
         if started {
             // What is not there cannot be stopped; its files are removed all the same.
@@ -220,7 +238,25 @@ fn user_units() -> Result<PathBuf, CliError> {
 }
 
 fn name(unit: &Unit) -> String {
-    unit.file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+    file_name(&unit.file)
+}
+
+fn file_name(file: &Path) -> String {
+    file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Refuses to replace the units of another configuration: its backups would stop.
+fn refuse_foreign(unit: &Unit, command: &Invocation) -> Result<(), CliError> {
+    let Ok(text) = std::fs::read_to_string(&unit.file) else { return Ok(()) };
+    if !text.starts_with(MARK) {
+        return Err(failed(format!("{} was not written by dozo", unit.file.display())));
+    }
+    let config = command.systemd("");
+    let config = config.split_once(" --quiet ").map_or("", |(_, rest)| rest).trim();
+    if text.contains("ExecStart=") && !text.contains(config) {
+        return Err(failed(format!("{} belongs to another configuration than {}", unit.file.display(), command.config)));
+    }
+    Ok(())
 }
 
 fn failed(text: String) -> CliError {
@@ -238,9 +274,6 @@ fn ours(file: &Path) -> Result<Option<bool>, CliError> {
 
 fn write(unit: &Unit) -> Result<(), CliError> {
     let wrong = |e: std::io::Error| failed(format!("{} cannot be written: {e}", unit.file.display()));
-    if ours(&unit.file)? == Some(false) {
-        return Err(failed(format!("{} was not written by dozo", unit.file.display())));
-    }
     if let Some(folder) = unit.file.parent() {
         std::fs::create_dir_all(folder).map_err(wrong)?;
     }
@@ -269,8 +302,12 @@ fn systemctl(user: bool, args: &[&str]) -> Result<(), CliError> {
 fn change_crontab(block: Option<&str>) -> Result<(), CliError> {
     let run = |e: std::io::Error| failed(format!("crontab cannot be run: {e}"));
     let listed = Command::new("crontab").arg("-l").output().map_err(run)?;
-    // Without a crontab it says so, and fails.
-    let old = if listed.status.success() { String::from_utf8_lossy(&listed.stdout).into_owned() } else { String::new() };
+    let said = String::from_utf8_lossy(&listed.stderr).into_owned();
+    let old = match (listed.status.success(), said.contains("no crontab")) {
+        (true, _) => String::from_utf8(listed.stdout).map_err(|_| failed("the crontab is not UTF-8: it is left alone".into()))?,
+        (false, true) => String::new(),
+        (false, false) => return Err(failed(format!("crontab -l: {}", said.trim()))),
+    };
     let new = replace_block(&old, block).ok_or_else(|| failed(format!("the crontab has a line `{BEGIN}` and none `{END}`")))?;
     let mut child = Command::new("crontab").arg("-").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(run)?;
     if let Some(mut stdin) = child.stdin.take() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dozo_engine::{Broken, Day, Repository, Scenario, Simulation, simulate};
+use dozo_engine::{Broken, Day, ReplicaChoice, Repository, Scenario, Simulation, simulate};
 use dozo_model::{Period, Tier, human_bytes};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -82,7 +82,7 @@ fn days(span: Period, now: dozo_model::Timestamp) -> Result<u32, CliError> {
 fn cost(config: &Config, simulation: &Simulation) -> BTreeMap<String, f64> {
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     let gigabyte_months = simulation.days.iter().map(|d| d.bytes as f64 / 1e9 / MONTH).sum::<f64>();
-    let replicas = config.repository.replicas.iter().filter(|r| !r.latest_only).map(|r| &r.repository);
+    let replicas = config.repository.replicas.iter().filter(|r| r.choice == ReplicaChoice::All).map(|r| &r.repository);
     let mut cost = BTreeMap::new();
     for place in std::iter::once(&config.repository).chain(replicas) {
         let class = place.store.storage_class.clone().unwrap_or_else(|| STANDARD.to_owned());

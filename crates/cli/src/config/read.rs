@@ -9,9 +9,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use dozo_engine::{
-    DatabaseChoice, Hook, Hooks, OnBlock, ReplicaSettings, RepositorySettings, SourceSettings, StoreOptions, ToolChoice, UrlRef,
+    DatabaseChoice, Hook, Hooks, OnBlock, ReplicaChoice, ReplicaSettings, RepositorySettings, SourceSettings, StoreOptions,
+    ToolChoice, UrlRef,
 };
-use dozo_model::{ByteSize, Percent, Profile, RetentionPolicy, SourceName, Span};
+use dozo_model::{ByteSize, Percent, Period, Profile, RetentionPolicy, SourceName, Span, Tier};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -77,6 +78,7 @@ impl<'t> Reader<'t> {
         let repository = reader.repository(&mut root);
         let usual = RetentionPolicy { time_zone: time_zone.clone(), ..RetentionPolicy::default() };
         let retention = reader.retention(&mut root, usual);
+        let strangers = RetentionPolicy { daily: Period::Forever, ..retention.clone() };
         let mut sources = Vec::new();
         if let Some((line, tables)) = reader.subtables(&mut root, "source") {
             for (name, at, table) in tables {
@@ -91,9 +93,17 @@ impl<'t> Reader<'t> {
         let (receivers, contacts) = (reader.receivers(&mut root), reader.contacts(&mut root));
         reader.no_more(&root);
         match repository {
-            Some(repository) if reader.problems.is_empty() => {
-                Ok(Config { file: path.to_owned(), repository, sources, retention, prices, schedule, receivers, contacts })
-            }
+            Some(repository) if reader.problems.is_empty() => Ok(Config {
+                file: path.to_owned(),
+                repository,
+                sources,
+                retention,
+                strangers,
+                prices,
+                schedule,
+                receivers,
+                contacts,
+            }),
             _ => {
                 reader.problems.sort_by_key(|p| p.line);
                 Err(reader.problems)
@@ -273,14 +283,22 @@ impl<'t> Reader<'t> {
             };
             let mut table = self.table("repository.replica".into(), inner);
             let name = self.text(&mut table, "name");
-            let latest_only = self.one_of(&mut table, "backups", [("all", false), ("latest", true)]);
+            let choices = [
+                ("all", ReplicaChoice::All),
+                ("latest", ReplicaChoice::Latest),
+                ("held", ReplicaChoice::Held),
+                ("weekly", ReplicaChoice::Tier(Tier::Weekly)),
+                ("monthly", ReplicaChoice::Tier(Tier::Monthly)),
+                ("yearly", ReplicaChoice::Tier(Tier::Yearly)),
+            ];
+            let choice = self.one_of(&mut table, "backups", choices);
             let after_backup = self.boolean(&mut table, "after-backup").unwrap_or(true);
             let repository = self.one_repository(&mut table, line);
             self.no_more(&table);
             found.extend(repository.map(|repository| ReplicaSettings {
                 name: name.unwrap_or_else(|| repository.url.clone()),
                 repository,
-                latest_only,
+                choice,
                 after_backup,
             }));
         }

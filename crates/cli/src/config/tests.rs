@@ -110,7 +110,7 @@ fn policies_of_the_repository_and_of_sources() {
         (policy("crm").daily, policy("crm").weekly, policy("crm").grace.as_secs()),
         (Period::days(7), Period::Months(6), 3 * 86_400)
     );
-    // A database of a whole server, and a source that is not in the file any more.
-    assert_eq!((policy("all-crm").monthly, policy("gone").monthly), (Period::Forever, Period::Months(12)));
+    // A database of a whole server, and a source that is not in the file any more: of that nothing goes.
+    assert_eq!((policy("all-crm").monthly, policy("gone").daily), (Period::Forever, Period::Forever));
     assert_eq!((policy("all-crm").time_zone.as_str(), policy("gone").time_zone.as_str()), ("Asia/Tokyo", "Asia/Tokyo"));
 }

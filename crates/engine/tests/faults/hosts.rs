@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::world::{Place, Verbs, fresh, nightly};
+use crate::world::{Place, Verbs, all_may_go, fresh, nightly};
 
 const PATIENT: Duration = Duration::from_secs(20);
 /// Leases that die while a process is stopped.
@@ -76,7 +76,7 @@ impl Host {
                     }
                 }
                 let options = GcOptions { grace: Duration::ZERO, now, only_host: None };
-                match repository.gc_apply(&options, &self.verbs.ctx.operator).await {
+                match repository.gc_apply(&options, &self.verbs.ctx.operator, all_may_go).await {
                     Ok(done) => {
                         self.counts.deleted += done.doomed.len() as u64;
                         self.counts.aborted += done.aborted.len() as u64;

@@ -7,6 +7,7 @@
 
 mod hosts;
 mod lying;
+mod many;
 mod quarter;
 mod sweep;
 mod twice;

@@ -17,6 +17,12 @@ use dozo_testkit::{Cluster, Database, S3Server};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// What is marked by hand goes, whatever a policy says.
+pub(crate) async fn all_may_go()
+-> std::result::Result<std::collections::HashSet<(SourceName, dozo_model::BackupId)>, dozo_engine::CatalogError> {
+    Ok(std::collections::HashSet::new())
+}
+
 pub(crate) type Result<T> = std::result::Result<T, EngineError>;
 
 /// A repository behind an endpoint.
@@ -227,13 +233,17 @@ impl Verbs {
 
     pub(crate) async fn gc(&self, place: &Place, grace: Duration) -> Result<GcDone> {
         let options = GcOptions { grace, now: self.ctx.clock.now(), only_host: None };
-        Ok(place.open().await?.gc_apply(&options, &self.ctx.operator).await?)
+        Ok(place.open().await?.gc_apply(&options, &self.ctx.operator, all_may_go).await?)
     }
 
     /// Fills a replica; a backup that was not copied is an error here.
     pub(crate) async fn replicate(&self, from: &Place, to: &Place) -> Result<ReplicateReport> {
-        let replica =
-            ReplicaSettings { name: "safe".into(), repository: to.settings.clone(), latest_only: false, after_backup: true };
+        let replica = ReplicaSettings {
+            name: "safe".into(),
+            repository: to.settings.clone(),
+            choice: dozo_engine::ReplicaChoice::All,
+            after_backup: true,
+        };
         let from = from.open().await?;
         let options = ReplicateOptions { which: Replicated::All, sources: None, init: true, again: false, rate: None };
         let report = replicate(&self.ctx, &from, &replica, &options).await?;

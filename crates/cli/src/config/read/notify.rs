@@ -49,15 +49,19 @@ impl<'t> Reader<'t> {
         let ways: Vec<&str> = WAYS.into_iter().filter(|way| table.entries.iter().any(|(k, ..)| k == way)).collect();
         let channel = match ways.as_slice() {
             [way] => self.channel(way, &mut table, line, ca_file),
-            _ => {
+            several => {
                 let reason = format!("it needs one of {}", WAYS.join(", "));
                 self.problem(line, &path, reason);
-                for way in ways {
+                for way in several {
                     self.take(&mut table, way);
                 }
                 None
             }
         };
+        if jobs.is_empty() && ways == ["heartbeat"] {
+            let reason = "it is missing: a heartbeat of every job tells of none".into();
+            self.problem(line, &format!("{path}.jobs"), reason);
+        }
         self.no_more(&table);
         Some(Receiver { name, channel: channel?, on, jobs, timeout, repeat_after })
     }

@@ -25,7 +25,7 @@ impl<'t> Reader<'t> {
             tiers.iter().filter_map(|(tier, period)| Some((*tier, (*period)?))).filter(|(_, p)| !p.is_off()).collect();
         for pair in written.windows(2) {
             let ((finer, short), (tier, long)) = (pair[0], pair[1]);
-            if long.about() < short.about() {
+            if long.shorter_than(short) {
                 let key = Self::dotted(&table, tier.as_str());
                 self.problem(line, &key, format!("it keeps {long}, which is shorter than {finer} ({short})"));
             }
