@@ -103,13 +103,16 @@ impl Repository {
     pub(crate) async fn fates_of(&self, source: &SourceName, id: &BackupId, mut numbers: Vec<u32>) -> Result<Fates> {
         numbers.sort_unstable();
         let mut fates = Fates { fate: Fate::Stands, next: numbers.last().map_or(0, |n| n + 1), unknown: None };
+        // A doom is final and the last one: of what is gone, one record is read.
+        if let Some(last) = numbers.last().copied().filter(|n| n % 2 == 1)
+            && let Ok(record) = self.fate_record(source, id, last).await?
+            && record.state == FateState::Doom
+        {
+            return Ok(Fates { fate: Fate::Doomed(record), ..fates });
+        }
         for n in numbers {
             let key = fate_key(source, id, n);
-            let read: Result<FateRecord> = match self.store().get_opt(&key).await? {
-                Some(bytes) => from_json(&key, &bytes),
-                None => Err(CatalogError::Record { key: key.clone(), reason: "it is listed, and cannot be read".into() }),
-            };
-            let fate = match read.map(|record| (n % 2, record.state, record)) {
+            let fate = match self.fate_record(source, id, n).await?.map(|record| (n % 2, record.state, record)) {
                 Ok((1, FateState::Doom, record)) => {
                     return Ok(Fates { fate: Fate::Doomed(record), next: n + 1, unknown: None });
                 }
@@ -124,6 +127,15 @@ impl Repository {
             }
         }
         Ok(fates)
+    }
+
+    /// Reads one record. What cannot be believed is an error inside, what the store says one outside.
+    async fn fate_record(&self, source: &SourceName, id: &BackupId, n: u32) -> Result<Result<FateRecord>> {
+        let key = fate_key(source, id, n);
+        Ok(match self.store().get_opt(&key).await? {
+            Some(bytes) => from_json(&key, &bytes),
+            None => Err(CatalogError::Record { key, reason: "it is listed, and cannot be read".into() }),
+        })
     }
 
     /// Marks a committed backup for deletion, which may be taken back until it is doomed. Returns the mark that stands.

@@ -44,6 +44,14 @@ pub struct BackupEntry<M = Manifest> {
     pub(crate) beside: Beside,
 }
 
+impl<M> BackupEntry<M> {
+    /// Tells whether somebody has accepted or held it.
+    #[must_use]
+    pub fn spoken_of(&self) -> bool {
+        self.beside.accepted || !self.beside.holds.is_empty()
+    }
+}
+
 impl<M: ManifestForm> BackupEntry<M> {
     /// A backup that was committed a moment ago.
     #[must_use]

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use dozo_catalog::{Action, BackupEntry, BackupState, CatalogError, Decision, Facts, Fate, History, Repository, plan};
 use dozo_model::{
-    BackupId, Manifest, ManifestForm, ReplicaOf, RetentionPolicy, Sha256Digest, SourceName, Stage, Tier, Timestamp,
+    Acceptance, BackupId, HoldRecord, Manifest, ManifestForm, ReplicaOf, RetentionPolicy, Sha256Digest, SourceName, Stage, Tier,
+    Timestamp,
 };
 use dozo_store::{Layout, RequestCounts, StoreError};
 use serde::Serialize;
@@ -285,25 +286,26 @@ struct Filling<'a> {
 
 impl Filling<'_> {
     /// Returns what is to be there: committed backups, oldest first, and those whose manifests cannot be read.
-    async fn wanted(&self, source: &SourceName) -> Result<(Vec<Manifest>, Vec<(BackupId, String)>)> {
+    async fn wanted(&self, source: &SourceName) -> Result<(Vec<Wanted>, Vec<(BackupId, String)>)> {
         let (mut wanted, mut unreadable) = (Vec::new(), Vec::new());
         if let Replicated::These(these) = &self.options.which {
             for (_, id) in these.iter().filter(|(s, _)| s == source) {
-                wanted.push(self.from.manifest(source, id).await?);
+                wanted.push(Wanted { manifest: self.from.manifest(source, id).await?, spoken_of: true });
             }
         } else {
             for entry in self.from.backups(Some(source)).await? {
+                let spoken_of = entry.spoken_of();
                 match entry.state {
-                    BackupState::Committed(m) => wanted.push(*m),
+                    BackupState::Committed(m) => wanted.push(Wanted { manifest: *m, spoken_of }),
                     BackupState::Unreadable(reason) => unreadable.push((entry.id, reason)),
                     _ => {}
                 }
             }
         }
-        wanted.sort_by_key(|m| m.started);
+        wanted.sort_by_key(|w| w.manifest.started);
         if self.options.which == Replicated::Latest && !wanted.is_empty() {
             wanted.drain(..wanted.len() - 1);
-            unreadable.retain(|(id, _)| wanted.last().is_none_or(|m| id > &m.id));
+            unreadable.retain(|(id, _)| wanted.last().is_none_or(|w| id > &w.manifest.id));
         }
         Ok((wanted, unreadable))
     }
@@ -321,18 +323,19 @@ impl Filling<'_> {
                 self.report.failed.push(FailedCopy { backup, reason, damaged: true, held: false });
             }
         }
-        for manifest in &wanted {
+        for Wanted { manifest, spoken_of } in &wanted {
             if !self.options.again && there.has(&own, &manifest.id) {
                 self.report.present += 1;
                 // It may have been accepted or held since.
-                if let Some(copy) = there.copy_of(&own, &manifest.id)
-                    && let Err(e) = copy_what_was_said(self.from, self.to, manifest, &copy.id).await
-                {
-                    self.report.failed.push(failed(manifest, &e));
+                if let Some(copy) = there.copy_of(&own, &manifest.id).filter(|_| *spoken_of) {
+                    let said = async { Said::about(self.from, manifest).await?.say(self.to, source, &copy.id).await };
+                    if let Err(e) = said.await {
+                        self.report.failed.push(failed(manifest, &e));
+                    }
                 }
                 continue;
             }
-            match self.one_backup(&mut there, manifest).await {
+            match self.one_backup(&mut there, manifest, *spoken_of).await {
                 Ok(Some(copied)) => self.report.copied.push(copied),
                 Ok(None) => self.report.present += 1,
                 Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
@@ -350,13 +353,14 @@ impl Filling<'_> {
     }
 
     /// Copies one backup, under a lease. Returns nothing when somebody else has done it.
-    async fn one_backup(&self, there: &mut There, manifest: &Manifest) -> Result<Option<ReplicatedBackup>> {
+    async fn one_backup(&self, there: &mut There, manifest: &Manifest, spoken_of: bool) -> Result<Option<ReplicatedBackup>> {
         let began = Instant::now();
         self.replica.repository.check_space(self.to.store())?;
         let source = &manifest.source;
         let bytes = self.from.store().get(&Layout::file(source, &manifest.id, "manifest.json")).await?;
         let (repository, id) = (self.from.marker().id.clone(), manifest.id.clone());
         let replica_of = ReplicaOf { repository, id, manifest: Sha256Digest::of(&bytes) };
+        let said = if spoken_of { Said::about(self.from, manifest).await? } else { Said::default() };
         self.ctx.progress.stage(Stage::Data, 0, manifest.stored_bytes());
         for attempt in 1.. {
             let plan = CopyPlan::new(self.ctx, there, manifest, &replica_of, self.options.again);
@@ -369,7 +373,7 @@ impl Filling<'_> {
                 Ok((copied, copy)) => {
                     // The next one leans on it.
                     there.entries.push(BackupEntry::committed(copy));
-                    copy_what_was_said(self.from, self.to, manifest, &plan.intent.id).await?;
+                    said.say(self.to, source, &plan.intent.id).await?;
                     return Ok(Some(ReplicatedBackup { seconds: began.elapsed().as_secs_f64(), ..copied }));
                 }
                 Err(error) => error,
@@ -417,16 +421,35 @@ fn failed(manifest: &Manifest, error: &EngineError) -> FailedCopy {
     }
 }
 
-/// Acceptance and holds: what people have said about a backup is said about its copy.
-async fn copy_what_was_said(from: &Repository, to: &Repository, manifest: &Manifest, copy: &BackupId) -> Result<()> {
-    from.copy_holds(to, &manifest.source, &manifest.id, copy).await?;
-    if manifest.suspect() {
-        let record = from.record(Box::new(manifest.clone())).await?;
-        if let Some(accepted) = record.accepted {
-            to.accept(&manifest.source, copy, &accepted).await?;
-        }
+/// A backup that a replica is to have.
+struct Wanted {
+    manifest: Manifest,
+    /// Somebody has accepted or held it, as far as is known.
+    spoken_of: bool,
+}
+
+/// What people have said about a backup: it is said about its copy, too.
+#[derive(Default)]
+struct Said {
+    accepted: Option<Acceptance>,
+    holds: Vec<HoldRecord>,
+}
+
+impl Said {
+    /// Reads it. Comes before the copy, so that what cannot be read fails before anything is committed.
+    async fn about(from: &Repository, manifest: &Manifest) -> Result<Self> {
+        let holds = from.holds(&manifest.source, &manifest.id).await?;
+        let suspect = manifest.suspect();
+        let accepted = if suspect { from.record(Box::new(manifest.clone())).await?.accepted } else { None };
+        Ok(Self { accepted, holds })
     }
-    Ok(())
+
+    async fn say(&self, to: &Repository, source: &SourceName, copy: &BackupId) -> Result<()> {
+        if let Some(accepted) = &self.accepted {
+            to.accept(source, copy, accepted).await?;
+        }
+        Ok(to.say_holds(source, copy, &self.holds).await?)
+    }
 }
 
 /// Replicas, as they could be opened.

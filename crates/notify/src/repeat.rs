@@ -72,7 +72,7 @@ impl Sent {
 
 /// Names a message by its command and its error code; without a code by its words but numbers: ids, ages and times differ each time.
 fn key(receiver: &Receiver, message: &Message) -> String {
-    let code = message.summary.split(['[', ']']).find(|part| part.starts_with("DOZO-E"));
+    let code = message.summary.split(['[', ']']).find(|part| part.starts_with("DOZO-"));
     let words = || message.summary.chars().filter(|c| !c.is_ascii_digit()).collect();
     let what = code.map_or_else(words, str::to_owned);
     let said = format!("{}\n{}\n{what}", message.severity.as_str(), message.command.join("\n"));

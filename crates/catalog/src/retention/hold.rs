@@ -29,8 +29,7 @@ impl Repository {
     /// # Errors
     /// What the store says, or a damaged record.
     pub async fn held(&self, source: &SourceName, id: &BackupId, now: Timestamp) -> Result<Option<Hold>> {
-        let records = self.records(&self.beside(source, id).await?.holds).await?;
-        Ok(longest_hold(&records).filter(|hold| hold.until.is_none_or(|until| until > now)))
+        Ok(longest_hold(&self.holds(source, id).await?).filter(|hold| hold.until.is_none_or(|until| until > now)))
     }
 
     /// Takes a mark back if somebody holds the backup. Tells whether somebody does.
@@ -49,20 +48,27 @@ impl Repository {
         }
     }
 
-    /// Gives a copy what was said about keeping its original, and is not said about it yet.
+    /// Returns what was said about keeping a backup, oldest first.
+    ///
+    /// # Errors
+    /// What the store says, or a damaged record.
+    pub async fn holds(&self, source: &SourceName, id: &BackupId) -> Result<Vec<HoldRecord>> {
+        self.records(&self.beside(source, id).await?.holds).await
+    }
+
+    /// Says about a copy what was said about its original, and is not said about it yet.
     ///
     /// # Errors
     /// As [`Repository::hold`].
-    pub async fn copy_holds(&self, to: &Self, source: &SourceName, id: &BackupId, copy: &BackupId) -> Result<()> {
-        let said: Vec<HoldRecord> = self.records(&self.beside(source, id).await?.holds).await?;
+    pub async fn say_holds(&self, source: &SourceName, copy: &BackupId, said: &[HoldRecord]) -> Result<()> {
         if said.is_empty() {
             return Ok(());
         }
-        let there: Vec<HoldRecord> = to.records(&to.beside(source, copy).await?.holds).await?;
+        let there = self.holds(source, copy).await?;
         let same = |a: &HoldRecord, b: &HoldRecord| (a.at, a.state, &a.reason, a.until) == (b.at, b.state, &b.reason, b.until);
         for record in said.iter().filter(|r| !there.iter().any(|t| same(r, t))) {
-            match to.hold(source, copy, &HoldRecord { backup: copy.clone(), ..record.clone() }).await {
-                // It was released before it came there.
+            match self.hold(source, copy, &HoldRecord { backup: copy.clone(), ..record.clone() }).await {
+                // It was released before it came here.
                 Ok(_) | Err(CatalogError::NotHeld { .. }) => {}
                 Err(e) => return Err(e),
             }
@@ -77,11 +83,8 @@ impl Repository {
     /// store says.
     pub async fn hold(&self, source: &SourceName, id: &BackupId, record: &HoldRecord) -> Result<bool> {
         self.manifest(source, id).await?;
-        if record.state == HoldState::Released {
-            let standing: Vec<HoldRecord> = self.records(&self.beside(source, id).await?.holds).await?;
-            if longest_hold(&standing).is_none() {
-                return Err(CatalogError::NotHeld { source_name: source.clone(), id: id.clone() });
-            }
+        if record.state == HoldState::Released && longest_hold(&self.holds(source, id).await?).is_none() {
+            return Err(CatalogError::NotHeld { source_name: source.clone(), id: id.clone() });
         }
         self.append(&Layout::holds(source, id), record).await?;
         if record.state == HoldState::Released {

@@ -182,6 +182,7 @@ fn site(seen: &Seen, bucket: &str) -> String {
     let numbered = |name: &str| name.strip_suffix(".json").is_some_and(|n| n.bytes().all(|c| c.is_ascii_digit()));
     let kind = match parts.as_slice() {
         ["leases", _] => "leases/<source>/".into(),
+        ["sources", _] => "sources/<source>/".into(),
         ["leases", _, name] if numbered(name) => "leases/<source>/<n>.json".into(),
         ["backups", _] => "backups/<source>/".into(),
         ["backups", _, _] => "backups/<source>/<id>/".into(),
