@@ -6,9 +6,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use dozo_testkit::{Database, HttpSink, MailServer, Received, shared};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::harness::{Dozo, Place};
+use crate::protocol::until;
 use crate::tls::certificates;
 
 fn source<'c>(name: &str) -> Database<'c> {
@@ -205,4 +207,28 @@ fn a_dead_receiver_delays_by_its_timeout() {
     let test = dozo.run(&["--json", "notify", "--test", "d"]).exits(1).json();
     assert_eq!(test[0]["outcome"], "failed");
     assert!(test[0]["attempts"].as_u64().unwrap() > 1, "{test}");
+}
+
+/// A supervisor that has waited long enough ends the job: somebody hears of that. Whoever presses Ctrl-C knows.
+#[test]
+fn a_job_that_was_terminated_is_told_of() {
+    let sink = HttpSink::start();
+    let shop = shared(15).shop("0.1");
+    let mut dozo = told(&shop, "[notify.slack]\nwebhook = \"env:SLACK_URL\"");
+    dozo.set("SLACK_URL", &sink.url);
+    for (signal, messages) in [(Signal::TERM, 1), (Signal::INT, 0)] {
+        let mut child = dozo.command(&["backup", "shop", "--full", "--rate", "1MB"]).spawn().unwrap();
+        until("a worker", || {
+            shop.psql(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dozo worker' AND datname = current_database()",
+            ) != "0"
+        });
+        kill_process(Pid::from_raw(child.id().cast_signed()).unwrap(), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        let received = sink.take();
+        assert_eq!(received.len(), messages, "{signal:?}: {received:?}");
+        for message in received {
+            assert!(message.body.contains("exit 130") && message.body.contains("[dozo critical] backup"), "{}", message.body);
+        }
+    }
 }

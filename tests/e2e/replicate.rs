@@ -217,3 +217,32 @@ fn copies_are_made_again_only_when_that_is_wanted() {
     let copies = dozo.run(&["--json", "--replica", "safe", "verify", "--all"]).exits(0).json();
     assert_eq!(copies.as_array().unwrap().len(), 2);
 }
+
+/// A replica that is to have what somebody holds, or what serves a tier; holds travel with the copies, also later ones.
+#[test]
+fn held_backups_and_tiers() {
+    let (dozo, database, first) = backed_up(shared(15), "replicate_held");
+    let second = dozo.backup();
+    database.psql("UPDATE b SET i = i + 1");
+    let _ = dozo.backup();
+    let _ = dozo.run(&["hold", &second, "--reason", "the auditors asked"]).exits(0);
+    let copies = || {
+        let listed = dozo.run(&["--replica", "safe", "--json", "list"]).exits(0).json();
+        listed.as_array().unwrap().iter().map(|b| (b["started"].clone(), b["hold"]["reason"].clone())).collect::<Vec<_>>()
+    };
+    let started = |id: &str| dozo.run(&["--json", "show", id]).exits(0).json()["manifest"]["started"].clone();
+    let _ = dozo.run(&["replicate", "--to", "safe", "--init", "--held"]).exits(0);
+    assert_eq!(copies(), [(started(&second), "the auditors asked".into())]);
+    // The first one of its week and month serves all tiers.
+    dozo.reconfigure(|text| text.replace("name = \"safe\"", "name = \"safe\"\nbackups = \"monthly\""));
+    let status = dozo.run(&["--json", "status"]).exits(0).json();
+    assert_eq!(status["sources"][0]["replicas"][0]["missing"], 1, "{status}");
+    let _ = dozo.run(&["replicate", "--to", "safe"]).exits(0);
+    assert_eq!(copies().iter().map(|c| c.0.clone()).collect::<Vec<_>>(), [started(&first), started(&second)]);
+    let status = dozo.run(&["--json", "status"]).exits(0).json();
+    assert_eq!(status["sources"][0]["replicas"][0]["missing"], 0, "{status}");
+    // What is said later travels with the next run.
+    let _ = dozo.run(&["hold", &first, "--reason", "before migration 42"]).exits(0);
+    let _ = dozo.run(&["replicate", "--to", "safe", "--tier", "weekly"]).exits(0);
+    assert_eq!(copies()[0].1, "before migration 42");
+}

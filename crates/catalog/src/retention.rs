@@ -1,6 +1,6 @@
 //! Retention: which backups stay, which go, and why.
 //!
-//! Place in the flow: repository → [`Facts`] (`load.rs`) → [`plan`] → tombstones and the sweeper (`apply.rs`). *Invariants*: the plan is a pure
+//! Place in the flow: repository → [`Facts`] (`load.rs`) → [`plan()`] → tombstones and the sweeper (`apply.rs`). *Invariants*: the plan is a pure
 //! function of facts, policies and the time of day; `now` decides about dates in the future and the end of holds, and about nothing
 //! else, so time alone deletes nothing. What is not good evicts nothing. *Crash behaviour*: marks are put one after the other, each final
 //! for itself; the next run computes the same plan and goes on.
