@@ -225,7 +225,7 @@ fn killed_at_requests_of_retention() {
     for n in 0..3 {
         backup(n);
     }
-    let (mut killed, mut nth, step) = (0, rand::rng().random_range(1..=8), if nightly() { 1 } else { 11 });
+    let (mut killed, mut nth, step) = (0, rand::rng().random_range(1..=8), if nightly() { 1 } else { 29 });
     for n in 3.. {
         // One more goes each night.
         let ids = backup(n);
@@ -248,5 +248,5 @@ fn killed_at_requests_of_retention() {
     }
     let _ = dozo.run(&["verify", "--all"]).exits(0);
     println!("killed at {killed} requests of retention apply");
-    assert!(killed >= if nightly() { 30 } else { 3 }, "{killed}");
+    assert!(killed >= if nightly() { 30 } else { 2 }, "{killed}");
 }

@@ -106,6 +106,9 @@ fn metrics_are_those_of_prometheus() {
     let out = Command::new(services().join("venv/bin/python")).args(["-c", script]).arg(&file).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let samples: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let documented = fs::read_to_string(dozo_testkit::root().join("docs/metrics.md")).unwrap();
+    let names: std::collections::BTreeSet<&str> = samples.as_array().unwrap().iter().map(|s| s[0].as_str().unwrap()).collect();
+    assert!(names.len() >= 20 && names.iter().all(|name| documented.contains(&format!("`{name}`"))), "{names:?}");
     let value = |name: &str, labels: Value| {
         let found = samples.as_array().unwrap().iter().find(|s| s[0] == name && s[1] == labels);
         found.unwrap_or_else(|| panic!("{name} {labels} in {samples}"))[2].as_f64().unwrap()

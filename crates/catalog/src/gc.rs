@@ -168,6 +168,7 @@ impl Repository {
         }
         let survey = self.survey(options).await?;
         refuse_unknown(&survey.plan.unreadable)?;
+        let mut refused = None;
         for object in &survey.garbage {
             match self.store().delete(&object.key).await {
                 Ok(()) => {
@@ -179,6 +180,8 @@ impl Repository {
                     done.retained += 1;
                     done.retained_until = Some(done.retained_until.map_or(until, |at| at.min(until)));
                 }
+                // One that nobody may delete keeps nothing else from going.
+                Err(e @ StoreError::Denied { .. }) => refused = refused.or(Some(e)),
                 Err(e) => return Err(e.into()),
             }
         }
@@ -188,7 +191,7 @@ impl Repository {
             done.bytes += object.bytes;
         }
         done.postponed = survey.running.iter().map(|(source, id)| format!("{source}@{id}")).collect();
-        Ok(done)
+        refused.map_or(Ok(done), |e| Err(e.into()))
     }
 }
 

@@ -139,6 +139,11 @@ impl Repository {
     /// [`CatalogError::NoRepository`], [`CatalogError::TooNew`], or what the store says.
     pub async fn open(store: Store) -> Result<Self> {
         let url = store.url().to_owned();
+        // Before anything is believed: a delete marker hides the repository's own marker, too.
+        let (store, asked) = match store.as_kept().await? {
+            Some(store) => (store, true),
+            None => (store, false),
+        };
         let Some(bytes) = store.get_opt(Layout::MARKER).await? else {
             return Err(CatalogError::NoRepository { url });
         };
@@ -155,7 +160,7 @@ impl Repository {
         let marker: RepositoryMarker = serde_json::from_slice(&bytes).map_err(bad)?;
         let store = if marker.create_only { store } else { store.one_at_a_time(&marker.id) };
         let versioned = marker.capabilities.as_ref().is_some_and(|c| c.versioning == Ability::Yes);
-        let store = if versioned { store.by_version() } else { store };
+        let store = if versioned && !asked { store.by_version() } else { store };
         Ok(Self { store, marker, lease_times: LeaseTimes::default() })
     }
 

@@ -25,6 +25,7 @@ mod verify;
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use clap::CommandFactory;
 use dozo_engine::{ConnInfo, Context, UrlRef};
@@ -36,6 +37,7 @@ use tokio_util::task::TaskTracker;
 use crate::args::{Cli, Global, Verb};
 use crate::config::Config;
 use crate::error::{CliError, Usage};
+use crate::notify::{MAY_TELL, PHASE, TELLING, TOLD};
 use crate::operator::this_operator;
 use crate::output::Output;
 use crate::reporter::reporter;
@@ -81,6 +83,9 @@ pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken, up
     let ctx = Context { progress, clock, cancel, operator: this_operator(), uploads };
     let session = Session { global: cli.global, output: *output, ctx, severity: Cell::new(Severity::Info) };
     let job = crate::notify::job(&cli.verb);
+    if job.is_some() && !session.global.no_notify {
+        PHASE.store(MAY_TELL, Ordering::Relaxed);
+    }
     let verb = async {
         match cli.verb {
             Verb::Init(args) => init::run(&session, args).await,
@@ -125,7 +130,10 @@ pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken, up
         }
     };
     if let Some(job) = job {
-        crate::notify::tell(&session, job, code).await;
+        PHASE.store(TELLING, Ordering::Relaxed);
+        // Whatever becomes of that, the job is as it is.
+        let _ = AssertUnwindSafe(crate::notify::tell(&session, job, code)).catch_unwind().await;
+        PHASE.store(TOLD, Ordering::Relaxed);
     }
     code
 }

@@ -28,6 +28,8 @@ use crate::output::Output;
 
 /// After a signal the work has this long to stop by itself.
 const STOP_WITHIN: Duration = Duration::from_millis(800);
+/// A job that a supervisor has stopped, and that somebody wants to hear of, has so much longer.
+const TELL_WITHIN: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -78,9 +80,23 @@ async fn stop_on_signal(cancel: CancellationToken) {
     }
     cancel.cancel();
     tokio::time::sleep(STOP_WITHIN).await;
-    // Whoever is told of a job that a supervisor has stopped gets it: each receiver has its timeout.
-    while notify::TELLING.load(Ordering::Relaxed) {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    // Somebody is to be told of a job that a supervisor has stopped: the job has a moment to end, and each receiver its timeout. Whoever
+    // does not want to wait for that sends another signal.
+    if notify::TERMINATED.load(Ordering::Relaxed) {
+        let began = std::time::Instant::now();
+        loop {
+            match notify::PHASE.load(Ordering::Relaxed) {
+                notify::TOLD => return,
+                notify::TELLING => {}
+                notify::MAY_TELL if began.elapsed() < TELL_WITHIN => {}
+                _ => break,
+            }
+            tokio::select! {
+                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break,
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            }
+        }
     }
     log::line(Level::End, "interrupted, exit 130");
     // Something does not stop: nothing is committed by now, and what is left behind is listed by `gc plan`.

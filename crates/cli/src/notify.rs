@@ -1,7 +1,7 @@
 //! Who is told what became of a job. Nothing here changes the job's exit code, and whoever does not answer holds it up no longer than the
 //! receiver's timeout.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use dozo_model::{Severity, Timestamp};
 use dozo_notify::{Delivered, Delivery, Message, Receiver, deliver, state_folder};
@@ -15,8 +15,14 @@ use crate::log::{self, Level};
 pub(crate) const JOBS: [&str; 6] = ["backup", "verify", "replicate", "retention", "gc", "status"];
 /// A supervisor has asked this process to end.
 pub(crate) static TERMINATED: AtomicBool = AtomicBool::new(false);
-/// Somebody is being told: the process ends when that is done.
-pub(crate) static TELLING: AtomicBool = AtomicBool::new(false);
+/// How far this run is in telling somebody.
+pub(crate) static PHASE: AtomicU8 = AtomicU8::new(0);
+/// Its job may have to be told of.
+pub(crate) const MAY_TELL: u8 = 1;
+/// Somebody is being told.
+pub(crate) const TELLING: u8 = 2;
+/// That is done: the process ends by itself.
+pub(crate) const TOLD: u8 = 3;
 /// Lines of a message.
 const LINES: usize = 60;
 
@@ -55,10 +61,7 @@ pub(crate) async fn tell(session: &Session, job: &'static str, exit: u8) {
     let least = session.severity().max(if warned { Severity::Warning } else { Severity::Info });
     let message = message(session, &config, job, exit, severity(exit).max(least));
     let wanting: Vec<&Receiver> = config.receivers.iter().filter(|r| r.wants(&message)).collect();
-    TELLING.store(true, Ordering::Relaxed);
-    let deliveries = deliver(&wanting, &message, Some(state_folder()), Timestamp::now()).await;
-    TELLING.store(false, Ordering::Relaxed);
-    for delivery in deliveries {
+    for delivery in deliver(&wanting, &message, Some(state_folder()), Timestamp::now()).await {
         if let Delivered::Failed { attempts, reason } = &delivery.delivered {
             session.output.message(&failed(&delivery.receiver, *attempts, reason));
         }

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use dozo_catalog::{History, Repository, this_process, tool};
 use dozo_model::{
     ALGORITHM, BackupId, Dataset, FORMAT_VERSION, Intent, LeftOut, Manifest, ManifestForm, ObjectRef, QualifiedName, RowVersions,
-    ServerIdentity, Settings, Sha256Digest, SourceMatch, Stage, Timestamp, human_duration,
+    ServerIdentity, Settings, Sha256Digest, SourceMatch, Stage, Tier, Timestamp, human_duration,
 };
 use dozo_postgres::{
     ConnInfo, Coordinator, LargeObjectCensus, PgError, PgTools, Session, SnapshotWorker, database_facts, large_objects,
@@ -373,6 +373,7 @@ impl Run<'_> {
             files: file_keys.clone(),
             dump_version: self.tools.major,
             locked_until: None,
+            lock_mode: None,
             objects: Vec::new(),
         };
         let restore_md = crate::restore_md::write(&manifest, self.repository.store().url(), &files.unrestorable);
@@ -395,6 +396,10 @@ impl Run<'_> {
         if let Some(lock) = &self.settings.lock {
             let (history, policy) = (&self.history, &source.retention);
             manifest.locked_until = self.repository.lock_named(&manifest, history, lock, policy, self.ctx.clock.now()).await?;
+            manifest.lock_mode = manifest.locked_until.map(|_| lock.mode.as_str().to_owned());
+            if manifest.locked_until.is_none() && lock.tier == Tier::Daily && manifest.complete && !manifest.suspect() {
+                self.warnings.add("it is not locked: it serves no tier yet, or what it serves has ended".into());
+            }
         }
         self.repository.everything_stands(&manifest).await?;
         if let Some(parent) = &manifest.parent {

@@ -164,9 +164,9 @@ impl There {
         })
     }
 
-    /// Returns the copy of a backup.
-    fn copy_of(&self, repository: &str, id: &BackupId) -> Option<&Manifest> {
-        self.committed().map(|(_, m)| m).find(|m| m.replica_of.as_ref().is_some_and(|r| r.is(repository, id)))
+    /// Returns the copies of a backup: more than one where the first was damaged.
+    fn copies_of(&self, repository: &str, id: &BackupId) -> impl Iterator<Item = &Manifest> {
+        self.committed().map(|(_, m)| m).filter(|m| m.replica_of.as_ref().is_some_and(|r| r.is(repository, id)))
     }
 
     /// Tells whether a backup was copied and its copy is there, or was deleted there: what its retention took is not brought back. A
@@ -174,13 +174,13 @@ impl There {
     fn has(&self, repository: &str, id: &BackupId) -> bool {
         let of_it = |r: &ReplicaOf| r.is(repository, id);
         let deleted = |e: &BackupEntry| matches!(&e.fate, Fate::Doomed(record) if record.replica_of.as_ref().is_some_and(of_it));
-        self.copy_of(repository, id).is_some() || self.entries.iter().any(deleted)
+        self.copies_of(repository, id).next().is_some() || self.entries.iter().any(deleted)
     }
 
     /// Returns the copy to lean on: that of the backup's own parent, else the newest one that nobody is about to delete.
     fn parent(&self, manifest: &Manifest, replica_of: &ReplicaOf) -> Option<&Manifest> {
         let stands = |e: &BackupEntry| e.fate == Fate::Stands && e.fate_unknown.is_none();
-        let own = manifest.parent.as_ref().and_then(|id| self.copy_of(&replica_of.repository, id)).map(|m| &m.id);
+        let own = manifest.parent.as_ref().and_then(|id| self.copies_of(&replica_of.repository, id).next()).map(|m| &m.id);
         let candidates = self.committed().filter(|(e, _)| stands(e)).map(|(_, m)| m);
         candidates.max_by_key(|m| (Some(&m.id) == own, m.started))
     }
@@ -290,7 +290,13 @@ impl Filling<'_> {
         let (mut wanted, mut unreadable) = (Vec::new(), Vec::new());
         if let Replicated::These(these) = &self.options.which {
             for (_, id) in these.iter().filter(|(s, _)| s == source) {
-                wanted.push(Wanted { manifest: self.from.manifest(source, id).await?, spoken_of: true });
+                match self.from.manifest(source, id).await {
+                    Ok(manifest) => wanted.push(Wanted { manifest, spoken_of: true }),
+                    // It was deleted since it was chosen.
+                    Err(CatalogError::Doomed { .. } | CatalogError::NoBackup { .. }) => {}
+                    Err(e @ CatalogError::Store(_)) => return Err(e.into()),
+                    Err(e) => unreadable.push((id.clone(), chain(&e))),
+                }
             }
         } else {
             for entry in self.from.backups(Some(source)).await? {
@@ -327,8 +333,15 @@ impl Filling<'_> {
             if !self.options.again && there.has(&own, &manifest.id) {
                 self.report.present += 1;
                 // It may have been accepted or held since.
-                if let Some(copy) = there.copy_of(&own, &manifest.id).filter(|_| *spoken_of) {
-                    let said = async { Said::about(self.from, manifest).await?.say(self.to, source, &copy.id).await };
+                if *spoken_of {
+                    let copies: Vec<BackupId> = there.copies_of(&own, &manifest.id).map(|m| m.id.clone()).collect();
+                    let said = async {
+                        let said = Said::about(self.from, manifest).await?;
+                        for copy in &copies {
+                            said.say(self.to, source, copy).await?;
+                        }
+                        Ok::<_, EngineError>(())
+                    };
                     if let Err(e) = said.await {
                         self.report.failed.push(failed(manifest, &e));
                     }
@@ -483,12 +496,19 @@ impl<'a> Replicas<'a> {
                 Ok(there) => {
                     let own = &from.marker().id;
                     let wanted = replica.choice.of(history, policy, now);
+                    let every = history.records.iter().map(|r| r.manifest.as_ref());
                     let all = || history.records.iter().map(|r| r.manifest.as_ref()).filter(|m| wanted.contains(&m.id));
-                    lag.missing = Some(all().filter(|m| !there.has(own, &m.id)).count());
-                    let held = all().filter(|m| there.copy_of(own, &m.id).is_some()).map(|m| m.started).max();
+                    let missing: Vec<Timestamp> = all().filter(|m| !there.has(own, &m.id)).map(|m| m.started).collect();
+                    lag.missing = Some(missing.len());
+                    let held = every.filter(|m| there.copies_of(own, &m.id).next().is_some()).map(|m| m.started).max();
                     lag.newest = held;
                     let last = all().map(|m| m.started).max();
-                    lag.lag_seconds = held.zip(last).map(|(held, last)| last.duration_since(held).as_secs());
+                    lag.lag_seconds = match (held, last, missing.iter().min()) {
+                        (Some(held), Some(last), _) => Some(last.duration_since(held).as_secs().max(0)),
+                        // Nothing has come there at all.
+                        (None, _, Some(oldest)) => Some(now.duration_since(*oldest).as_secs()),
+                        _ => None,
+                    };
                 }
                 Err(e) => lag.unreachable = Some(e),
             }

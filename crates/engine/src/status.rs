@@ -284,7 +284,8 @@ impl SourceStatus {
         let newest_good_start = plan.sources.first().and_then(|s| s.newest_good);
         let going = plan.backups.iter().filter_map(|v| {
             let marked = v.action == Action::Marked;
-            Some(Going { id: v.id.clone(), at: v.goes?, marked })
+            // Of a silent source nothing goes before it speaks again.
+            Some(Going { id: v.id.clone(), at: if marked { v.goes? } else { v.goes?.max(now) }, marked })
         });
         let start_of = |line: Option<&BackupLine>| line.and_then(|l| l.started);
         let newest_good = committed.iter().rev().find(|l| l.good && l.started == newest_good_start).cloned();

@@ -109,6 +109,9 @@ pub struct Manifest {
     /// Until when every object that it names is locked at least; none = they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locked_until: Option<Timestamp>,
+    /// How: `COMPLIANCE` or `GOVERNANCE`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock_mode: Option<String>,
     /// Major version of the pg_dump that wrote `schema.dump`: its pg_restore must not be older.
     #[serde(default)]
     pub dump_version: u32,

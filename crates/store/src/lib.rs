@@ -140,6 +140,20 @@ impl Store {
         }
     }
 
+    /// As [`Store::by_version`], where the bucket says that it keeps versions; none where it does not say.
+    ///
+    /// # Errors
+    /// When the bucket cannot be asked.
+    pub async fn as_kept(&self) -> Result<Option<Self>> {
+        let Some(bucket) = &self.bucket else { return Ok(Some(self.clone())) };
+        match self.again(Operation::Get, || bucket.versioned()).await.map_err(|e| self.error("look at the versioning of", "", e))
+        {
+            Ok(versioned) => Ok(Some(if versioned { self.by_version() } else { self.clone() })),
+            Err(StoreError::Denied { .. } | StoreError::Unsupported { .. }) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Returns the keys below `folder` over which somebody put a delete marker or another version; none where the store keeps no
     /// versions.
     ///
@@ -169,10 +183,15 @@ impl Store {
     pub async fn lock(&self, key: &str, mode: LockMode, until: Timestamp) -> Result<()> {
         let lock = || async {
             let (bucket, version) = self.version(key).await?;
-            if bucket.locked_until(&version).await?.is_some_and(|now| now >= until) {
-                return Ok(());
-            }
-            bucket.lock_until(&version, mode.as_str(), until).await
+            let mode = match bucket.lock_of(&version).await? {
+                Some(standing) if standing.until >= until && (standing.mode == mode || standing.mode == LockMode::Compliance) => {
+                    return Ok(());
+                }
+                // What stands is never weakened.
+                Some(standing) if standing.mode == LockMode::Compliance => LockMode::Compliance,
+                _ => mode,
+            };
+            bucket.lock_until(&version, mode, until).await
         };
         self.again(Operation::Put, lock).await.map_err(|e| self.error("lock", key, e))
     }
@@ -184,9 +203,20 @@ impl Store {
     pub async fn locked_until(&self, key: &str) -> Result<Option<Timestamp>> {
         let ask = || async {
             let (bucket, version) = self.version(key).await?;
-            bucket.locked_until(&version).await
+            Ok(bucket.lock_of(&version).await?.map(|lock| lock.until))
         };
         self.again(Operation::Get, ask).await.map_err(|e| self.error("look at the lock of", key, e))
+    }
+
+    /// Returns the lock that ends last, of all versions of a key.
+    async fn longest_lock(&self, path: &Path) -> Option<Timestamp> {
+        let bucket = self.bucket.as_ref()?;
+        let mut longest = None;
+        for version in bucket.versions(path.as_ref()).await.ok()?.iter().filter(|v| v.key == path.as_ref() && !v.marker) {
+            let lock = bucket.lock_of(version).await.ok().flatten();
+            longest = longest.max(lock.map(|lock| lock.until));
+        }
+        longest
     }
 
     /// Returns the version of a key that is the object.
@@ -405,13 +435,11 @@ impl Store {
         let path = self.path(key)?;
         match self.again(Operation::Delete, || self.inner.delete(&path)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e @ object_store::Error::PermissionDenied { .. }) if self.by_version => {
-                // Is it the lock that forbids it, or the user's rights?
-                match self.locked_until(key).await {
-                    Ok(Some(until)) if until > Timestamp::now() => Err(StoreError::Locked { key: key.to_owned(), until }),
-                    _ => Err(self.error("delete", key, e)),
-                }
-            }
+            // Is it a lock that forbids it? Servers say so in different ways.
+            Err(e) if self.by_version => match self.longest_lock(&path).await {
+                Some(until) if until > Timestamp::now() => Err(StoreError::Locked { key: key.to_owned(), until }),
+                _ => Err(self.error("delete", key, e)),
+            },
             Err(e) => Err(self.error("delete", key, e)),
         }
     }

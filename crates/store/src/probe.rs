@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use dozo_model::{Ability, Capabilities, Timestamp};
+use dozo_model::{Ability, Capabilities, Sha256Digest, Timestamp};
 use http::Method;
 use object_store::{Attribute, Attributes, MultipartUpload, PutMode, PutMultipartOptions, PutOptions, PutPayload, UpdateVersion};
 
-use crate::s3::Bucket;
+use crate::s3::{Bucket, base64};
 use crate::{PutOutcome, Result, Store};
 
 /// A SHA-256, in base64, that no probe has.
@@ -153,19 +153,26 @@ async fn refuses_wrong_checksum(bucket: &Bucket, key: &str) -> Ability {
 async fn keeps_locked(bucket: &Bucket, key: &str) -> Ability {
     let until = Timestamp::now() + LOCKED;
     let until = until.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let headers = [("x-amz-object-lock-mode", "COMPLIANCE"), ("x-amz-object-lock-retain-until-date", until.as_str())];
+    let digest = base64(Sha256Digest::of(b"lock").as_bytes());
+    let headers = [
+        ("x-amz-object-lock-mode", "COMPLIANCE"),
+        ("x-amz-object-lock-retain-until-date", until.as_str()),
+        // Without a checksum S3 refuses a put with a lock.
+        ("x-amz-checksum-sha256", digest.as_str()),
+    ];
     let Ok(Ok(put)) = bucket.send(Method::PUT, key, &[], &headers, &b"lock"[..]).await.map(super::s3::Answer::ok) else {
         return Ability::No;
     };
     let Some(version) = put.header("x-amz-version-id").map(str::to_owned) else { return Ability::No };
     let version = [("versionId", version.as_str())];
-    let delete = || bucket.send(Method::DELETE, key, &version, &[], &b""[..]);
-    let kept = match delete().await {
-        Ok(answer) => answer.status == 403,
-        Err(_) => return Ability::Unknown,
+    let send = |method| bucket.send(method, key, &version, &[], &b""[..]);
+    // Some answer 403, some 400: what counts is that it is still there.
+    let kept = match (send(Method::DELETE).await, send(Method::HEAD).await) {
+        (Ok(refused), Ok(there)) => (400..500).contains(&refused.status) && there.status == 200,
+        _ => return Ability::Unknown,
     };
     tokio::time::sleep(LOCKED + Duration::from_secs(1)).await;
     // When its time has passed it goes; otherwise a marker hides it, and the bucket's own rules remove it.
-    let _ = delete().await;
+    let _ = send(Method::DELETE).await;
     kept.into()
 }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use dozo_model::{Sha256Digest, Timestamp};
 
 use crate::error::BoxError;
+use crate::versions::LockMode;
 
 /// A bucket.
 #[derive(Debug)]
@@ -119,7 +120,15 @@ struct ListedVersion {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Retention {
+    mode: String,
     retain_until_date: Timestamp,
+}
+
+/// A lock on a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lock {
+    pub(crate) mode: LockMode,
+    pub(crate) until: Timestamp,
 }
 
 #[derive(Debug, Deserialize)]
@@ -232,8 +241,8 @@ impl Bucket {
             }
             (key_marker, id_marker) = (next_key, next_id);
         }
-        // Servers may list markers apart from versions. Of two of the same time the order of the list tells.
-        found.sort_by(|a, b| (&a.key, std::cmp::Reverse(a.modified)).cmp(&(&b.key, std::cmp::Reverse(b.modified))));
+        // Within a key the server's order is that of storing; times tell when an upload was begun. Markers may be listed apart.
+        found.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(found)
     }
 
@@ -244,19 +253,21 @@ impl Bucket {
         if answer.status == 404 { Ok(()) } else { answer.ok().map(drop) }
     }
 
-    /// Returns until when a version is locked (GetObjectRetention).
-    pub(crate) async fn locked_until(&self, version: &Version) -> object_store::Result<Option<Timestamp>> {
+    /// Returns how a version is locked (GetObjectRetention).
+    pub(crate) async fn lock_of(&self, version: &Version) -> object_store::Result<Option<Lock>> {
         let query = [("retention", ""), ("versionId", version.id.as_str())];
         let answer = self.send(Method::GET, &version.key, &query, &[], &b""[..]).await?;
-        if answer.status == 404 {
+        if answer.status == 404 || answer.text.contains("NoSuchObjectLockConfiguration") {
             return Ok(None);
         }
         let found: Retention = quick_xml::de::from_str(&answer.ok()?.text).map_err(|e| failed(e.into()))?;
-        Ok(Some(found.retain_until_date))
+        let mode = if found.mode == LockMode::Compliance.as_str() { LockMode::Compliance } else { LockMode::Governance };
+        Ok(Some(Lock { mode, until: found.retain_until_date }))
     }
 
     /// Locks a version until then (PutObjectRetention).
-    pub(crate) async fn lock_until(&self, version: &Version, mode: &str, until: Timestamp) -> object_store::Result<()> {
+    pub(crate) async fn lock_until(&self, version: &Version, mode: LockMode, until: Timestamp) -> object_store::Result<()> {
+        let mode = mode.as_str();
         let until = until.strftime("%Y-%m-%dT%H:%M:%SZ");
         let body = format!("<Retention><Mode>{mode}</Mode><RetainUntilDate>{until}</RetainUntilDate></Retention>");
         let digest = base64(Sha256Digest::of(body.as_bytes()).as_bytes());
@@ -280,7 +291,7 @@ impl Bucket {
 }
 
 /// Encodes bytes in base64 (RFC 4648, with padding).
-fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }

@@ -118,12 +118,13 @@ impl Repository {
                 Err(e) => return Err(e),
             }
         }
+        let mut unlocked = None;
         if let Some(lock) = &options.lock {
-            done.locked = self.lengthen_locks(plan, lock, &policy).await?;
+            (done.locked, unlocked) = self.lengthen_locks(plan, lock, &policy).await;
         }
         stop(cancel)?;
         done.gc = self.gc_apply_by(&options.gc, operator, options.doubts(), policy).await?;
-        Ok(done)
+        unlocked.map_or(Ok(done), Err)
     }
 
     /// Collects garbage, and dooms of the marks that are due only those that a plan made now would make again.

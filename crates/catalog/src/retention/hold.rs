@@ -66,7 +66,13 @@ impl Repository {
         }
         let there = self.holds(source, copy).await?;
         let same = |a: &HoldRecord, b: &HoldRecord| (a.at, a.state, &a.reason, a.until) == (b.at, b.state, &b.reason, b.until);
+        let since = there.iter().rposition(|r| r.state == HoldState::Released).map_or(0, |n| n + 1);
+        let own = there[since..].iter().any(|t| !said.iter().any(|r| same(r, t)));
         for record in said.iter().filter(|r| !there.iter().any(|t| same(r, t))) {
+            // Whoever holds the copy itself is not asked by a release of the original.
+            if own && record.state == HoldState::Released {
+                continue;
+            }
             match self.hold(source, copy, &HoldRecord { backup: copy.clone(), ..record.clone() }).await {
                 // It was released before it came here.
                 Ok(_) | Err(CatalogError::NotHeld { .. }) => {}

@@ -14,9 +14,9 @@ use jiff::SignedDuration;
 use super::facts::Facts;
 use super::plan::{Plan, Verdict, plan};
 use super::reasons::Kept;
-use crate::Result;
 use crate::history::{BackupRecord, History};
 use crate::repository::{FETCHES, Repository};
+use crate::{CatalogError, Result};
 
 /// A lock lasts so much longer than it must, so that objects that night after night names are not locked again each night.
 const SLACK: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -36,12 +36,14 @@ impl LockPolicy {
     /// Returns until when a backup is locked by what it serves.
     fn until(&self, verdict: &Verdict, policy: &RetentionPolicy) -> Option<Timestamp> {
         let zone = policy.zone();
-        let longest = verdict.started.checked_add(LONGEST).ok();
+        let longest = Timestamp::now().checked_add(LONGEST).ok();
         let tiers = verdict.kept.iter().filter_map(|k| match k {
             Kept::Tier { tier, kept, .. } if *tier >= self.tier => kept.until(verdict.started, &zone).or(longest),
             _ => None,
         });
-        tiers.max().map(|until| longest.map_or(until, |longest| until.min(longest)))
+        let until = tiers.max().map(|until| longest.map_or(until, |longest| until.min(longest)))?;
+        // Locks are told to the second.
+        Timestamp::from_second(until.as_second() + i64::from(until.subsec_nanosecond() > 0)).ok()
     }
 }
 
@@ -70,6 +72,9 @@ impl Repository {
         let mut known: HashMap<&str, Timestamp> = HashMap::new();
         for record in &history.records {
             let Some(locked) = &record.manifest.locked_until else { continue };
+            if record.manifest.lock_mode.as_deref() != Some(lock.mode.as_str()) {
+                continue;
+            }
             for object in &record.manifest.objects {
                 known.entry(&object.key).and_modify(|at| *at = (*at).max(*locked)).or_insert(*locked);
             }
@@ -101,20 +106,30 @@ impl Repository {
         plan: &Plan,
         lock: &LockPolicy,
         policy: impl Fn(&dozo_model::SourceName) -> &'p RetentionPolicy,
-    ) -> Result<Vec<String>> {
-        let mut lengthened = Vec::new();
+    ) -> (Vec<String>, Option<CatalogError>) {
+        let (mut lengthened, mut failed) = (Vec::new(), None);
         for verdict in &plan.backups {
             let until = lock.until(verdict, policy(&verdict.source)).filter(|until| *until > Timestamp::now());
             let Some(until) = until.filter(|until| verdict.locked_until.is_none_or(|at| at < *until)) else { continue };
-            let manifest = self.manifest(&verdict.source, &verdict.id).await?;
-            let key = Layout::file(&verdict.source, &verdict.id, "manifest.json");
-            if self.store().locked_until(&key).await?.is_some_and(|at| at >= until) {
-                continue;
+            match self.lengthen(verdict, lock, until).await {
+                Ok(false) | Err(CatalogError::Doomed { .. }) => {}
+                Ok(true) => lengthened.push(format!("{}@{}", verdict.source, verdict.id)),
+                // One that cannot be locked keeps nothing else from being done.
+                Err(e) => failed = failed.or(Some(e)),
             }
-            self.lock_all(manifest.objects.iter().map(|o| o.key.as_str()), lock.mode, until).await?;
-            self.lock_manifest(&manifest, lock.mode, until).await?;
-            lengthened.push(format!("{}@{}", verdict.source, verdict.id));
         }
-        Ok(lengthened)
+        (lengthened, failed)
+    }
+
+    /// Lengthens the locks of one backup. Tells whether that was needed.
+    async fn lengthen(&self, verdict: &Verdict, lock: &LockPolicy, until: Timestamp) -> Result<bool> {
+        let manifest = self.manifest(&verdict.source, &verdict.id).await?;
+        let key = Layout::file(&verdict.source, &verdict.id, "manifest.json");
+        if self.store().locked_until(&key).await?.is_some_and(|at| at >= until) {
+            return Ok(false);
+        }
+        self.lock_all(manifest.objects.iter().map(|o| o.key.as_str()), lock.mode, until).await?;
+        self.lock_manifest(&manifest, lock.mode, until).await?;
+        Ok(true)
     }
 }

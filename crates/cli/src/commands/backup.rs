@@ -178,12 +178,13 @@ async fn one(
     for database in &expanded.sources {
         match backup(&session.ctx, repository, &config.repository, database, options).await {
             Ok(report) => {
-                let held = hold(session, config, repository, &report, args).await;
-                done.reports.push(report);
                 // It is committed, but not held: whoever wanted that must hear of it.
-                if let Err(e) = held {
-                    fail(e, database.name.to_string(), done)?;
+                if let Err(e) = hold(session, config, repository, &report, args).await {
+                    let text = e.text();
+                    session.output.message(&format!("warning: {}@{} is not held: {text}", report.source, report.id));
+                    done.missing = true;
                 }
+                done.reports.push(report);
             }
             Err(EngineError::Catalog(held @ CatalogError::LeaseHeld { .. })) if args.exit_zero_on_lock || !single => {
                 if !session.output.quiet() {

@@ -193,7 +193,10 @@ fn plan_text(plan: &Plan) -> String {
             ));
         }
     }
-    format!("{text}\n{} are free once all of that is gone", human_bytes(plan.frees))
+    if plan.frees > 0 {
+        text.push_str(&format!("\n{} are free once all of that is gone", human_bytes(plan.frees)));
+    }
+    text
 }
 
 fn done_text(done: &RetentionDone, config: &Config) -> String {

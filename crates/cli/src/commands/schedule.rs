@@ -46,7 +46,7 @@ pub(super) fn run(session: &Session, args: &ScheduleArgs) -> Outcome {
     if args.cron {
         let block = crontab(&config, &jobs, &command);
         if args.install || args.remove {
-            change_crontab(if args.install { Some(&block) } else { None })?;
+            change_crontab(&begin(&command), if args.install { Some(&block) } else { None })?;
             let said = if args.install {
                 "the crontab of this user runs the jobs now"
             } else {
@@ -75,7 +75,7 @@ pub(super) fn run(session: &Session, args: &ScheduleArgs) -> Outcome {
     let wanted: Vec<&PathBuf> = units.iter().map(|u| &u.file).collect();
     let mut stale: Vec<PathBuf> =
         NAMES.iter().flat_map(|n| ["service", "timer"].map(|e| folder.join(format!("dozo-{n}.{e}")))).collect();
-    stale.retain(|file| !wanted.contains(&file) && ours(file).is_ok_and(|ours| ours == Some(true)));
+    stale.retain(|file| !wanted.contains(&file) && ours(file).is_ok_and(|ours| ours == Some(true)) && command.owns(file));
     for unit in &units {
         refuse_foreign(unit, &command)?;
     }
@@ -145,6 +145,12 @@ struct Invocation {
 }
 
 impl Invocation {
+    /// Tells whether a unit belongs to this configuration: a timer, whether its service does.
+    fn owns(&self, file: &Path) -> bool {
+        let service = std::fs::read_to_string(file.with_extension("service")).unwrap_or_default();
+        service.contains(&format!("--config {} ", quoted(&self.config)))
+    }
+
     fn new(config: &Config) -> Result<Self, CliError> {
         let wrong = |text: String| CliError::Usage(Usage::Schedule, text, "scripts/install puts it into /usr/local/bin".into());
         let program = std::env::current_exe().map_err(|e| wrong(format!("the path of this program is not known: {e}")))?;
@@ -156,11 +162,7 @@ impl Invocation {
 
     /// By the rules of systemd.exec(5): quoted, and no specifier or variable.
     fn systemd(&self, args: &str) -> String {
-        let quote = |text: &str| {
-            let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
-            format!("\"{escaped}\"")
-        };
-        format!("{} --quiet --config {} {args}", quote(&self.program), quote(&self.config))
+        format!("{} --quiet --config {} {args}", quoted(&self.program), quoted(&self.config))
     }
 
     /// By the rules of a shell, and of crontab(5): `%` ends a line there.
@@ -168,6 +170,12 @@ impl Invocation {
         let quote = |text: &str| format!("'{}'", text.replace('\'', "'\\''")).replace('%', "\\%");
         format!("{} --quiet --config {} {args}", quote(&self.program), quote(&self.config))
     }
+}
+
+/// Quotes by the rules of systemd.exec(5).
+fn quoted(text: &str) -> String {
+    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
+    format!("\"{escaped}\"")
 }
 
 fn units(config: &Config, jobs: &[Job], command: &Invocation, folder: &Path) -> Vec<Unit> {
@@ -206,7 +214,7 @@ fn crontab(config: &Config, jobs: &[Job], command: &Invocation) -> String {
     let s = &config.schedule;
     let here = TimeZone::system();
     let name = here.iana_name().unwrap_or("the host's time zone").to_owned();
-    let mut lines = vec![BEGIN.to_owned()];
+    let mut lines = vec![begin(command)];
     if name != s.time_zone {
         lines.push(format!("# Times are those of {name}, at today's distance from {}.", s.time_zone));
     }
@@ -251,9 +259,7 @@ fn refuse_foreign(unit: &Unit, command: &Invocation) -> Result<(), CliError> {
     if !text.starts_with(MARK) {
         return Err(failed(format!("{} was not written by dozo", unit.file.display())));
     }
-    let config = command.systemd("");
-    let config = config.split_once(" --quiet ").map_or("", |(_, rest)| rest).trim();
-    if text.contains("ExecStart=") && !text.contains(config) {
+    if unit.file.with_extension("service").exists() && !command.owns(&unit.file) {
         return Err(failed(format!("{} belongs to another configuration than {}", unit.file.display(), command.config)));
     }
     Ok(())
@@ -299,7 +305,7 @@ fn systemctl(user: bool, args: &[&str]) -> Result<(), CliError> {
 }
 
 /// Puts our block into the crontab of this user, in place of the one that stands there, or takes it out.
-fn change_crontab(block: Option<&str>) -> Result<(), CliError> {
+fn change_crontab(begin: &str, block: Option<&str>) -> Result<(), CliError> {
     let run = |e: std::io::Error| failed(format!("crontab cannot be run: {e}"));
     let listed = Command::new("crontab").arg("-l").output().map_err(run)?;
     let said = String::from_utf8_lossy(&listed.stderr).into_owned();
@@ -308,7 +314,8 @@ fn change_crontab(block: Option<&str>) -> Result<(), CliError> {
         (false, true) => String::new(),
         (false, false) => return Err(failed(format!("crontab -l: {}", said.trim()))),
     };
-    let new = replace_block(&old, block).ok_or_else(|| failed(format!("the crontab has a line `{BEGIN}` and none `{END}`")))?;
+    let new =
+        replace_block(&old, begin, block).ok_or_else(|| failed(format!("the crontab has a line `{begin}` and none `{END}`")))?;
     let mut child = Command::new("crontab").arg("-").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(run)?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(new.as_bytes()).map_err(run)?;
@@ -320,9 +327,14 @@ fn change_crontab(block: Option<&str>) -> Result<(), CliError> {
     Err(failed(format!("crontab: {}", String::from_utf8_lossy(&out.stderr).trim())))
 }
 
-fn replace_block(old: &str, block: Option<&str>) -> Option<String> {
+/// The first line of a configuration's block.
+fn begin(command: &Invocation) -> String {
+    format!("{BEGIN} {}", command.config)
+}
+
+fn replace_block(old: &str, begin: &str, block: Option<&str>) -> Option<String> {
     let mut lines: Vec<&str> = old.lines().collect();
-    if let Some(begin) = lines.iter().position(|l| *l == BEGIN) {
+    if let Some(begin) = lines.iter().position(|l| *l == begin) {
         let end = begin + lines[begin..].iter().position(|l| *l == END)?;
         lines.drain(begin..=end);
     }
@@ -336,14 +348,15 @@ mod tests {
 
     #[test]
     fn only_our_lines_of_a_crontab_change() {
-        let block = format!("{BEGIN}\n0 2 * * * dozo\n{END}");
-        let old = "MAILTO=me\n5 5 * * * mine\n";
-        let with = replace_block(old, Some(&block)).unwrap();
+        let begin = format!("{BEGIN} /etc/dozo.toml");
+        let block = format!("{begin}\n0 2 * * * dozo\n{END}");
+        let old = format!("MAILTO=me\n5 5 * * * mine\n{BEGIN} /etc/other.toml\n0 1 * * * dozo\n{END}\n");
+        let with = replace_block(&old, &begin, Some(&block)).unwrap();
         assert_eq!(with, format!("{old}{block}\n"));
-        let newer = format!("{BEGIN}\n0 3 * * * dozo\n{END}");
-        assert_eq!(replace_block(&with, Some(&newer)).unwrap(), format!("{old}{newer}\n"));
-        assert_eq!(replace_block(&with, None).unwrap(), old);
-        assert_eq!(replace_block(&format!("{BEGIN}\n0 2 * * * cut"), None), None);
+        let newer = format!("{begin}\n0 3 * * * dozo\n{END}");
+        assert_eq!(replace_block(&with, &begin, Some(&newer)).unwrap(), format!("{old}{newer}\n"));
+        assert_eq!(replace_block(&with, &begin, None).unwrap(), old);
+        assert_eq!(replace_block(&format!("{begin}\n0 2 * * * cut"), &begin, None), None);
     }
 
     #[test]

@@ -54,7 +54,10 @@ impl Rewrite {
         tree["parent"] = json!(intent.parent.as_ref().filter(|_| shared));
         tree["replica-of"] = json!(intent.replica_of);
         // The copies are not locked by that.
-        tree.as_object_mut().map(|fields| fields.remove("locked-until"));
+        if let Some(fields) = tree.as_object_mut() {
+            fields.remove("locked-until");
+            fields.remove("lock-mode");
+        }
         tree["objects"] = serde_json::to_value(objects).map_err(broken)?;
         for dataset in tree["datasets"].as_array_mut().into_iter().flatten() {
             let owner = |part: &Value| part["object"].as_str().and_then(Layout::owner);
