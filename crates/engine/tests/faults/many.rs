@@ -58,7 +58,9 @@ async fn plan_of(place: &Place, sources: usize, nights: usize) {
         (started.elapsed() - read).as_secs_f64()
     );
     assert_eq!((plan.backups.len(), facts.objects.len()), (sources * nights, sources * nights * OBJECTS));
-    assert!(plan.unreadable.is_empty() && plan.marks().count() == 0, "unverified: alternates stay");
+    assert!(plan.unreadable.is_empty(), "{:?}", plan.unreadable);
+    // Years of nights: what is older than every tier goes, though nothing was ever verified.
+    assert_eq!(plan.marks().count() > 0, nights > 400, "{} go", plan.marks().count());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
