@@ -2,7 +2,7 @@
 //!
 //! *Invariants*: an object goes only when no committed backup names it and no backup that may still be committed could. A manifest
 //! that cannot be read, is missing though its backup was committed, or asks for a newer deleter stops every deletion.
-//! *Ordering* of `gc_apply`: due marks are doomed → abandoned backups are aborted → survey (`survey.rs`) → deletes. *Crash behaviour*: objects of a doomed backup go before its manifest, its fate stays; the next run
+//! *Ordering* of `gc_apply`: marks that are due, and that a plan made now would make again, are doomed → abandoned backups are aborted → survey (`survey.rs`) → deletes. *Crash behaviour*: objects of a doomed backup go before its manifest, its fate stays; the next run
 //! goes on.
 
 use std::collections::HashSet;

@@ -46,7 +46,7 @@ impl<M: ManifestForm> BackupRecord<M> {
     /// Returns who holds it at this time.
     #[must_use]
     pub fn hold(&self, now: Timestamp) -> Option<Hold> {
-        longest_hold(&self.holds).filter(|hold| hold.until.is_none_or(|until| until > now))
+        longest_hold(&self.holds).filter(|hold| hold.lasts(now))
     }
 
     /// Returns the word for its state.

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use clap::CommandFactory;
-use dozo_engine::{ConnInfo, Context, UrlRef};
+use dozo_engine::{ClockDoubts, ConnInfo, Context, UrlRef};
 use dozo_model::{Clock, FixedClock, Severity, SystemClock};
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +57,15 @@ impl Session {
     /// Makes what becomes of this at least so bad for whoever is told of it.
     pub(crate) fn raise(&self, severity: Severity) {
         self.severity.set(self.severity.get().max(severity));
+    }
+
+    /// Returns how the clock is doubted: a time that was given is no clock's.
+    pub(crate) fn clock_doubts(&self, trusted: bool) -> ClockDoubts {
+        match (trusted, self.ctx.clock.fixed()) {
+            (true, _) => ClockDoubts::None,
+            (false, Some(_)) => ClockDoubts::Records,
+            (false, None) => ClockDoubts::All,
+        }
     }
 
     pub(crate) fn severity(&self) -> Severity {

@@ -1,10 +1,11 @@
 //! Results on stdout (text or JSON), messages on stderr.
 
 use std::io::Write;
+use std::path::Path;
 
 use serde::Serialize;
 
-use crate::error::CliError;
+use crate::error::{CliError, Usage};
 use crate::log::{self, Level};
 
 /// Where results and messages go.
@@ -77,4 +78,20 @@ pub(crate) fn table(header: &[&str], right: &[usize], rows: Vec<Vec<String>>) ->
     }
     let text = table.to_string();
     text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+/// Replaces a file as a whole: whoever reads it sees the old text or the new one.
+pub(crate) fn replace_file(file: &Path, text: &str) -> Result<(), CliError> {
+    let beside = file.with_extension(format!("{}.tmp", std::process::id()));
+    let write = || -> std::io::Result<()> {
+        let mut out = std::fs::File::create(&beside)?;
+        out.write_all(text.as_bytes())?;
+        out.sync_all()?;
+        std::fs::rename(&beside, file)
+    };
+    write().map_err(|e| {
+        let _ = std::fs::remove_file(&beside);
+        let text = format!("{} cannot be written: {e}", file.display());
+        CliError::Usage(Usage::OutputFile, text, "check the path and its permissions".into())
+    })
 }

@@ -9,7 +9,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use dozo_catalog::{BackupFacts, BackupKind, Facts, Plan, plan};
+use dozo_catalog::{BackupFacts, Facts, Plan, plan};
 use dozo_model::{BackupId, RetentionPolicy, SourceName, Timestamp};
 use jiff::fmt::strtime::BrokenDownTime;
 use jiff::tz::TimeZone;
@@ -203,24 +203,10 @@ pub fn survey_dumps(folder: &Path, patterns: &[NamePattern], policy: &RetentionP
         }
         let id = BackupId::parse(&format!("{}-{n:06}", time.strftime("%Y%m%dT%H%M%SZ")))?;
         facts.objects.push(bytes);
-        facts.backups.push(BackupFacts {
-            source: source.clone(),
-            id: id.clone(),
-            kind: BackupKind::Logical,
-            incarnation: None,
-            started: time,
-            finished: time,
-            state,
-            good,
-            // Nobody can verify what another tool has written: what looks whole counts.
-            verified: good,
-            hold: None,
-            needs: Vec::new(),
-            unknown: None,
-            mark: None,
-            locked_until: None,
-            objects: vec![u32::try_from(facts.objects.len() - 1).unwrap_or(u32::MAX)],
-        });
+        // Nobody can verify what another tool has written: what looks whole counts.
+        let whole = BackupFacts::good(source.clone(), id.clone(), time);
+        let objects = vec![u32::try_from(facts.objects.len() - 1).unwrap_or(u32::MAX)];
+        facts.backups.push(BackupFacts { state, good, verified: good, objects, ..whole });
         dumps.push(Dump { name, folder: is_folder, bytes, time, id });
     }
     let mut plan = plan(&facts, |_| policy, now);
@@ -247,7 +233,7 @@ pub fn retire_dumps(adoption: &Adoption, max_delete: Option<u8>, now: Timestamp)
     let wrong = |path: &Path, e: &std::io::Error| EngineError::Folder { folder: path.to_owned(), reason: e.to_string() };
     for source in &adoption.plan.sources {
         let most = max_delete.unwrap_or(source.policy.max_delete);
-        if source.deletes * 100 > source.standing * usize::from(most) {
+        if source.exceeds(most) {
             let (deletes, standing) = (source.deletes, source.standing);
             return Err(EngineError::TooManyDumps { folder: folder.clone(), deletes, standing, max_delete: most });
         }

@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use dozo_model::{Manifest, RetentionPolicy, Severity, Timestamp, human_bytes, human_count, human_duration};
-use jiff::SignedDuration;
 use serde::Serialize;
 
 /// Rules of a source.
@@ -77,18 +76,11 @@ pub(crate) fn silent(newest_good: Option<Timestamp>, any: bool, policy: &Retenti
     match newest_good {
         None if any => critical("it has no good backup".into()),
         None => critical("it has never been backed up".into()),
-        Some(at) => {
-            let age = now.duration_since(at);
-            let limit = SignedDuration::try_from(policy.max_age).unwrap_or(SignedDuration::MAX);
-            let said = || {
-                format!(
-                    "its newest good backup is {} old, more than {}",
-                    human_duration(age.unsigned_abs()),
-                    human_duration(policy.max_age)
-                )
-            };
-            if age > limit { critical(said()) } else { None }
+        Some(at) if policy.late(newest_good, now) => {
+            let age = human_duration(now.duration_since(at).unsigned_abs());
+            critical(format!("its newest good backup is {age} old, more than {}", human_duration(policy.max_age)))
         }
+        Some(_) => None,
     }
 }
 

@@ -92,6 +92,9 @@ pub struct SourceStatus {
     pub copies: BTreeMap<String, usize>,
     /// How far each replica is behind.
     pub replicas: Vec<ReplicaLag>,
+    /// It is configured, and its newest good backup is too old, or there is none.
+    #[serde(skip)]
+    pub silent: bool,
     /// What somebody should hear of.
     pub alarms: Vec<Alarm>,
 }
@@ -306,6 +309,7 @@ impl SourceStatus {
             fewest_copies: copies.iter().min_by_key(|(_, n)| **n).map(|(t, n)| (t.clone(), *n)),
             copies,
             replicas,
+            silent: settings.is_some() && policy.late(start_of(newest_good.as_ref()), now),
             alarms: Vec::new(),
             newest_good,
             source,
@@ -327,7 +331,7 @@ impl SourceStatus {
         let mut all: Vec<Alarm> =
             unreadable.map(|why| Alarm::new(Severity::Critical, format!("nothing is deleted: {why}"))).collect();
         // A source that is not in the configuration any more is silent on purpose.
-        if settings.is_some() {
+        if self.silent {
             all.extend(alarms::silent(self.newest_good.as_ref().and_then(|l| l.started), self.backups > 0, policy, now));
         }
         if let Some(newest) = self.newest.as_ref().filter(|l| !l.good) {

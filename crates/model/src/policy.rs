@@ -286,6 +286,13 @@ impl RetentionPolicy {
         }
     }
 
+    /// Tells whether a source has no good backup that is young enough.
+    #[must_use]
+    pub fn late(&self, newest_good: Option<Timestamp>, now: Timestamp) -> bool {
+        let limit = jiff::SignedDuration::try_from(self.max_age).unwrap_or(jiff::SignedDuration::MAX);
+        newest_good.is_none_or(|at| now.duration_since(at) > limit)
+    }
+
     /// Returns the calendar; UTC where the name is not known.
     #[must_use]
     pub fn zone(&self) -> TimeZone {

@@ -74,15 +74,9 @@ async fn answer(answer: reqwest::Result<Response>) -> Result<()> {
 
 /// Returns an error and its causes in a line, without the URL: that is a secret.
 fn reason(error: &reqwest::Error) -> String {
-    let mut said =
-        vec![if error.is_builder() { "the URL is not valid".to_owned() } else { "the server was not reached".to_owned() }];
-    let mut cause = std::error::Error::source(error);
-    while let Some(e) = cause {
-        said.push(e.to_string());
-        cause = e.source();
-    }
-    said.dedup();
-    said.join(": ")
+    let tried = if error.is_builder() { "the URL is not valid" } else { "the server was not reached" };
+    // The error itself names the URL.
+    std::error::Error::source(error).map_or_else(|| tried.to_owned(), |cause| crate::chain(tried, cause))
 }
 
 #[cfg(test)]

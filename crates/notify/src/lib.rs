@@ -41,6 +41,14 @@ pub enum NotifyError {
     Unreached(String),
 }
 
+/// Returns what was tried, an error and its causes, in a line.
+fn chain(tried: &str, error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string);
+    let mut said: Vec<String> = std::iter::once(tried.to_owned()).filter(|t| !t.is_empty()).chain(causes).collect();
+    said.dedup();
+    said.join(": ")
+}
+
 type Result<T> = std::result::Result<T, NotifyError>;
 
 /// Pause before the second attempt; each further one is twice as long.

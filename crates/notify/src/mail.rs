@@ -23,14 +23,7 @@ pub(crate) async fn send(mail: &Mail, message: &Message) -> Result<()> {
     }
     let letter = letter.body(message.text()).map_err(|e| setup(&e))?;
     transport(mail)?.send(letter).await.map(drop).map_err(|e| {
-        let mut said = vec![e.to_string()];
-        let mut cause = std::error::Error::source(&e);
-        while let Some(inner) = cause {
-            said.push(inner.to_string());
-            cause = inner.source();
-        }
-        said.dedup();
-        let text = said.join(": ");
+        let text = crate::chain("", &e);
         if e.is_permanent() { NotifyError::Refused(text) } else { NotifyError::Unreached(text) }
     })
 }

@@ -37,22 +37,10 @@ pub struct RetentionOptions {
     pub gc: GcOptions,
     /// Percent of a source's backups that may go at once, where somebody confirmed more than the policy lets.
     pub max_delete: Option<u8>,
-    /// Somebody looked at the clock: it is right.
-    pub trust_clock: bool,
+    /// How the clock is doubted.
+    pub doubts: ClockDoubts,
     /// What is locked.
     pub lock: Option<LockPolicy>,
-    /// The time was given, not read off a clock.
-    pub fixed_clock: bool,
-}
-
-impl RetentionOptions {
-    fn doubts(&self) -> ClockDoubts {
-        match (self.trust_clock, self.fixed_clock) {
-            (true, _) => ClockDoubts::None,
-            (false, true) => ClockDoubts::Records,
-            (false, false) => ClockDoubts::All,
-        }
-    }
 }
 
 /// What was done.
@@ -88,12 +76,12 @@ impl Repository {
         refuse_unknown(&plan.unreadable)?;
         for source in &plan.sources {
             let most = options.max_delete.unwrap_or(source.policy.max_delete);
-            if source.deletes * 100 > source.standing * usize::from(most) {
+            if source.exceeds(most) {
                 let (source_name, deletes, standing) = (source.source.clone(), source.deletes, source.standing);
                 return Err(CatalogError::TooMany { source_name, deletes, standing, max_delete: most });
             }
         }
-        self.look_at_the_clock(plan, latest_record, options.gc.now, options.doubts()).await?;
+        self.look_at_the_clock(plan, latest_record, options.gc.now, options.doubts).await?;
         let mut done = RetentionDone::default();
         let now = options.gc.now;
         for verdict in plan.takes_back() {
@@ -123,7 +111,7 @@ impl Repository {
             (done.locked, unlocked) = self.lengthen_locks(plan, lock, &policy).await;
         }
         stop(cancel)?;
-        done.gc = self.gc_apply_by(&options.gc, operator, options.doubts(), policy).await?;
+        done.gc = self.gc_apply_by(&options.gc, operator, options.doubts, policy).await?;
         unlocked.map_or(Ok(done), Err)
     }
 
@@ -175,8 +163,8 @@ impl Repository {
             return Ok(());
         }
         // Nobody else can be asked. Time decides only about marks that are due: then somebody must have been here not long ago.
-        let due = |v: &&Verdict| v.action == Action::Marked && v.goes.is_some_and(|due| due <= now);
-        if !plan.backups.iter().any(|v| due(&v)) {
+        let due = |v: &Verdict| v.action == Action::Marked && v.goes.is_some_and(|due| due <= now);
+        if !plan.backups.iter().any(due) {
             return Ok(());
         }
         let newest = plan.backups.iter().map(|b| b.started).chain(latest_record.map(|(at, _)| *at)).max();

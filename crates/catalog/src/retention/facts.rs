@@ -37,6 +37,14 @@ pub struct Hold {
     pub until: Option<Timestamp>,
 }
 
+impl Hold {
+    /// Tells whether it has not ended at this time.
+    #[must_use]
+    pub fn lasts(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| until > now)
+    }
+}
+
 /// It is marked for deletion.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -117,6 +125,30 @@ pub struct Facts {
     pub unreadable: Vec<String>,
     /// The latest time that a host of dozo's has written down, and where it stands.
     pub latest_record: Option<(Timestamp, String)>,
+}
+
+impl BackupFacts {
+    /// A good backup that was verified, of which nothing else is known.
+    #[must_use]
+    pub fn good(source: SourceName, id: BackupId, started: Timestamp) -> Self {
+        Self {
+            source,
+            id,
+            kind: BackupKind::Logical,
+            incarnation: None,
+            started,
+            finished: started,
+            state: "complete",
+            good: true,
+            verified: true,
+            hold: None,
+            needs: Vec::new(),
+            unknown: None,
+            mark: None,
+            locked_until: None,
+            objects: Vec::new(),
+        }
+    }
 }
 
 impl Facts {

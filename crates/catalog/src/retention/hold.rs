@@ -11,10 +11,15 @@ use crate::fate::{Decision, Fate, doomed};
 use crate::repository::Repository;
 use crate::{CatalogError, Result};
 
+/// Returns the holds that were put since the last release.
+fn since_release(records: &[HoldRecord]) -> &[HoldRecord] {
+    let since = records.iter().rposition(|r| r.state == HoldState::Released).map_or(0, |n| n + 1);
+    &records[since..]
+}
+
 /// Returns the hold that lasts longest, of those that were put since the last release; it may have ended by itself.
 pub(crate) fn longest_hold(records: &[HoldRecord]) -> Option<Hold> {
-    let since = records.iter().rposition(|r| r.state == HoldState::Released).map_or(0, |n| n + 1);
-    let newest = records[since..].iter().max_by_key(|r| (r.until.is_none(), r.until))?;
+    let newest = since_release(records).iter().max_by_key(|r| (r.until.is_none(), r.until))?;
     Some(Hold {
         reason: newest.reason.clone(),
         by: format!("{}@{}", newest.operator.user, newest.operator.host),
@@ -29,7 +34,7 @@ impl Repository {
     /// # Errors
     /// What the store says, or a damaged record.
     pub async fn held(&self, source: &SourceName, id: &BackupId, now: Timestamp) -> Result<Option<Hold>> {
-        Ok(longest_hold(&self.holds(source, id).await?).filter(|hold| hold.until.is_none_or(|until| until > now)))
+        Ok(longest_hold(&self.holds(source, id).await?).filter(|hold| hold.lasts(now)))
     }
 
     /// Takes a mark back if somebody holds the backup. Tells whether somebody does.
@@ -66,8 +71,7 @@ impl Repository {
         }
         let there = self.holds(source, copy).await?;
         let same = |a: &HoldRecord, b: &HoldRecord| (a.at, a.state, &a.reason, a.until) == (b.at, b.state, &b.reason, b.until);
-        let since = there.iter().rposition(|r| r.state == HoldState::Released).map_or(0, |n| n + 1);
-        let own = there[since..].iter().any(|t| !said.iter().any(|r| same(r, t)));
+        let own = since_release(&there).iter().any(|t| !said.iter().any(|r| same(r, t)));
         for record in said.iter().filter(|r| !there.iter().any(|t| same(r, t))) {
             // Whoever holds the copy itself is not asked by a release of the original.
             if own && record.state == HoldState::Released {

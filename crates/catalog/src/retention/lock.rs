@@ -33,7 +33,7 @@ pub struct LockPolicy {
 }
 
 impl LockPolicy {
-    /// Returns until when a backup is locked by what it serves.
+    /// Returns until when a backup is locked by what it serves; none when nothing is to be locked.
     fn until(&self, verdict: &Verdict, policy: &RetentionPolicy) -> Option<Timestamp> {
         let zone = policy.zone();
         let longest = Timestamp::now().checked_add(LONGEST).ok();
@@ -42,8 +42,9 @@ impl LockPolicy {
             _ => None,
         });
         let until = tiers.max().map(|until| longest.map_or(until, |longest| until.min(longest)))?;
-        // Locks are told to the second.
-        Timestamp::from_second(until.as_second() + i64::from(until.subsec_nanosecond() > 0)).ok()
+        // Locks are told to the second. What has ended by the real clock cannot be locked.
+        let until = Timestamp::from_second(until.as_second() + i64::from(until.subsec_nanosecond() > 0)).ok();
+        until.filter(|until| *until > Timestamp::now())
     }
 }
 
@@ -66,9 +67,7 @@ impl Repository {
         facts.add(&new);
         let plan = plan(&facts, |_| policy, now);
         let verdict = plan.backups.iter().find(|v| v.id == manifest.id);
-        // What has ended by the real clock cannot be locked.
-        let until = verdict.and_then(|v| lock.until(v, policy)).filter(|until| *until > Timestamp::now());
-        let Some(until) = until else { return Ok(None) };
+        let Some(until) = verdict.and_then(|v| lock.until(v, policy)) else { return Ok(None) };
         let mut known: HashMap<&str, Timestamp> = HashMap::new();
         for record in &history.records {
             let Some(locked) = &record.manifest.locked_until else { continue };
@@ -109,7 +108,7 @@ impl Repository {
     ) -> (Vec<String>, Option<CatalogError>) {
         let (mut lengthened, mut failed) = (Vec::new(), None);
         for verdict in &plan.backups {
-            let until = lock.until(verdict, policy(&verdict.source)).filter(|until| *until > Timestamp::now());
+            let until = lock.until(verdict, policy(&verdict.source));
             let Some(until) = until.filter(|until| verdict.locked_until.is_none_or(|at| at < *until)) else { continue };
             match self.lengthen(verdict, lock, until).await {
                 Ok(false) | Err(CatalogError::Doomed { .. }) => {}

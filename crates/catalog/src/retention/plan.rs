@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use dozo_model::{BackupId, Period, RetentionPolicy, Sha256Digest, SourceName, Tier, Timestamp, human_duration};
 use jiff::tz::TimeZone;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::calendar::CalendarPeriod;
 use super::facts::{BackupFacts, Facts};
@@ -19,7 +19,7 @@ use super::wal::{WalPlan, wal_plans};
 const SKEW: std::time::Duration = std::time::Duration::from_secs(600);
 
 /// What is to be done about a backup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// Nothing.
@@ -85,6 +85,14 @@ pub struct SourcePlan {
     pub too_many: bool,
 }
 
+impl SourcePlan {
+    /// Tells whether more than so many percent are to be marked at once.
+    #[must_use]
+    pub fn exceeds(&self, percent: u8) -> bool {
+        self.deletes * 100 > self.standing * usize::from(percent)
+    }
+}
+
 /// A plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -147,7 +155,7 @@ pub fn plan<'p>(facts: &Facts, policy: impl Fn(&SourceName) -> &'p RetentionPoli
         decided.group(&group, policy(source), now);
     }
     decided.needs(facts);
-    let only = only_bytes(facts, |_| true);
+    let only = only_bytes(facts);
     let backups: Vec<Verdict> =
         order.iter().map(|i| decided.verdict(&facts.backups[*i], *i, policy(&facts.backups[*i].source), only[*i])).collect();
     let stays: Vec<bool> = decided.kept.iter().map(|k| !k.is_empty()).collect();
@@ -168,7 +176,7 @@ pub fn plan<'p>(facts: &Facts, policy: impl Fn(&SourceName) -> &'p RetentionPoli
         }
     }
     for source in &mut sources {
-        source.too_many = source.deletes * 100 > source.standing * usize::from(source.policy.max_delete);
+        source.too_many = source.exceeds(source.policy.max_delete);
     }
     decided.warnings.extend(too_old(&sources, now));
     Plan {
@@ -191,17 +199,12 @@ fn incarnation<'f>(facts: &'f Facts, backup: &'f BackupFacts) -> Option<&'f str>
 }
 
 fn too_old(sources: &[SourcePlan], now: Timestamp) -> Vec<String> {
-    let late = sources.iter().filter_map(|s| {
-        let age = s.newest_good.map(|at| now.duration_since(at));
-        match age {
-            None => Some(format!("{}: there is no good backup", s.source)),
-            Some(age) if age > jiff::SignedDuration::try_from(s.policy.max_age).unwrap_or(jiff::SignedDuration::MAX) => {
-                Some(format!("{}: the newest good backup is {} old", s.source, human_duration(age.unsigned_abs())))
-            }
-            Some(_) => None,
-        }
+    let late = sources.iter().filter(|s| s.policy.late(s.newest_good, now));
+    let words = late.map(|s| match s.newest_good.map(|at| now.duration_since(at).unsigned_abs()) {
+        None => format!("{}: there is no good backup", s.source),
+        Some(age) => format!("{}: the newest good backup is {} old", s.source, human_duration(age)),
     });
-    late.collect()
+    words.collect()
 }
 
 fn future(backup: &BackupFacts, now: Timestamp) -> bool {
@@ -228,7 +231,7 @@ impl Decided {
         let zone = policy.zone();
         for (i, b) in group {
             match &b.hold {
-                Some(hold) if hold.until.is_none_or(|until| until > now) => {
+                Some(hold) if hold.lasts(now) => {
                     let (reason, by, until) = (hold.reason.clone(), hold.by.clone(), hold.until);
                     self.kept[*i].push(Kept::Held { reason, by, until });
                 }
@@ -400,12 +403,10 @@ impl Decided {
 }
 
 /// Returns, for each backup, the bytes of objects that no other one names.
-fn only_bytes(facts: &Facts, counts: impl Fn(usize) -> bool) -> Vec<u64> {
+fn only_bytes(facts: &Facts) -> Vec<u64> {
     let mut named = vec![0_u32; facts.objects.len()];
-    for (_, b) in facts.backups.iter().enumerate().filter(|(i, _)| counts(*i)) {
-        for object in &b.objects {
-            named[*object as usize] += 1;
-        }
+    for object in facts.backups.iter().flat_map(|b| &b.objects) {
+        named[*object as usize] += 1;
     }
     let only = |b: &BackupFacts| b.objects.iter().filter(|o| named[**o as usize] == 1).map(|o| facts.objects[*o as usize]).sum();
     facts.backups.iter().map(only).collect()

@@ -13,7 +13,7 @@ use jiff::civil::Date;
 use serde::Serialize;
 
 use super::calendar::CalendarPeriod;
-use super::facts::{BackupFacts, BackupKind, Facts, Mark};
+use super::facts::{BackupFacts, Facts, Mark};
 use super::plan::{Action, object_sizes, plan};
 
 /// Backups of which the pace is taken.
@@ -231,23 +231,8 @@ impl<'p> Player<'p> {
             self.made += 1;
             let id = format!("{}-{:06}", started.strftime("%Y%m%dT%H%M%SZ"), self.made % 1_000_000);
             if let Ok(id) = BackupId::parse(&id) {
-                state.backups.push(BackupFacts {
-                    source: self.pace.source.clone(),
-                    id,
-                    kind: BackupKind::Logical,
-                    incarnation: self.incarnation.clone(),
-                    started,
-                    finished: started,
-                    state: "complete",
-                    good: true,
-                    verified: true,
-                    hold: None,
-                    needs: Vec::new(),
-                    unknown: None,
-                    mark: None,
-                    locked_until: None,
-                    objects,
-                });
+                let good = BackupFacts::good(self.pace.source.clone(), id, started);
+                state.backups.push(BackupFacts { incarnation: self.incarnation.clone(), objects, ..good });
             }
             let step = SignedDuration::from_secs(i64::try_from(self.pace.every_seconds).unwrap_or(i64::MAX));
             match started.checked_add(step) {
@@ -263,8 +248,7 @@ impl<'p> Player<'p> {
         let mut good: Vec<&BackupFacts> = state.backups.iter().filter(|b| &b.source == source && b.is_good(policy)).collect();
         good.retain(|b| b.mark.is_none() && b.started <= now);
         let newest = good.iter().map(|b| b.started).max();
-        let limit = SignedDuration::try_from(policy.max_age).unwrap_or(SignedDuration::MAX);
-        if newest.is_none_or(|newest| now.duration_since(newest) > limit) {
+        if policy.late(newest, now) {
             let age = dozo_model::human_duration(policy.max_age);
             promise(broken, date, Some(source), format!("the newest good backup is younger than {age}"));
         }

@@ -37,7 +37,7 @@ fn policy() -> RetentionPolicy {
 
 fn options(now: Timestamp) -> RetentionOptions {
     let gc = GcOptions { grace: Duration::from_secs(86_400), now, only_host: None };
-    RetentionOptions { gc, max_delete: Some(100), trust_clock: false, lock: None, fixed_clock: true }
+    RetentionOptions { gc, max_delete: Some(100), doubts: ClockDoubts::Records, lock: None }
 }
 
 fn night(n: usize) -> Timestamp {

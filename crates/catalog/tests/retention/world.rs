@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use dozo_catalog::{Action, BackupFacts, BackupKind, Facts, Plan, plan};
+use dozo_catalog::{Action, BackupFacts, Facts, Plan, plan};
 use dozo_model::{BackupId, RetentionPolicy, SourceName, Timestamp};
 use jiff::ToSpan;
 
@@ -17,23 +17,8 @@ pub(crate) fn source(name: &str) -> SourceName {
 /// A good, verified backup of `shop`, numbered.
 pub(crate) fn backup(n: usize, started: Timestamp) -> BackupFacts {
     let id = format!("{}-{n:06}", started.strftime("%Y%m%dT%H%M%SZ"));
-    BackupFacts {
-        source: source("shop"),
-        id: BackupId::parse(&id).unwrap(),
-        kind: BackupKind::Logical,
-        incarnation: Some("7001".into()),
-        started,
-        finished: started + 5.minutes(),
-        state: "complete",
-        good: true,
-        verified: true,
-        hold: None,
-        needs: Vec::new(),
-        unknown: None,
-        mark: None,
-        locked_until: None,
-        objects: Vec::new(),
-    }
+    let good = BackupFacts::good(source("shop"), BackupId::parse(&id).unwrap(), started);
+    BackupFacts { incarnation: Some("7001".into()), finished: started + 5.minutes(), ..good }
 }
 
 pub(crate) fn partial(backup: BackupFacts) -> BackupFacts {

@@ -1,6 +1,6 @@
 //! `dozo gc`: what belongs to no backup. `plan` changes nothing, `apply` deletes.
 
-use dozo_engine::{CatalogError, ClockDoubts, Decision, GcDone, GcOptions, GcPlan, Uncommitted};
+use dozo_engine::{CatalogError, Decision, GcDone, GcOptions, GcPlan, Uncommitted};
 use dozo_model::{BackupId, SourceName, human_bytes};
 
 use super::{Outcome, Session, when};
@@ -26,9 +26,8 @@ pub(super) async fn run(session: &Session, args: Gc) -> Outcome {
                     .progress
                     .warn("the store has no create-only puts: another host that writes to it may lose its backup");
             }
-            let doubts = if session.ctx.clock.fixed().is_some() { ClockDoubts::Records } else { ClockDoubts::All };
             let policy = |s: &SourceName| config.policy(s);
-            let done = repository.gc_apply_by(&options, &session.ctx.operator, doubts, policy).await?;
+            let done = repository.gc_apply_by(&options, &session.ctx.operator, session.clock_doubts(false), policy).await?;
             session.output.result(&done, || done_lines(&done).join("\n"))?;
         }
         GcVerb::GiveUp { backup, reason } => {

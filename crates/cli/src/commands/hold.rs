@@ -82,7 +82,7 @@ async fn list(session: &Session, repository: &Repository) -> Outcome {
     let facts = repository.retention_facts().await?;
     let held = facts.backups.into_iter().filter_map(|b| {
         let hold = b.hold?;
-        let ended = hold.until.is_some_and(|until| until <= now);
+        let ended = !hold.lasts(now);
         Some(Held { source: b.source, id: b.id, started: b.started, hold, ended })
     });
     let mut held: Vec<Held> = held.collect();

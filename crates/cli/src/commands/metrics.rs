@@ -1,13 +1,9 @@
 //! `status --prometheus`: metrics in Prometheus' text format (exposition format 0.0.4), for the node exporter's textfile collector.
 
 use std::fmt::Write;
-use std::io::Write as _;
-use std::path::Path;
 
 use dozo_engine::{SourceStatus, Status, tool};
 use dozo_model::{Severity, Timestamp};
-
-use crate::error::{CliError, Usage};
 
 /// Metrics of each source: name, help, value.
 type Gauge = (&'static str, &'static str, fn(&SourceStatus) -> Option<f64>);
@@ -96,20 +92,4 @@ pub(super) fn render(status: &Status) -> String {
 
 fn escape(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
-}
-
-/// Replaces a file as a whole: whoever reads it sees the old text or the new one.
-pub(super) fn replace(file: &Path, text: &str) -> Result<(), CliError> {
-    let beside = file.with_extension(format!("{}.tmp", std::process::id()));
-    let write = || -> std::io::Result<()> {
-        let mut out = std::fs::File::create(&beside)?;
-        out.write_all(text.as_bytes())?;
-        out.sync_all()?;
-        std::fs::rename(&beside, file)
-    };
-    write().map_err(|e| {
-        let _ = std::fs::remove_file(&beside);
-        let text = format!("{} cannot be written: {e}", file.display());
-        CliError::Usage(Usage::OutputFile, text, "check the path and its permissions".into())
-    })
 }

@@ -1,11 +1,12 @@
 //! `dozo retention`: what stays and what goes. `plan` changes nothing, `apply` marks, and deletes what was marked long enough ago.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use dozo_engine::{
     Action, BackupSelector, CatalogError, GcOptions, Plan, RetentionDone, RetentionOptions, Verdict, retention_plan,
 };
-use dozo_model::{HoldState, SourceName, Tier, human_bytes};
+use dozo_model::{BackupId, HoldState, Sha256Digest, SourceName, Tier, human_bytes};
 
 use super::{Outcome, Session, hold};
 use crate::args::{Retention, RetentionVerb};
@@ -18,16 +19,18 @@ const FINDING: u8 = 3;
 const UNCOMMITTED_GRACE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 pub(super) async fn run(session: &Session, args: Retention) -> Outcome {
-    // Dumps of other tools need no repository.
-    if let Some(RetentionVerb::Adopt(args)) = &args.verb {
-        return super::adopt::run(session, args);
-    }
-    let config = session.config()?;
-    let repository = config.repository.open().await?;
     let now = session.ctx.clock.now();
+    let open = async || {
+        let config = session.config()?;
+        let repository = config.repository.open().await?;
+        Ok::<_, CliError>((config, repository))
+    };
     // A bare `retention` plans.
     match args.verb.unwrap_or(RetentionVerb::Plan { sources: Vec::new() }) {
+        // Dumps of other tools need no repository.
+        RetentionVerb::Adopt(args) => super::adopt::run(session, &args),
         RetentionVerb::Plan { sources } => {
+            let (config, repository) = open().await?;
             let facts = repository.retention_facts().await?;
             let mut plan = retention_plan(&facts, |s| config.policy(s), now);
             let names: Vec<SourceName> = sources.iter().map(|s| known(&plan, s)).collect::<Result<_, _>>()?;
@@ -40,6 +43,7 @@ pub(super) async fn run(session: &Session, args: Retention) -> Outcome {
             Ok(if plan.unreadable.is_empty() { 0 } else { FINDING })
         }
         RetentionVerb::Apply { plan: file, max_delete, trust_clock } => {
+            let (config, repository) = open().await?;
             let facts = repository.retention_facts().await?;
             let plan = retention_plan(&facts, |s| config.policy(s), now);
             if let Some(file) = file {
@@ -48,9 +52,8 @@ pub(super) async fn run(session: &Session, args: Retention) -> Outcome {
             let options = RetentionOptions {
                 gc: GcOptions { grace: UNCOMMITTED_GRACE, now, only_host: config.repository.only_host.clone() },
                 max_delete: max_delete.map(|p| p.0),
-                trust_clock,
+                doubts: session.clock_doubts(trust_clock),
                 lock: config.repository.lock,
-                fixed_clock: session.ctx.clock.fixed().is_some(),
             };
             tell(session, &plan);
             let (policy, latest) = (|s: &SourceName| config.policy(s), facts.latest_record.as_ref());
@@ -59,9 +62,12 @@ pub(super) async fn run(session: &Session, args: Retention) -> Outcome {
             session.output.result(&done, || done_text(&done, &config))?;
             Ok(0)
         }
-        RetentionVerb::Adopt(args) => super::adopt::run(session, &args),
-        RetentionVerb::Simulate(args) => super::simulate::run(session, &config, &repository, args).await,
+        RetentionVerb::Simulate(args) => {
+            let (config, repository) = open().await?;
+            super::simulate::run(session, &config, &repository, args).await
+        }
         RetentionVerb::Undo { backup, reason, until } => {
+            let (config, repository) = open().await?;
             let selector: BackupSelector = backup.parse()?;
             let manifest = repository.resolve(&selector).await?;
             let (source, id) = (&manifest.source, &manifest.id);
@@ -98,27 +104,25 @@ fn still_stands(file: &Path, plan: &Plan) -> Result<(), CliError> {
     let text = std::fs::read_to_string(file).map_err(|e| wrong(e.to_string()))?;
     #[derive(serde::Deserialize)]
     struct Seen {
-        facts: String,
+        facts: Sha256Digest,
         backups: Vec<SeenBackup>,
     }
     #[derive(serde::Deserialize)]
     struct SeenBackup {
-        source: String,
-        id: String,
-        action: String,
+        source: SourceName,
+        id: BackupId,
+        action: Action,
     }
     let seen: Seen = serde_json::from_str(&text).map_err(|e| wrong(format!("it is not a plan of this program: {e}")))?;
     let changed = |reason: &str| Err(CatalogError::PlanChanged { reason: reason.to_owned() }.into());
-    if seen.facts != plan.facts.to_string() {
+    if seen.facts != plan.facts {
         return changed("backups, checks, holds or the policy have changed");
     }
     if seen.backups.len() != plan.backups.len() {
         return Err(wrong("it is a plan of some sources only".into()));
     }
-    let decided = |v: &Verdict| {
-        seen.backups.iter().any(|b| b.source == v.source.as_str() && b.id == v.id.as_str() && b.action == word(v.action))
-    };
-    if !plan.backups.iter().all(decided) {
+    let decided: HashSet<(&SourceName, &BackupId, Action)> = seen.backups.iter().map(|b| (&b.source, &b.id, b.action)).collect();
+    if !plan.backups.iter().all(|v| decided.contains(&(&v.source, &v.id, v.action))) {
         return changed("a hold has ended, or a date is not in the future any more");
     }
     Ok(())
@@ -131,15 +135,6 @@ fn tell(session: &Session, plan: &Plan) {
     }
     for unreadable in &plan.unreadable {
         session.output.message(&format!("warning: nothing is deleted: {unreadable}"));
-    }
-}
-
-fn word(action: Action) -> &'static str {
-    match action {
-        Action::Keep => "keep",
-        Action::TakeBack => "take-back",
-        Action::Mark => "mark",
-        Action::Marked => "marked",
     }
 }
 

@@ -71,49 +71,37 @@ pub(super) fn run(session: &Session, args: &ScheduleArgs) -> Outcome {
         })?;
         return Ok(0);
     }
-    // Jobs that were switched off since they were installed.
-    let wanted: Vec<&PathBuf> = units.iter().map(|u| &u.file).collect();
-    let mut stale: Vec<PathBuf> =
-        NAMES.iter().flat_map(|n| ["service", "timer"].map(|e| folder.join(format!("dozo-{n}.{e}")))).collect();
-    stale.retain(|file| !wanted.contains(&file) && ours(file).is_ok_and(|ours| ours == Some(true)) && command.owns(file));
     for unit in &units {
         refuse_foreign(unit, &command)?;
     }
-    let timers: Vec<String> = units.iter().filter(|u| u.file.extension().is_some_and(|e| e == "timer")).map(name).collect();
+    let files: Vec<PathBuf> = units.iter().map(|u| u.file.clone()).collect();
+    // Jobs that were switched off since they were installed; when all are removed, the others, too.
+    let mut going: Vec<PathBuf> =
+        NAMES.iter().flat_map(|n| ["service", "timer"].map(|e| folder.join(format!("dozo-{n}.{e}")))).collect();
+    going.retain(|file| !files.contains(file) && ours(file).is_ok_and(|ours| ours == Some(true)) && command.owns(file));
+    going.extend(args.remove.then_some(files.clone()).into_iter().flatten());
     let started = args.into.is_none();
-    let old: Vec<String> = stale.iter().filter(|f| f.extension().is_some_and(|e| e == "timer")).map(|f| file_name(f)).collect();
-    if started && !old.is_empty() {
-        // A timer that is not running cannot be stopped; its file is removed all the same.
-        let _ = systemctl(args.user, &[&["disable", "--now"][..], &old.iter().map(String::as_str).collect::<Vec<_>>()].concat());
+    let timers = timers(&going);
+    if started && !timers.is_empty() {
+        // What is not running cannot be stopped; its file is removed all the same.
+        let _ = systemctl(args.user, &["disable", "--now"], &timers);
     }
-    for file in &stale {
+    for file in &going {
         remove(file)?;
     }
-    if args.remove {
-        if started {
-            // What is not there cannot be stopped; its files are removed all the same.
-            let _ = systemctl(
-                args.user,
-                &[&["disable", "--now"][..], &timers.iter().map(String::as_str).collect::<Vec<_>>()].concat(),
-            );
-        }
-        for unit in &units {
-            remove(&unit.file)?;
-        }
-        if started {
-            systemctl(args.user, &["daemon-reload"])?;
-        }
-    } else {
+    if !args.remove {
         for unit in &units {
             write(unit)?;
         }
-        if started {
-            systemctl(args.user, &["daemon-reload"])?;
-            systemctl(args.user, &[&["enable", "--now"][..], &timers.iter().map(String::as_str).collect::<Vec<_>>()].concat())?;
-        }
+    }
+    if started {
+        systemctl(args.user, &["daemon-reload"], &[])?;
+    }
+    if started && !args.remove {
+        systemctl(args.user, &["enable", "--now"], &self::timers(&files))?;
     }
     session.output.result(&units, || {
-        let files: Vec<String> = units.iter().map(|u| u.file.display().to_string()).collect();
+        let files: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
         let verb = if args.remove { "removed" } else { "wrote" };
         let next = if started && !args.remove { "\n  next: systemctl list-timers 'dozo-*'" } else { "" };
         format!("{verb} {}{next}", files.join(", "))
@@ -245,19 +233,18 @@ fn user_units() -> Result<PathBuf, CliError> {
     base.map(|b| b.join("systemd/user")).ok_or_else(|| failed("neither HOME nor XDG_CONFIG_HOME is set".into()))
 }
 
-fn name(unit: &Unit) -> String {
-    file_name(&unit.file)
-}
-
-fn file_name(file: &Path) -> String {
-    file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+/// Returns the names of the timers among some units.
+fn timers(files: &[PathBuf]) -> Vec<String> {
+    let timers = files.iter().filter(|f| f.extension().is_some_and(|e| e == "timer"));
+    timers.filter_map(|f| Some(f.file_name()?.to_string_lossy().into_owned())).collect()
 }
 
 /// Refuses to replace the units of another configuration: its backups would stop.
 fn refuse_foreign(unit: &Unit, command: &Invocation) -> Result<(), CliError> {
-    let Ok(text) = std::fs::read_to_string(&unit.file) else { return Ok(()) };
-    if !text.starts_with(MARK) {
-        return Err(failed(format!("{} was not written by dozo", unit.file.display())));
+    match ours(&unit.file)? {
+        None => return Ok(()),
+        Some(false) => return Err(failed(format!("{} was not written by dozo", unit.file.display()))),
+        Some(true) => {}
     }
     if unit.file.with_extension("service").exists() && !command.owns(&unit.file) {
         return Err(failed(format!("{} belongs to another configuration than {}", unit.file.display(), command.config)));
@@ -294,9 +281,9 @@ fn remove(file: &Path) -> Result<(), CliError> {
     }
 }
 
-fn systemctl(user: bool, args: &[&str]) -> Result<(), CliError> {
+fn systemctl(user: bool, args: &[&str], units: &[String]) -> Result<(), CliError> {
     let mut command = Command::new("systemctl");
-    command.args(user.then_some("--user")).args(args);
+    command.args(user.then_some("--user")).args(args).args(units);
     let out = command.output().map_err(|e| failed(format!("systemctl cannot be run: {e}")))?;
     if out.status.success() {
         return Ok(());

@@ -8,12 +8,11 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use serde::Serialize;
 
-use super::metrics::replace;
 use super::{Outcome, Session};
 use crate::args::Simulate;
 use crate::config::Config;
 use crate::error::{CliError, Usage};
-use crate::output::table;
+use crate::output::{replace_file, table};
 
 /// Longer is a slip.
 const DAYS_MAX: i64 = 3660;
@@ -53,7 +52,7 @@ pub(super) async fn run(session: &Session, config: &Config, repository: &Reposit
             CliError::Usage(Usage::OutputFile, text, "print it with --json".into())
         })?;
         let html = file.extension().is_some_and(|e| e == "html" || e == "htm");
-        replace(file, &if html { page(&report, &svg) } else { svg })?;
+        replace_file(file, &if html { page(&report, &svg) } else { svg })?;
     }
     session.output.result(&report, || text(&report))?;
     Ok(0)

@@ -6,8 +6,7 @@ use dozo_model::{RetentionPolicy, Severity, SourceName, human_bytes};
 use super::list::verified;
 use super::{Outcome, Session, age, metrics, when};
 use crate::args::StatusArgs;
-use crate::config::Config;
-use crate::output::{Output, table};
+use crate::output::{Output, replace_file, table};
 
 /// Something is not as it is promised.
 const FINDING: u8 = 3;
@@ -40,7 +39,7 @@ pub(super) async fn run(session: &Session, args: StatusArgs) -> Outcome {
     let policy = |s: &SourceName| config.policy(s);
     let found = status(&session.ctx, &repository, &config.repository, &config.sources, policy).await?;
     match &args.prometheus {
-        Some(Some(file)) => metrics::replace(file, &metrics::render(&found))?,
+        Some(Some(file)) => replace_file(file, &metrics::render(&found))?,
         Some(None) => Output::print(&metrics::render(&found))?,
         None => {
             session.output.result(&found, || {
@@ -54,7 +53,7 @@ pub(super) async fn run(session: &Session, args: StatusArgs) -> Outcome {
         let worst = found.all_alarms().map(|(_, alarm)| alarm.severity).max();
         session.raise(worst.unwrap_or(Severity::Info));
     }
-    Ok(if args.max_age.is_some() && too_old(&config, &found) { FINDING } else { 0 })
+    Ok(if args.max_age.is_some() && found.sources.iter().any(|s| s.silent) { FINDING } else { 0 })
 }
 
 /// What is amiss, once: a replica that is not reached is the same for every source.
@@ -72,14 +71,6 @@ fn tell(session: &Session, found: &Status) {
             told.push(text);
         }
     }
-}
-
-fn too_old(config: &Config, found: &Status) -> bool {
-    found.sources.iter().filter(|s| s.configured).any(|s| {
-        let newest = s.newest_good.as_ref().and_then(|l| l.age_seconds);
-        let limit = i64::try_from(config.policy(&s.source).max_age.as_secs()).unwrap_or(i64::MAX);
-        newest.is_none_or(|age| age > limit)
-    })
 }
 
 fn row(s: &SourceStatus) -> Vec<String> {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use dozo_engine::{BackupState, Decision, Facts, GcOptions, RetentionOptions, retention_plan};
+use dozo_engine::{BackupState, ClockDoubts, Decision, Facts, GcOptions, RetentionOptions, retention_plan};
 use dozo_model::{BackupId, FixedClock, Intent, LeaseHolder, Period, RetentionPolicy, Timestamp, Verdict};
 use dozo_testkit::shared;
 use jiff::ToSpan;
@@ -130,7 +130,7 @@ impl Quarter {
         let (policy, verbs) = (policy(), self.verbs(now));
         let plan = retention_plan(&facts, |_| &policy, now);
         let gc = GcOptions { grace: std::time::Duration::from_secs(86_400), now, only_host: None };
-        let options = RetentionOptions { gc, max_delete: None, trust_clock: false, lock: None, fixed_clock: true };
+        let options = RetentionOptions { gc, max_delete: None, doubts: ClockDoubts::Records, lock: None };
         let (latest, ctx) = (facts.latest_record.as_ref(), &verbs.ctx);
         repository.retention_apply(&plan, latest, |_| &policy, &options, &ctx.operator, &ctx.cancel).await.unwrap();
         facts
