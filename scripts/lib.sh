@@ -7,6 +7,10 @@ if [ "$(id -u)" = 0 ]; then DEFAULT_CACHE=/var/cache/dozo; else DEFAULT_CACHE=${
 export DOZO_CACHE=${DOZO_CACHE:-$DEFAULT_CACHE}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$DOZO_CACHE/target}
 export DOZO_SERVICES=$DOZO_CACHE/services
+# DuckDB is compiled once for all (scripts/duckdb); the crate libduckdb-sys reads these.
+# Our crates are built with these: all features, and the DuckDB library that is there instead of another compilation.
+FEATURES=(--no-default-features --features dozo/duckdb)
+export DUCKDB_LIB_DIR=$DOZO_CACHE/duckdb-2.0.0 DUCKDB_STATIC=1
 mkdir -p "$DOZO_CACHE"
 
 say() { printf '== %s\n' "$*"; }

@@ -111,10 +111,10 @@ impl History {
     /// all backups that hold the table with the same fingerprint and shape.
     #[must_use]
     pub fn physical_copies(&self, manifest: &Manifest) -> BTreeMap<QualifiedName, usize> {
-        let wanted: HashMap<&QualifiedName, &Dataset> = manifest.datasets.iter().map(|d| (&d.name, d)).collect();
+        let wanted: HashMap<&QualifiedName, &Dataset> = manifest.datasets().iter().map(|d| (&d.name, d)).collect();
         let mut copies: BTreeMap<QualifiedName, HashSet<Vec<(&str, u32)>>> = BTreeMap::new();
         let others = self.records.iter().map(|r| r.manifest.as_ref());
-        for dataset in others.chain([manifest]).flat_map(|m| &m.datasets) {
+        for dataset in others.chain([manifest]).flat_map(Manifest::datasets) {
             let same = |d: &&&Dataset| d.fingerprint == dataset.fingerprint && d.shape == dataset.shape;
             if wanted.get(&dataset.name).filter(same).is_some() {
                 let place = dataset.parts.iter().map(|p| (p.object.as_str(), p.row_groups.0)).collect();

@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use dozo_catalog::{BackupState, CatalogError, Decision, Fate, GcOptions, Repository, this_process};
 use dozo_model::{
-    BackupId, FixedClock, Intent, Manifest, ManifestError, ManifestForm, ObjectRef, Operator, Sha256Digest, SourceName, Timestamp,
+    BackupId, Content, FixedClock, Intent, Manifest, ManifestError, ManifestForm, ObjectRef, Operator, Sha256Digest, SourceName,
+    Timestamp,
 };
 use dozo_store::{Intercept, Interference, Operation, Request, Store};
 
@@ -41,7 +42,8 @@ async fn committed(repository: &Repository, n: usize, parent: Option<&Manifest>)
 async fn stored(repository: &Repository, n: usize, parent: Option<&Manifest>) -> Manifest {
     let mut manifest = Manifest::from_bytes(include_bytes!("../../model/golden/manifest_v1.json")).unwrap();
     manifest.id = BackupId::parse(&format!("2026112{n}T020000Z-aaaaa{n}")).unwrap();
-    manifest.datasets.clear();
+    let Content::Postgres(content) = &mut manifest.content else { panic!("the golden manifest is of Postgres") };
+    content.datasets.clear();
     let key = format!("data/{}/public/orders/00000-{}-abcdefgh.parquet", manifest.source, manifest.id);
     manifest.objects = vec![ObjectRef { bytes: key.len() as u64, sha256: Sha256Digest::of(key.as_bytes()), key: key.clone() }];
     manifest.parent = parent.map(|p| p.id.clone());

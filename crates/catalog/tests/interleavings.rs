@@ -16,8 +16,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use dozo_catalog::{BackupState, CatalogError, Decision, GcOptions, Repository};
 use dozo_model::{
-    BackupId, FORMAT_VERSION, FixedClock, Intent, LeaseHolder, Manifest, ManifestForm, ObjectRef, Operator, Sha256Digest,
-    SourceName, Timestamp,
+    BackupId, Content, FORMAT_VERSION, FixedClock, Intent, LeaseHolder, Manifest, ManifestForm, ObjectRef, Operator,
+    Sha256Digest, SourceName, Timestamp,
 };
 use dozo_store::{Intercept, Interference, Operation, Request, Store};
 use futures::FutureExt;
@@ -125,7 +125,8 @@ fn manifest(n: usize, keys: &[String]) -> Manifest {
     let mut manifest = Manifest::from_bytes(include_bytes!("../../model/golden/manifest_v1.json")).unwrap();
     manifest.id = id(n);
     manifest.parent = None;
-    manifest.datasets.clear();
+    let Content::Postgres(content) = &mut manifest.content else { panic!("the golden manifest is of Postgres") };
+    content.datasets.clear();
     manifest.objects = keys.iter().map(|key| object(key)).collect();
     manifest
 }

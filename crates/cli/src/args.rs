@@ -315,11 +315,12 @@ pub(crate) enum OnExisting {
 /// `dozo restore`
 #[derive(Debug, Args)]
 pub(crate) struct Restore {
-    /// SOURCE@latest, SOURCE@ID, or a unique prefix of an id
-    #[arg(value_name = "BACKUP")]
-    pub(crate) backup: String,
-    /// Database to restore into: env:NAME, file:PATH, a URL without password, or a source of the configuration
-    #[arg(long, value_name = "URL")]
+    /// SOURCE@latest, SOURCE@ID, or a unique prefix of an id; several only of files
+    #[arg(value_name = "BACKUP", required = true)]
+    pub(crate) backups: Vec<String>,
+    /// Database to restore into: env:NAME, file:PATH, a URL without password, or a source of the configuration; a folder for
+    /// backups of files
+    #[arg(long, value_name = "URL|FOLDER")]
     pub(crate) to: String,
     /// Only this schema (repeatable)
     #[arg(long, value_name = "SCHEMA")]

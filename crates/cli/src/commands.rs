@@ -156,7 +156,14 @@ pub(crate) fn database(session: &Session, text: &str) -> Result<ConnInfo, CliErr
     }
     let config = session.config()?;
     match config.source(text) {
-        Some(source) => Ok(source.url.resolve()?),
+        Some(source) => match source.postgres() {
+            Some(settings) => Ok(settings.url.resolve()?),
+            None => Err(CliError::Usage(
+                Usage::NoDatabase,
+                format!("source `{text}` is not a Postgres database"),
+                "name a source of kind postgres, or env:NAME".into(),
+            )),
+        },
         None => Err(unknown_source(&config, text)),
     }
 }

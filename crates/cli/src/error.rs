@@ -35,6 +35,8 @@ pub(crate) enum Usage {
     OutputFile,
     /// Timers cannot be installed, or started.
     Schedule,
+    /// The source is no database.
+    NoDatabase,
 }
 
 impl Usage {
@@ -52,6 +54,7 @@ impl Usage {
             Self::UnknownReceiver => "DOZO-E1015",
             Self::OutputFile => "DOZO-E1016",
             Self::Schedule => "DOZO-E1017",
+            Self::NoDatabase => "DOZO-E1018",
         }
     }
 }

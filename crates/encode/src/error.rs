@@ -10,6 +10,9 @@ pub enum EncodeError {
     /// A batch could not be written.
     #[error("cannot encode Parquet")]
     Write(#[source] ParquetError),
+    /// A block could not be compressed.
+    #[error("cannot compress")]
+    Compress(#[source] std::io::Error),
     /// The uploader stopped; its error tells why.
     #[error("the upload stopped")]
     Closed,
@@ -34,7 +37,7 @@ pub enum EncodeError {
 impl Explain for EncodeError {
     fn class(&self) -> ErrorClass {
         match self {
-            Self::Write(_) => ErrorClass::Internal,
+            Self::Write(_) | Self::Compress(_) => ErrorClass::Internal,
             Self::Closed => ErrorClass::Cancelled,
             Self::Read(_) | Self::Schema(_) | Self::RowGroups { .. } => ErrorClass::Integrity,
         }
@@ -47,6 +50,7 @@ impl Explain for EncodeError {
             Self::Read(_) => "DOZO-E4003",
             Self::Schema(_) => "DOZO-E4004",
             Self::RowGroups { .. } => "DOZO-E4005",
+            Self::Compress(_) => "DOZO-E4006",
         }
     }
 

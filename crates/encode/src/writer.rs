@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use arrow_schema::{Schema, SchemaRef};
-use dozo_model::{Column, NumericMod, PgType, Profile, Sha256Digest};
+use arrow_schema::{DataType, Schema, SchemaRef};
+use dozo_model::Sha256Digest;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -115,7 +115,6 @@ enum State<S: PartSink> {
 
 struct Pending<S> {
     schema: SchemaRef,
-    columns: Vec<Column>,
     options: EncodeOptions,
     sink: S,
     batches: Vec<RecordBatch>,
@@ -136,9 +135,9 @@ impl<S: PartSink> Pending<S> {
             .set_max_row_group_row_count(Some(self.options.row_group_rows))
             .set_created_by(concat!("dozo version ", env!("CARGO_PKG_VERSION")).to_owned())
             .set_key_value_metadata(Some(metadata));
-        for (i, column) in self.columns.iter().enumerate() {
-            let path = || ColumnPath::from(column.parquet_name.clone());
-            if let Some(encoding) = plain_encoding(column) {
+        for (i, field) in self.schema.fields().iter().enumerate() {
+            let path = || ColumnPath::from(field.name().clone());
+            if let Some(encoding) = plain_encoding(field.data_type()) {
                 properties = properties.set_column_encoding(path(), encoding);
             }
             let habit = habit(&self.batches, i);
@@ -159,16 +158,9 @@ impl<S: PartSink> ParquetEncoder<S> {
     ///
     /// # Errors
     /// When the zstd level is not valid.
-    pub fn new(schema: &SchemaRef, columns: &[Column], options: &EncodeOptions, sink: S) -> Result<Self> {
+    pub fn new(schema: &SchemaRef, options: &EncodeOptions, sink: S) -> Result<Self> {
         ZstdLevel::try_new(options.zstd_level).map_err(EncodeError::Write)?;
-        let pending = Pending {
-            schema: Arc::clone(schema),
-            columns: columns.to_vec(),
-            options: options.clone(),
-            sink,
-            batches: Vec::new(),
-            rows: 0,
-        };
+        let pending = Pending { schema: Arc::clone(schema), options: options.clone(), sink, batches: Vec::new(), rows: 0 };
         let state = State::Sampling(Box::new(pending));
         Ok(Self { state, row_group_bytes: options.row_group_bytes, raw_bytes: 0, run_start: 0 })
     }
@@ -249,60 +241,22 @@ fn write_error(error: ParquetError) -> EncodeError {
 }
 
 /// The encoding where a dictionary does not pay, from the start or later; `None` = PLAIN.
-fn plain_encoding(column: &Column) -> Option<Encoding> {
-    match &column.wire {
-        PgType::Uuid if column.profile == Profile::Native => None,
-        PgType::Time if column.profile == Profile::Native => Some(Encoding::DELTA_BINARY_PACKED),
-        PgType::Int2
-        | PgType::Int4
-        | PgType::Int8
-        | PgType::Oid
-        | PgType::Xid
-        | PgType::Cid
-        | PgType::Date
-        | PgType::Timestamp
-        | PgType::Timestamptz => Some(Encoding::DELTA_BINARY_PACKED),
-        PgType::Numeric(Some(m)) => match NumericMod::decimal(*m) {
-            Some((p, _)) if p <= 18 => Some(Encoding::DELTA_BINARY_PACKED),
-            Some(_) => None,
-            None => Some(Encoding::DELTA_LENGTH_BYTE_ARRAY),
-        },
-        PgType::Numeric(None)
-        | PgType::Text
-        | PgType::Varchar
-        | PgType::Bpchar
-        | PgType::Name
-        | PgType::Char
-        | PgType::Bytea
-        | PgType::Time
-        | PgType::Timetz
-        | PgType::Uuid
-        | PgType::Json
-        | PgType::Jsonb
-        | PgType::Inet
-        | PgType::Cidr
-        | PgType::Macaddr
-        | PgType::Macaddr8
-        | PgType::Bit
-        | PgType::Varbit
-        | PgType::Citext
-        | PgType::Geometry { .. }
-        | PgType::Xml
-        | PgType::AsText
-        | PgType::Raw(_)
-        | PgType::Enum => Some(Encoding::DELTA_LENGTH_BYTE_ARRAY),
-        PgType::Bool
-        | PgType::Float4
-        | PgType::Float8
-        | PgType::Money { .. }
-        // Of several leaf columns.
-        | PgType::Interval
-        | PgType::Array(_)
-        | PgType::DomainArray(_)
-        | PgType::Composite(_)
-        | PgType::Hstore
-        | PgType::Vector
-        | PgType::Sparsevec => None,
+fn plain_encoding(t: &DataType) -> Option<Encoding> {
+    match t {
+        DataType::Int8
+        | DataType::Int16
+        | DataType::Int32
+        | DataType::Int64
+        | DataType::Date32
+        | DataType::Time64(_)
+        | DataType::Timestamp(..) => Some(Encoding::DELTA_BINARY_PACKED),
+        // An integer in Parquet.
+        DataType::Decimal128(precision, _) if *precision <= 18 => Some(Encoding::DELTA_BINARY_PACKED),
+        DataType::Utf8 | DataType::Binary | DataType::LargeUtf8 | DataType::LargeBinary => {
+            Some(Encoding::DELTA_LENGTH_BYTE_ARRAY)
+        }
+        // Booleans, floats, wide decimals, and what has several leaf columns.
+        _ => None,
     }
 }
 

@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use crate::backup::{Readable, readable, wanted_sequences};
 use crate::budget::Budget;
-use crate::context::{Context, RepositorySettings, SourceSettings};
+use crate::context::{Context, DuckdbSettings, PostgresSettings, RepositorySettings, SourceKind, SourceSettings};
 use crate::select::Patterns;
-use crate::{EngineError, Result};
+use crate::{EngineError, Result, duckdb};
 
 /// Answer to one question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -207,14 +207,35 @@ fn tell_capabilities(doctor: &mut Doctor, found: &Capabilities, recorded: Option
 
 async fn check_source(ctx: &Context, source: &SourceSettings, parts: Parts) -> Vec<CheckLine> {
     let mut doctor = Doctor { about: source.name.to_string(), lines: Vec::new() };
-    if let Err(e) = look_at_source(ctx, source, parts, &mut doctor).await {
+    let looked = match &source.kind {
+        SourceKind::Postgres(settings) => look_at_database(ctx, source, settings, parts, &mut doctor).await,
+        SourceKind::Duckdb(settings) => look_at_files(source, settings, &mut doctor),
+    };
+    if let Err(e) = looked {
         doctor.fail("source", &e);
     }
     doctor.lines
 }
 
-async fn look_at_source(ctx: &Context, source: &SourceSettings, parts: Parts, doctor: &mut Doctor) -> Result<()> {
-    let info = match source.connection() {
+/// Looks whether the files are there and open.
+fn look_at_files(source: &SourceSettings, settings: &DuckdbSettings, doctor: &mut Doctor) -> Result<()> {
+    for (name, found) in duckdb::look_at(source, settings)? {
+        match found {
+            Ok(detail) => doctor.ok("file", format!("{name}: {detail}")),
+            Err(e) => doctor.fail("file", &e),
+        }
+    }
+    Ok(())
+}
+
+async fn look_at_database(
+    ctx: &Context,
+    source: &SourceSettings,
+    settings: &PostgresSettings,
+    parts: Parts,
+    doctor: &mut Doctor,
+) -> Result<()> {
+    let info = match settings.connection() {
         Ok(info) => info,
         Err(e) => {
             doctor.fail("url", &e);
@@ -310,7 +331,7 @@ async fn look_at_source(ctx: &Context, source: &SourceSettings, parts: Parts, do
             Some("keep the repository closed to others, or back up as a role that does not own them".into()),
         );
     }
-    match PgTools::find(&source.pg_tools, facts.version_num).await {
+    match PgTools::find(&settings.pg_tools, facts.version_num).await {
         Ok(tools) => doctor.ok("pg_dump", format!("version {} in {}", tools.major, tools.location())),
         Err(e) => doctor.fail("pg_dump", &e),
     }

@@ -7,7 +7,7 @@ use dozo_model::SourceName;
 use dozo_postgres::{Session, databases};
 use dozo_store::encode_name;
 
-use crate::context::SourceSettings;
+use crate::context::{PostgresSettings, SourceKind, SourceSettings};
 use crate::select::glob;
 use crate::{EngineError, Result};
 
@@ -26,10 +26,10 @@ pub struct Expanded {
 /// # Errors
 /// What the server says; a name that is taken or too long.
 pub async fn expand(source: &SourceSettings, taken: &[SourceName]) -> Result<Expanded> {
-    let Some(choice) = &source.databases else {
+    let Some((settings, choice)) = source.postgres().and_then(|pg| Some((pg, pg.databases.as_ref()?))) else {
         return Ok(Expanded { sources: vec![source.clone()], refused: vec![] });
     };
-    let info = source.connection()?;
+    let info = settings.connection()?;
     let session = Session::connect(&info).await?;
     let found = databases(&session).await?;
     let mut chosen = BTreeSet::new();
@@ -62,8 +62,7 @@ pub async fn expand(source: &SourceSettings, taken: &[SourceName]) -> Result<Exp
         }
         expanded.sources.push(SourceSettings {
             name,
-            database: Some(database.name),
-            databases: None,
+            kind: SourceKind::Postgres(PostgresSettings { database: Some(database.name), databases: None, ..settings.clone() }),
             // Hooks belong to the whole; the caller runs them once.
             hooks: crate::context::Hooks::default(),
             ..source.clone()
@@ -98,10 +97,10 @@ pub async fn vanished(
         }
         let latest = repository.resolve(&BackupSelector { source: Some(name.clone()), prefix: None }).await;
         let excluded = |database: &str| {
-            let patterns = source.databases.iter().flat_map(|c| &c.exclude);
+            let patterns = source.databases().into_iter().flat_map(|c| &c.exclude);
             patterns.filter_map(|p| glob(p).ok()).any(|m| m.is_match(database))
         };
-        if latest.is_ok_and(|m| !excluded(&m.server.database)) {
+        if latest.is_ok_and(|m| m.postgres().is_none_or(|pg| !excluded(&pg.server.database))) {
             gone.push(name);
         }
     }

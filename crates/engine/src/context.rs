@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dozo_catalog::{LockPolicy, Repository};
-use dozo_model::{ByteSize, Clock, Operator, Profile, Progress, RetentionPolicy, SourceName};
+use dozo_model::{ByteSize, Clock, Compression, DuckdbForm, Operator, Profile, Progress, RetentionPolicy, SourceName};
 use dozo_postgres::{ConnInfo, ToolChoice, UrlRef};
 use dozo_store::{Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
@@ -106,19 +106,13 @@ impl RepositorySettings {
 pub struct SourceSettings {
     /// Name.
     pub name: SourceName,
-    /// Where the connection text comes from.
-    pub url: UrlRef,
-    /// Another database of the same server than the URL's.
-    pub database: Option<String>,
-    /// Every database that these patterns match is a source of its own; none = only the URL's.
-    pub databases: Option<DatabaseChoice>,
-    /// Tables to take; empty = all.
+    /// What it is, with the settings that only such sources have.
+    pub kind: SourceKind,
+    /// Tables or files to take; empty = all.
     pub include: Vec<String>,
-    /// Tables to leave out.
+    /// Tables or files to leave out.
     pub exclude: Vec<String>,
-    /// Client programs.
-    pub pg_tools: ToolChoice,
-    /// Connections on the snapshot.
+    /// Threads, each with a connection of its own.
     pub workers: usize,
     /// Memory for all workers together.
     pub memory: ByteSize,
@@ -134,26 +128,61 @@ pub struct SourceSettings {
     pub shrink_max: u8,
     /// Tables that may lose any number of rows.
     pub shrink_ignore: Vec<String>,
+    /// Bytes per second that a run may read; none = as fast as it goes.
+    pub rate: Option<ByteSize>,
+    /// Commands around a backup.
+    pub hooks: Hooks,
+    /// What is kept of it.
+    pub retention: RetentionPolicy,
+    /// What raises an alarm.
+    pub alarms: AlarmRules,
+}
+
+/// What a source is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceKind {
+    /// A Postgres database, or a whole server.
+    Postgres(PostgresSettings),
+    /// DuckDB files.
+    Duckdb(DuckdbSettings),
+}
+
+/// What only a Postgres source has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PostgresSettings {
+    /// Where the connection text comes from.
+    pub url: UrlRef,
+    /// Another database of the same server than the URL's.
+    pub database: Option<String>,
+    /// Every database that these patterns match is a source of its own; none = only the URL's.
+    pub databases: Option<DatabaseChoice>,
+    /// Client programs.
+    pub pg_tools: ToolChoice,
     /// How long others may wait behind our locks.
     pub max_block: Duration,
     /// What happens then.
     pub on_block: OnBlock,
     /// Replicas that lag more than this make the run pause; none = they are not looked at.
     pub max_replication_lag: Option<Duration>,
-    /// COPY bytes per second that a run may read; none = as fast as it goes.
-    pub rate: Option<ByteSize>,
-    /// Commands around a backup.
-    pub hooks: Hooks,
     /// For whom files are written.
     pub profile: Profile,
     /// Columns of types that nobody can load, which are exported as text nevertheless: `schema.table.column`.
     pub text_only: Vec<String>,
-    /// What is kept of it.
-    pub retention: RetentionPolicy,
-    /// What raises an alarm.
-    pub alarms: AlarmRules,
     /// Whether a database without an encoding is refused where it has texts, instead of kept as bytes.
     pub refuse_unknown_encoding: bool,
+}
+
+/// What only a DuckDB source has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DuckdbSettings {
+    /// Folder that the pattern counts from.
+    pub base: std::path::PathBuf,
+    /// Pattern of the files' paths; every file that it matches is backed up.
+    pub path: std::path::PathBuf,
+    /// How they are stored.
+    pub form: DuckdbForm,
+    /// How the file form is compressed.
+    pub compression: Compression,
 }
 
 impl SourceSettings {
@@ -163,13 +192,30 @@ impl SourceSettings {
         all.iter().find(|s| &s.name == name).or_else(|| all.iter().find(|s| s.has_database(name)))
     }
 
+    /// Returns what only a Postgres source has.
+    #[must_use]
+    pub fn postgres(&self) -> Option<&PostgresSettings> {
+        match &self.kind {
+            SourceKind::Postgres(settings) => Some(settings),
+            SourceKind::Duckdb(_) => None,
+        }
+    }
+
+    /// Returns which databases of a server are sources of their own; none = it is a source by itself.
+    #[must_use]
+    pub fn databases(&self) -> Option<&DatabaseChoice> {
+        self.postgres()?.databases.as_ref()
+    }
+
     /// Tells whether this is a whole server, and `name` one of its databases.
     #[must_use]
     pub fn has_database(&self, name: &SourceName) -> bool {
         let rest = name.as_str().strip_prefix(self.name.as_str());
-        self.databases.is_some() && rest.is_some_and(|rest| rest.starts_with('-'))
+        self.databases().is_some() && rest.is_some_and(|rest| rest.starts_with('-'))
     }
+}
 
+impl PostgresSettings {
     /// Resolves how it is connected.
     ///
     /// # Errors

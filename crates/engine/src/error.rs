@@ -13,6 +13,16 @@ pub enum EngineError {
     /// Postgres.
     #[error(transparent)]
     Postgres(#[from] PgError),
+    /// A DuckDB file.
+    #[cfg(feature = "duckdb")]
+    #[error(transparent)]
+    Duckdb(#[from] dozo_duckdb::DuckdbError),
+    /// This program was built without DuckDB.
+    #[error("{what}: this dozo was built without DuckDB")]
+    WithoutDuckdb {
+        /// What needs it.
+        what: String,
+    },
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -69,6 +79,16 @@ pub enum EngineError {
     /// A name is not valid.
     #[error(transparent)]
     Name(#[from] IdError),
+    /// A backup of another kind of source than the verb is for.
+    #[error("{backup} is a backup of a {kind} source: this needs one of a {wanted} source")]
+    OtherKind {
+        /// Source and id.
+        backup: String,
+        /// Kind of its source.
+        kind: &'static str,
+        /// Kind that is needed.
+        wanted: &'static str,
+    },
     /// Options contradict each other.
     #[error("{0}")]
     Options(String),
@@ -247,12 +267,18 @@ impl Explain for EngineError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::Postgres(e) => e.class(),
+            #[cfg(feature = "duckdb")]
+            Self::Duckdb(e) => e.class(),
             Self::Store(e) => e.class(),
             Self::Catalog(e) => e.class(),
             Self::Encode { source, .. } => source.class(),
-            Self::BadPattern { .. } | Self::NoMatch { .. } | Self::Name(_) | Self::Options(_) | Self::SameRepository { .. } => {
-                ErrorClass::Input
-            }
+            Self::BadPattern { .. }
+            | Self::NoMatch { .. }
+            | Self::Name(_)
+            | Self::Options(_)
+            | Self::OtherKind { .. }
+            | Self::WithoutDuckdb { .. }
+            | Self::SameRepository { .. } => ErrorClass::Input,
             Self::TargetOccupied { .. }
             | Self::OtherRestore { .. }
             | Self::TableDiffers { .. }
@@ -280,6 +306,8 @@ impl Explain for EngineError {
     fn code(&self) -> &'static str {
         match self {
             Self::Postgres(e) => e.code(),
+            #[cfg(feature = "duckdb")]
+            Self::Duckdb(e) => e.code(),
             Self::Store(e) => e.code(),
             Self::Catalog(e) => e.code(),
             Self::Encode { source, .. } => source.code(),
@@ -308,6 +336,8 @@ impl Explain for EngineError {
             Self::SameRepository { .. } => "DOZO-E6024",
             Self::Folder { .. } => "DOZO-E6025",
             Self::TooManyDumps { .. } => "DOZO-E6026",
+            Self::OtherKind { .. } => "DOZO-E6027",
+            Self::WithoutDuckdb { .. } => "DOZO-E6028",
             Self::Cancelled => "DOZO-E6010",
             Self::Internal(_) => "DOZO-E6099",
         }
@@ -316,6 +346,8 @@ impl Explain for EngineError {
     fn next(&self) -> Option<String> {
         Some(match self {
             Self::Postgres(e) => return e.next(),
+            #[cfg(feature = "duckdb")]
+            Self::Duckdb(e) => return e.next(),
             Self::Store(e) => return e.next(),
             Self::Catalog(e) => return e.next(),
             Self::Encode { source, .. } => return source.next(),
@@ -323,6 +355,8 @@ impl Explain for EngineError {
                 "patterns are schema.table with * and ?; dozo check lists the tables".into()
             }
             Self::Options(_) => "dozo help, and the verb".into(),
+            Self::OtherKind { .. } => "dozo list shows what there is".into(),
+            Self::WithoutDuckdb { .. } => "build it with the feature duckdb, which is on by default".into(),
             Self::NoReplica { name, .. } => format!("mount its disk, or make it: dozo replicate --init --to {name}"),
             Self::SameRepository { .. } => "give [[repository.replica]] the url of another repository".into(),
             Self::TargetOccupied { .. } => {

@@ -13,6 +13,11 @@ mod check;
 mod cluster;
 mod compare;
 mod context;
+#[cfg(feature = "duckdb")]
+mod duckdb;
+#[cfg(not(feature = "duckdb"))]
+#[path = "without_duckdb.rs"]
+mod duckdb;
 mod error;
 mod fingerprint;
 mod hooks;
@@ -33,7 +38,10 @@ pub use budget::Budget;
 pub use check::{CheckLine, CheckStatus, check};
 pub use cluster::{Expanded, expand, vanished};
 pub use compare::{CompareOptions, CompareReport, CompareSide, PartitionComparison, RowDifference, TableComparison, compare};
-pub use context::{Context, DatabaseChoice, Hook, Hooks, OnBlock, ReplicaSettings, RepositorySettings, SourceSettings};
+pub use context::{
+    Context, DatabaseChoice, DuckdbSettings, Hook, Hooks, OnBlock, PostgresSettings, ReplicaSettings, RepositorySettings,
+    SourceKind, SourceSettings,
+};
 pub use error::EngineError;
 pub use fingerprint::{FingerprintLine, FingerprintReport, fingerprint, fingerprint_statements};
 pub use hooks::run as run_hook;
@@ -42,7 +50,8 @@ pub use replicate::{
     FailedCopy, ReplicaChoice, ReplicaLag, ReplicateOptions, ReplicateReport, Replicated, ReplicatedBackup, replicate,
 };
 pub use restore::{
-    Content, Existing, PreviewTable, RestoreOptions, RestorePreview, RestoreReport, RestoredTable, preview, restore,
+    Content, Existing, FolderOptions, FolderReport, PreviewTable, RestoreOptions, RestorePreview, RestoreReport, RestoredFile,
+    RestoredTable, preview, restore, restore_folder,
 };
 pub use select::Patterns;
 pub use status::{AcceptReport, BackupLine, Disk, Going, SourceStatus, Status, accept, list, status};

@@ -4,6 +4,7 @@
 //! progress → sequences → indexes and keys → materialized views → statistics → fingerprints. *Crash behaviour*: what is noted in
 //! `dozo.restore` is complete; the next run of the same restore continues and touches nothing that it did not create.
 
+mod folder;
 mod into;
 mod plan;
 mod preview;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use dozo_catalog::Repository;
-use dozo_model::{DatasetKind, Fingerprint, Manifest, Stage};
+use dozo_model::{DatasetKind, Fingerprint, Manifest, PostgresContent, Stage};
 use dozo_postgres::{
     ConnInfo, Definitions, LoadTable, LoadWorker, PgError, PgTools, RestoreTarget, RowEncoder, Section, TargetState, TargetTable,
     ToolChoice, database_statements, left_out, shape_digest, subscription_statements, unsupported,
@@ -22,6 +23,7 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+pub use folder::{FolderOptions, FolderReport, RestoredFile, restore_folder};
 pub use preview::{PreviewTable, RestorePreview, preview};
 
 use crate::context::Context;
@@ -199,15 +201,16 @@ async fn dispatch(
     options: &RestoreOptions,
 ) -> Result<RestoreReport> {
     ctx.progress.stage(Stage::Prepare, 0, 0);
+    let pg = postgres(manifest)?;
     if options.create_db {
-        match RestoreTarget::create_database(info, &manifest.server).await {
+        match RestoreTarget::create_database(info, &pg.server).await {
             // It exists: whether it may be used is found out below.
             Err(PgError::Query { sqlstate, .. }) if sqlstate == "42P04" => {}
             other => other?,
         }
     }
     let (target, plan) = opened(repository, manifest, info, options).await?;
-    let job = Job { ctx, repository, manifest, info, options, target: &target };
+    let job = Job { ctx, repository, manifest, pg, info, options, target: &target };
     let live = into::groups(&target, &plan).await?;
     if into::into_existing(&live, options)? {
         return into::run(job, &plan, &live).await;
@@ -226,9 +229,19 @@ async fn opened(
     let Some(target) = RestoreTarget::open(info, options.role.as_deref()).await? else {
         return Err(EngineError::RestoreRunning { target: info.target() });
     };
-    let tools = PgTools::find(&options.pg_tools, manifest.server.version_num.max(manifest.dump_version * 10_000)).await?;
-    let plan = RestorePlan::new(repository, manifest, &tools, options).await?;
+    let pg = postgres(manifest)?;
+    let tools = PgTools::find(&options.pg_tools, pg.server.version_num.max(pg.dump_version * 10_000)).await?;
+    let plan = RestorePlan::new(repository, manifest, pg, &tools, options).await?;
     Ok((target, plan))
+}
+
+/// Returns what a backup holds of a Postgres database.
+pub(crate) fn postgres(manifest: &Manifest) -> Result<&PostgresContent> {
+    manifest.postgres().ok_or_else(|| EngineError::OtherKind {
+        backup: format!("{}@{}", manifest.source, manifest.id),
+        kind: manifest.kind(),
+        wanted: "postgres",
+    })
 }
 
 /// A restore that has begun.
@@ -237,6 +250,7 @@ struct Job<'a> {
     ctx: &'a Context,
     repository: &'a Repository,
     manifest: &'a Manifest,
+    pg: &'a PostgresContent,
     info: &'a ConnInfo,
     options: &'a RestoreOptions,
     target: &'a RestoreTarget,
@@ -256,7 +270,7 @@ impl Job<'_> {
 }
 
 async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
-    let Job { ctx, manifest, info, options, target, .. } = job;
+    let Job { ctx, manifest, pg, info, options, target, .. } = job;
     let began = Instant::now();
     let target_name = info.target();
     let mut seconds = BTreeMap::new();
@@ -371,8 +385,8 @@ async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
         warnings.extend(left_out_late.into_iter().map(|what| format!("left out {what}")));
         let owners = !options.no_owner && options.role.is_none();
         if plan.whole && options.content != Content::Data {
-            let mut statements = subscription_statements(&manifest.database.subscriptions, owners);
-            for subscription in manifest.database.subscriptions.iter().filter(|s| s.connection.is_some()) {
+            let mut statements = subscription_statements(&pg.database.subscriptions, owners);
+            for subscription in pg.database.subscriptions.iter().filter(|s| s.connection.is_some()) {
                 warnings.push(format!(
                     "subscription {} is switched off, without password and slot{}",
                     subscription.name,
@@ -380,7 +394,7 @@ async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
                 ));
             }
             if options.create_db {
-                statements.extend(database_statements(&manifest.database, &info.database, !options.no_privileges));
+                statements.extend(database_statements(&pg.database, &info.database, !options.no_privileges));
             }
             warnings.extend(target.try_statements(&statements).await);
         }

@@ -5,14 +5,14 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use dozo_model::{Dataset, DatasetKind, Manifest, PgType, human_bytes, human_count, quote_literal};
+use dozo_model::{Dataset, DatasetKind, Manifest, PgType, PostgresContent, human_bytes, human_count, quote_literal};
 use dozo_postgres::{
     client_encoding, copy_text_into, database_statements, dataset_fingerprint_sql, exact_only_through_dozo, fingerprint_settings,
     large_object_statements, subscription_statements, text_from_parquet,
 };
 
 /// Returns the text. `skip` are entries of the schema that need a table that is not in the backup.
-pub(crate) fn write(manifest: &Manifest, url: &str, skip: &BTreeSet<u32>) -> String {
+pub(crate) fn write(manifest: &Manifest, pg: &PostgresContent, url: &str, skip: &BTreeSet<u32>) -> String {
     let mut out = String::new();
     let m = manifest;
     let file = |key: &str| format!("\"$REPO/{key}\"");
@@ -36,16 +36,16 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
 ",
         source = m.source,
         id = m.id,
-        database = plain(&m.server.database),
-        version = m.server.version,
+        database = plain(&pg.server.database),
+        version = pg.server.version,
         started = m.started,
         rows = human_count(m.rows()),
-        tables = m.datasets.len(),
-        major = m.dump_version,
-        room = human_bytes(m.datasets.iter().map(|d| d.bytes_read * 2).max().unwrap_or(0)),
-        encoding = m.server.encoding,
+        tables = pg.datasets.len(),
+        major = pg.dump_version,
+        room = human_bytes(pg.datasets.iter().map(|d| d.bytes_read * 2).max().unwrap_or(0)),
+        encoding = pg.server.encoding,
     );
-    match &m.files.globals_sql {
+    match &pg.files.globals_sql {
         Some(key) => {
             let _ = writeln!(
                 out,
@@ -54,14 +54,15 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
             );
         }
         None => {
-            let _ = writeln!(out, "\nRoles could not be read. These own or may use something: {}.\n", plain(&m.roles.join(", ")));
+            let _ =
+                writeln!(out, "\nRoles could not be read. These own or may use something: {}.\n", plain(&pg.roles.join(", ")));
         }
     }
-    let dump = file(&m.files.schema_dump);
+    let dump = file(&pg.files.schema_dump);
     let _ = writeln!(
         out,
         "## 2. Schema, before the rows\n\n```sh\nset -eu\nexport PGCLIENTENCODING={client}\ncd \"$WORK\"\nln -sfn \"$REPO\" repo",
-        client = client_encoding(&m.server.encoding)
+        client = client_encoding(&pg.server.encoding)
     );
     section(&mut out, &dump, "pre-data", skip);
     let _ = writeln!(
@@ -69,14 +70,14 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
         "```\n\nLeave out `--no-owner --no-privileges` where the roles exist.\n\n## 3. Rows\n\nDuckDB turns each file into lines for COPY, `psql` loads them. \
          Values that a readable column cannot hold come from the column `_dozo_exact`."
     );
-    let (late, early): (Vec<&Dataset>, Vec<&Dataset>) = m.datasets.iter().partition(|d| names_relations(d));
+    let (late, early): (Vec<&Dataset>, Vec<&Dataset>) = pg.datasets.iter().partition(|d| names_relations(d));
     for dataset in early {
         rows_of(&mut out, dataset, "");
     }
-    sequences(&mut out, m);
-    let large = large_object_statements(&m.large_objects, true, true);
+    sequences(&mut out, pg);
+    let large = large_object_statements(&pg.large_objects, true, true);
     let database =
-        [subscription_statements(&m.database.subscriptions, true), database_statements(&m.database, "…", true)].concat();
+        [subscription_statements(&pg.database.subscriptions, true), database_statements(&pg.database, "…", true)].concat();
     if !database.is_empty() {
         let _ = writeln!(out, "\nSubscriptions (switched off) and settings of the database, whose name stands for `…`:\n");
         indented(&mut out, &database);
@@ -97,12 +98,12 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
         }
         let _ = writeln!(out, "\n```sh");
     }
-    for view in m.materialized_views.iter().filter(|v| v.populated) {
+    for view in pg.materialized_views.iter().filter(|v| v.populated) {
         heredoc(&mut out, PSQL, &format!("REFRESH MATERIALIZED VIEW {};", view.name.sql()));
     }
     let _ = write!(out, "psql -X -q -v ON_ERROR_STOP=1 -d \"$TARGET\" -c ANALYZE\n```\n");
-    proof(&mut out, m);
-    let lossy: Vec<String> = m
+    proof(&mut out, pg);
+    let lossy: Vec<String> = pg
         .datasets
         .iter()
         .flat_map(|d| {
@@ -114,9 +115,9 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
     if !lossy.is_empty() {
         let _ = writeln!(out, "\nOnly `dozo restore` keeps the payload bits of a NaN in: {}.", plain(&lossy.join(", ")));
     }
-    if foreign_money(m.datasets.iter()) {
+    if foreign_money(pg.datasets.iter()) {
         let _ =
-            writeln!(out, "\n`money` does not have two decimals here: load it with `lc_monetary = '{}'`.", m.server.lc_monetary);
+            writeln!(out, "\n`money` does not have two decimals here: load it with `lc_monetary = '{}'`.", pg.server.lc_monetary);
     }
     if !m.left_out.is_empty() {
         let _ = writeln!(out, "\n## Not in this backup\n");
@@ -128,7 +129,7 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
         }
     }
     let _ = writeln!(out, "\n## Objects\n\nSizes and SHA-256 stand in `manifest.json` under `objects`. Data files:\n");
-    for key in m.datasets.iter().flat_map(|d| &d.parts).map(|p| &p.object).collect::<BTreeSet<_>>() {
+    for key in pg.datasets.iter().flat_map(|d| &d.parts).map(|p| &p.object).collect::<BTreeSet<_>>() {
         let _ = writeln!(out, "- `{key}`");
     }
     out
@@ -238,12 +239,12 @@ fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || c == '`' { ' ' } else { c }).collect()
 }
 
-fn sequences(out: &mut String, m: &Manifest) {
+fn sequences(out: &mut String, pg: &PostgresContent) {
     let _ = writeln!(out, "\n## 4. Sequences\n\n```sh");
-    if m.sequences.is_empty() {
+    if pg.sequences.is_empty() {
         let _ = writeln!(out, ": # none");
     } else {
-        let calls: Vec<String> = m
+        let calls: Vec<String> = pg
             .sequences
             .iter()
             .map(|s| format!("SELECT setval({}, {}, {}) \\g /dev/null", quote_literal(&s.name.sql()), s.last_value, s.is_called))
@@ -253,9 +254,9 @@ fn sequences(out: &mut String, m: &Manifest) {
     let _ = writeln!(out, "```");
 }
 
-fn proof(out: &mut String, m: &Manifest) {
-    let mut sql = fingerprint_settings(&m.server.encoding);
-    for dataset in &m.datasets {
+fn proof(out: &mut String, pg: &PostgresContent) {
+    let mut sql = fingerprint_settings(&pg.server.encoding);
+    for dataset in &pg.datasets {
         let statement = dataset_fingerprint_sql(dataset);
         let expected = quote_literal(&dataset.fingerprint.to_string());
         let name = quote_literal(&plain(&dataset.name.to_string()));
@@ -271,6 +272,6 @@ fn proof(out: &mut String, m: &Manifest) {
         out,
         "{PSQL} -A -t -F ' ' -f \"$WORK/dozo-proof.sql\" > \"$WORK/dozo-proof.txt\"\ncat \"$WORK/dozo-proof.txt\"\n\
          awk '$1 == $2 {{ same += 1 }} $1 != $2 {{ print \"DIFFERENT: \" $0 }} END {{ exit same != {} }}' \"$WORK/dozo-proof.txt\"\n```",
-        m.datasets.len()
+        pg.datasets.len()
     );
 }

@@ -211,7 +211,7 @@ impl BackupLine {
             marked_until: record.mark.as_ref().map(|mark| mark.due.unwrap_or(mark.at)),
             started: Some(m.started),
             age_seconds: Some(now.duration_since(m.started).as_secs()),
-            tables: m.datasets.len() as u64,
+            tables: m.tables() as u64,
             rows: m.rows(),
             bytes: m.stored_bytes(),
             verified: Repository::verified(&record.checks, VerifyLevel::Content).map(|c| (c.at, c.verdict)),
@@ -363,7 +363,8 @@ impl SourceStatus {
 
 /// When it became proven: verified by content, and every row confirmed by the source's own fingerprint.
 fn proven(record: &BackupRecord) -> Option<Timestamp> {
-    let matched = record.manifest.datasets.iter().all(|d| d.source_match.is_some_and(|m| m.whole));
+    // Only Postgres computes the fingerprint in the transaction that is read.
+    let matched = record.manifest.postgres()?.datasets.iter().all(|d| d.source_match.is_some_and(|m| m.whole));
     let check = Repository::verified(&record.checks, VerifyLevel::Content).filter(|c| c.verdict == Verdict::Passed);
     let whole = record.damaged.is_none() && Repository::open_findings(&record.checks).is_empty();
     check.filter(|_| matched && whole).map(|c| c.at)

@@ -10,8 +10,8 @@ use std::time::Duration;
 use dozo_catalog::{BackupEntry, BackupState, Repository, tool};
 use dozo_encode::{EncodeError, ParquetInput, ParquetReader};
 use dozo_model::{
-    CheckEvent, Dataset, DatasetKind, FORMAT_VERSION, Finding, FindingKind, Fingerprint, Manifest, ObjectRef, Part, RowDigester,
-    SkippedObject, Stage, Timestamp, Verdict, VerifyLevel,
+    CheckEvent, Content, Dataset, DatasetKind, DuckdbForm, FORMAT_VERSION, Finding, FindingKind, Fingerprint, Manifest,
+    ObjectRef, Part, RowDigester, SkippedObject, Stage, TextFingerprint, Timestamp, Verdict, VerifyLevel,
 };
 use dozo_postgres::{LARGE_OBJECT_PIECE, RowEncoder, arrow_schema};
 use dozo_store::{Fetched, Layout, ObjectData, StoreError};
@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::chain;
-use crate::{EngineError, Result};
+use crate::{EngineError, Result, duckdb};
 
 /// Rows decoded at a time, unless they are wide.
 const BATCH_ROWS: u64 = 8192;
@@ -138,7 +138,7 @@ async fn hidden(repository: &Repository, manifest: &Manifest, uses: &Uses<'_>) -
                     "{} delete markers and {} further versions lie over it, the newest since {}: it is still there as its first version",
                     tampered.markers, tampered.versions, tampered.newest
                 );
-                let tables = uses.get(tampered.key.as_str()).into_iter().flatten().map(|(d, _)| d.name.to_string()).collect();
+                let tables = uses.get(tampered.key.as_str()).map(Use::tables).unwrap_or_default();
                 found.push(Finding { kind: FindingKind::Versions, object: tampered.key, tables, detail });
             }
         }
@@ -156,8 +156,8 @@ async fn read_not_long_ago(
     let history = repository.history(&manifest.source).await?;
     let (checked, distrusted) = (history.content_checked(), history.distrusted());
     let own: HashSet<&str> =
-        manifest.datasets.iter().filter(|d| d.copied_by.is_none()).flat_map(|d| &d.parts).map(|p| p.object.as_str()).collect();
-    let shared = manifest.datasets.iter().filter(|d| d.copied_by.is_some()).flat_map(|d| &d.parts).map(|p| p.object.as_str());
+        manifest.datasets().iter().filter(|d| d.copied_by.is_none()).flat_map(|d| &d.parts).map(|p| p.object.as_str()).collect();
+    let shared = manifest.datasets().iter().filter(|d| d.copied_by.is_some()).flat_map(|d| &d.parts).map(|p| p.object.as_str());
     let now = ctx.clock.now();
     let recent = shared.filter(|key| !own.contains(key) && !distrusted.contains(key)).filter_map(|key| {
         let at = *checked.get(key)?;
@@ -204,16 +204,34 @@ pub async fn verify_entry(
     Ok(Some(VerifyReport { source: entry.source.to_string(), check, seconds: 0.0 }))
 }
 
-type Uses<'a> = HashMap<&'a str, Vec<(&'a Dataset, &'a Part)>>;
+/// What an object holds.
+enum Use<'a> {
+    /// Rows of tables and partitions of a Postgres database.
+    Parts(Vec<(&'a Dataset, &'a Part)>),
+    /// Rows of a DuckDB table, or a DuckDB file.
+    Duckdb(duckdb::Use),
+}
 
-fn uses(manifest: &Manifest) -> Uses<'_> {
-    let mut uses: Uses<'_> = HashMap::new();
-    for dataset in &manifest.datasets {
-        for part in &dataset.parts {
-            uses.entry(&part.object).or_default().push((dataset, part));
+impl Use<'_> {
+    fn tables(&self) -> Vec<String> {
+        match self {
+            Self::Parts(parts) => parts.iter().map(|(d, _)| d.name.to_string()).collect(),
+            Self::Duckdb(used) => used.tables(),
         }
     }
-    uses
+}
+
+type Uses<'a> = HashMap<&'a str, Use<'a>>;
+
+fn uses(manifest: &Manifest) -> Uses<'_> {
+    let mut parts: HashMap<&str, Vec<(&Dataset, &Part)>> = HashMap::new();
+    for dataset in manifest.datasets() {
+        for part in &dataset.parts {
+            parts.entry(&part.object).or_default().push((dataset, part));
+        }
+    }
+    let parts = parts.into_iter().map(|(key, parts)| (key, Use::Parts(parts)));
+    parts.chain(duckdb::uses(manifest).into_iter().map(|(key, used)| (key, Use::Duckdb(used)))).collect()
 }
 
 /// What the manifest says about itself must fit together.
@@ -226,7 +244,7 @@ fn contradictions(manifest: &Manifest) -> Vec<Finding> {
         detail,
     };
     let mut findings = Vec::new();
-    for dataset in &manifest.datasets {
+    for dataset in manifest.datasets() {
         let sum: Fingerprint = dataset.parts.iter().map(|p| p.fingerprint).sum();
         if sum != dataset.fingerprint {
             findings.push(finding(
@@ -239,12 +257,23 @@ fn contradictions(manifest: &Manifest) -> Vec<Finding> {
             findings.push(finding(&part.object, vec![dataset.name.to_string()], "it is not in the list of objects".into()));
         }
     }
-    let files = &manifest.files;
-    for key in [Some(&files.restore_md), Some(&files.schema_dump), Some(&files.schema_sql), files.globals_sql.as_ref()]
-        .into_iter()
-        .flatten()
-    {
-        if !known.contains_key(key.as_str()) {
+    if let Content::Duckdb(content) = &manifest.content {
+        for (file, table) in content.tables() {
+            let sum: Fingerprint = table.parts.iter().map(|p| p.fingerprint.0).sum();
+            if content.form == DuckdbForm::Parquet && sum != table.fingerprint.0 {
+                let detail = format!("its parts add up to {}, not {}", TextFingerprint(sum), table.fingerprint);
+                findings.push(finding("manifest.json", vec![table.full_name(file)], detail));
+            }
+        }
+        let stored = content.files.iter().filter_map(|f| f.stored.as_ref()).map(|s| &s.object);
+        for key in content.tables().flat_map(|(_, t)| &t.parts).map(|p| &p.object).chain(stored) {
+            if !known.contains_key(key.as_str()) {
+                findings.push(finding(key, vec![], "it is not in the list of objects".into()));
+            }
+        }
+    }
+    for key in manifest.beside() {
+        if !known.contains_key(key) {
             findings.push(finding(key, vec![], "it is not in the list of objects".into()));
         }
     }
@@ -262,13 +291,10 @@ async fn look(
     ctx: &Context,
     repository: &Repository,
     object: &ObjectRef,
-    uses: Option<&Vec<(&Dataset, &Part)>>,
+    used: Option<&Use<'_>>,
     level: VerifyLevel,
 ) -> Result<Look> {
-    let tables: Vec<String> = match uses {
-        Some(uses) => uses.iter().map(|(d, _)| d.name.to_string()).collect(),
-        None => vec!["(schema)".into()],
-    };
+    let tables = used.map_or_else(|| vec!["(schema)".into()], Use::tables);
     let finding = |kind, detail: String| Finding { kind, object: object.key.clone(), tables: tables.clone(), detail };
     let mut look = Look::default();
     if level == VerifyLevel::Exists {
@@ -298,14 +324,25 @@ async fn look(
     if level < VerifyLevel::Content {
         return Ok(look);
     }
-    if let Some(uses) = uses {
-        let work: Vec<(Dataset, Part)> = uses.iter().map(|(d, p)| ((*d).clone(), (*p).clone())).collect();
-        let (key, cancel) = (object.key.clone(), ctx.cancel.clone());
-        let decoded = tokio::task::spawn_blocking(move || decode(&key, fetched, &work, &cancel))
-            .await
-            .map_err(|e| EngineError::Internal(e.to_string()))?;
-        look.rows = decoded.iter().map(|d| d.0).sum();
-        look.findings.extend(decoded.into_iter().filter_map(|(_, finding)| finding));
+    let (key, cancel) = (object.key.clone(), ctx.cancel.clone());
+    let joined = |e: tokio::task::JoinError| EngineError::Internal(e.to_string());
+    match used {
+        None => {}
+        Some(Use::Parts(parts)) => {
+            let work: Vec<(Dataset, Part)> = parts.iter().map(|(d, p)| ((*d).clone(), (*p).clone())).collect();
+            let decoded = tokio::task::spawn_blocking(move || decode(&key, fetched, &work, &cancel)).await.map_err(joined)?;
+            look.rows = decoded.iter().map(|d| d.0).sum();
+            look.findings.extend(decoded.into_iter().filter_map(|(_, finding)| finding));
+        }
+        // Bytes that are not what was written need not be looked at by a database.
+        Some(Use::Duckdb(_)) if !look.findings.is_empty() => {}
+        Some(Use::Duckdb(used)) => {
+            let used = used.clone();
+            let decoded = tokio::task::spawn_blocking(move || duckdb::decode(&key, fetched, &used, &cancel));
+            let (rows, findings) = decoded.await.map_err(joined)??;
+            look.rows = rows;
+            look.findings.extend(findings);
+        }
     }
     Ok(look)
 }

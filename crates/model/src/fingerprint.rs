@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 
 /// Id of the fingerprint algorithm: COPY BINARY framing, MD5, two summed lanes.
 pub const ALGORITHM: &str = "b1";
+/// Id of the fingerprint algorithm over texts: the same framing, digests and sums over each column's text in UTF-8.
+pub const TEXT_ALGORITHM: &str = "t1";
 
 /// Row count and summed digests of a set of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -61,47 +63,68 @@ impl Sum for Fingerprint {
     }
 }
 
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{ALGORITHM}:{}:{:016x}{:016x}", self.rows, self.hi, self.lo)
-    }
-}
-
 /// A fingerprint text that could not be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is not a fingerprint of the form b1:rows:32 hex digits")]
-pub struct FingerprintError(String);
+#[error("`{0}` is not a fingerprint of the form {1}:rows:32 hex digits")]
+pub struct FingerprintError(String, &'static str);
 
-impl FromStr for Fingerprint {
-    type Err = FingerprintError;
+/// A fingerprint by the algorithm `t1`: over each column's text instead of its *send* bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct TextFingerprint(pub Fingerprint);
 
-    fn from_str(text: &str) -> Result<Self, FingerprintError> {
-        let bad = || FingerprintError(text.to_owned());
-        let mut parts = text.split(':');
-        let (Some(ALGORITHM), Some(rows), Some(hex), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
-            return Err(bad());
-        };
-        if hex.len() != 32 || !hex.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(bad());
+impl TextFingerprint {
+    fn sums(&self) -> &Fingerprint {
+        &self.0
+    }
+}
+
+/// Printing and reading are the same for both but for the algorithm's id.
+macro_rules! printed {
+    ($form:ty, $id:ident, $sums:expr, $made:expr) => {
+        impl fmt::Display for $form {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let sums: &Fingerprint = $sums(self);
+                write!(f, "{}:{}:{:016x}{:016x}", $id, sums.rows, sums.hi, sums.lo)
+            }
         }
-        Ok(Self {
-            rows: rows.parse().map_err(|_| bad())?,
-            hi: u64::from_str_radix(&hex[..16], 16).map_err(|_| bad())?,
-            lo: u64::from_str_radix(&hex[16..], 16).map_err(|_| bad())?,
-        })
-    }
+
+        impl FromStr for $form {
+            type Err = FingerprintError;
+
+            fn from_str(text: &str) -> Result<Self, FingerprintError> {
+                parse(text, $id).map($made).ok_or_else(|| FingerprintError(text.to_owned(), $id))
+            }
+        }
+
+        impl Serialize for $form {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $form {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
 }
 
-impl Serialize for Fingerprint {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
-    }
-}
+printed!(Fingerprint, ALGORITHM, std::convert::identity, std::convert::identity);
+printed!(TextFingerprint, TEXT_ALGORITHM, TextFingerprint::sums, TextFingerprint);
 
-impl<'de> Deserialize<'de> for Fingerprint {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+fn parse(text: &str, algorithm: &str) -> Option<Fingerprint> {
+    let mut parts = text.split(':');
+    let (Some(id), Some(rows), Some(hex), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else { return None };
+    let digits = hex.len() == 32 && hex.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
+    if id != algorithm || !digits {
+        return None;
     }
+    Some(Fingerprint {
+        rows: rows.parse().ok()?,
+        hi: u64::from_str_radix(&hex[..16], 16).ok()?,
+        lo: u64::from_str_radix(&hex[16..], 16).ok()?,
+    })
 }
 
 /// Digests rows, many at once, and sums them.

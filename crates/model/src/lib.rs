@@ -27,12 +27,13 @@ pub use events::{
     LeaseHolder, LeaseRecord, LeaseState, Operator, RebindRecord, ReplicaOf, RepositoryMarker, SkippedObject, Tool, Verdict,
     VerifyLevel,
 };
-pub use fingerprint::{ALGORITHM, Fingerprint, FingerprintError, RowDigester};
+pub use fingerprint::{ALGORITHM, Fingerprint, FingerprintError, RowDigester, TEXT_ALGORITHM, TextFingerprint};
 pub use ids::{BackupId, IdError, SourceName, random_suffix};
 pub use manifest::{
-    BlockRange, Column, DatabaseFacts, DatabaseSetting, Dataset, DatasetKind, FORMAT_VERSION, Files, KeyRange, LargeObjects,
-    LeftOut, Manifest, ManifestError, ManifestForm, ManifestHead, MaterializedView, ObjectRef, ObjectSize, Part,
-    PartitionedTable, SequenceValue, ServerHead, ServerIdentity, Settings, SnapshotInfo, Subscription,
+    BlockRange, Column, Compression, Content, DatabaseFacts, DatabaseSetting, Dataset, DatasetKind, DuckdbColumn, DuckdbContent,
+    DuckdbFile, DuckdbForm, DuckdbPart, DuckdbTable, FORMAT_VERSION, Files, KeyRange, LargeObjects, LeftOut, Manifest,
+    ManifestError, ManifestForm, ManifestHead, MaterializedView, ObjectRef, ObjectSize, Part, PartitionedTable, PostgresContent,
+    SequenceValue, ServerHead, ServerIdentity, Settings, SnapshotInfo, StoredFile, Subscription,
 };
 pub use names::{QualifiedName, quote_ident, quote_literal};
 pub use pgtype::{CompositeField, NumericMod, PgType, Profile};

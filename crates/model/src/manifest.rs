@@ -5,10 +5,12 @@
 //! and refuse unknown versions (`min-reader`); whoever deletes obeys `min-deleter`. Every key that the backup needs
 //! stands in the flat list `objects`, in every version, for ever.
 
+mod duckdb;
 mod head;
 
 use std::collections::BTreeMap;
 
+pub use duckdb::{Compression, DuckdbColumn, DuckdbContent, DuckdbFile, DuckdbForm, DuckdbPart, DuckdbTable, StoredFile};
 pub use head::{ManifestForm, ManifestHead, ObjectSize, ServerHead};
 use serde::{Deserialize, Serialize};
 
@@ -61,18 +63,12 @@ pub struct Manifest {
     pub replica_of: Option<ReplicaOf>,
     /// Backup whose objects it shares; none for a backup that copied everything.
     pub parent: Option<BackupId>,
-    /// Kind of source: `postgres`.
-    pub kind: String,
     /// Program that wrote it.
     pub tool: Tool,
     /// Who ran it.
     pub operator: Operator,
     /// Whether everything that was asked for is in it. `false` = partial, never good.
     pub complete: bool,
-    /// The server it came from.
-    pub server: ServerIdentity,
-    /// The snapshot it shows.
-    pub snapshot: SnapshotInfo,
     /// Start, by the server's clock.
     pub started: Timestamp,
     /// End of the data, by the server's clock.
@@ -81,6 +77,44 @@ pub struct Manifest {
     pub settings: Settings,
     /// Algorithm of all fingerprints in it.
     pub fingerprint: String,
+    /// What was asked for but is not in it, or was excluded.
+    pub left_out: Vec<LeftOut>,
+    /// Tables that lost more than is likely: the backup is suspect, and not good until it is accepted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<Loss>,
+    /// Seconds per stage of the run.
+    pub seconds: BTreeMap<String, f64>,
+    /// Until when every object that it names is locked at least; none = they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked_until: Option<Timestamp>,
+    /// How: `COMPLIANCE` or `GOVERNANCE`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock_mode: Option<String>,
+    /// Kind of source, and what is in it.
+    #[serde(flatten)]
+    pub content: Content,
+    /// Every object that the backup needs, in key order: data, schema files, `RESTORE.md`.
+    pub objects: Vec<ObjectRef>,
+}
+
+/// What a backup holds, by the kind of its source; its fields stand beside those of the manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Content {
+    /// A Postgres database.
+    Postgres(Box<PostgresContent>),
+    /// DuckDB files.
+    Duckdb(DuckdbContent),
+}
+
+/// What a backup of a Postgres database holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PostgresContent {
+    /// The server it came from.
+    pub server: ServerIdentity,
+    /// The snapshot it shows.
+    pub snapshot: SnapshotInfo,
     /// Tables and partitions.
     pub datasets: Vec<Dataset>,
     /// Partitioned tables: they have no rows of their own.
@@ -97,26 +131,11 @@ pub struct Manifest {
     pub large_objects: Vec<LargeObjects>,
     /// Roles that own or are granted something in it.
     pub roles: Vec<String>,
-    /// What was asked for but is not in it, or was excluded.
-    pub left_out: Vec<LeftOut>,
-    /// Tables that lost more than is likely: the backup is suspect, and not good until it is accepted.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub losses: Vec<Loss>,
-    /// Seconds per stage of the run.
-    pub seconds: BTreeMap<String, f64>,
     /// The files beside the manifest.
     pub files: Files,
-    /// Until when every object that it names is locked at least; none = they are not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub locked_until: Option<Timestamp>,
-    /// How: `COMPLIANCE` or `GOVERNANCE`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lock_mode: Option<String>,
     /// Major version of the pg_dump that wrote `schema.dump`: its pg_restore must not be older.
     #[serde(default)]
     pub dump_version: u32,
-    /// Every object that the backup needs, in key order: data, schema files, `RESTORE.md`.
-    pub objects: Vec<ObjectRef>,
 }
 
 impl Manifest {
@@ -144,10 +163,61 @@ impl Manifest {
         serde_json::from_slice(checked_body(bytes)?).map_err(ManifestError::Syntax)
     }
 
-    /// Returns rows over all datasets.
+    /// Returns what it holds of a Postgres database; none = its source is of another kind.
+    #[must_use]
+    pub fn postgres(&self) -> Option<&PostgresContent> {
+        match &self.content {
+            Content::Postgres(content) => Some(content),
+            Content::Duckdb(_) => None,
+        }
+    }
+
+    /// Returns the tables and partitions of a Postgres database.
+    #[must_use]
+    pub fn datasets(&self) -> &[Dataset] {
+        self.postgres().map_or(&[], |content| &content.datasets)
+    }
+
+    /// Returns the kind of its source.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match &self.content {
+            Content::Postgres(_) => "postgres",
+            Content::Duckdb(_) => "duckdb",
+        }
+    }
+
+    /// Returns the keys of the files beside the manifest.
+    #[must_use]
+    pub fn beside(&self) -> Vec<&str> {
+        match &self.content {
+            Content::Postgres(content) => {
+                let Files { restore_md, schema_dump, schema_sql, globals_sql } = &content.files;
+                [restore_md, schema_dump, schema_sql].into_iter().chain(globals_sql).map(String::as_str).collect()
+            }
+            Content::Duckdb(content) => {
+                let schemas = content.files.iter().filter_map(|f| f.schema_sql.as_deref());
+                std::iter::once(content.restore_md.as_str()).chain(schemas).collect()
+            }
+        }
+    }
+
+    /// Returns how many tables it holds.
+    #[must_use]
+    pub fn tables(&self) -> usize {
+        match &self.content {
+            Content::Postgres(content) => content.datasets.len(),
+            Content::Duckdb(content) => content.tables().count(),
+        }
+    }
+
+    /// Returns rows over all tables.
     #[must_use]
     pub fn rows(&self) -> u64 {
-        self.datasets.iter().map(|d| d.fingerprint.rows).sum()
+        match &self.content {
+            Content::Postgres(content) => content.datasets.iter().map(|d| d.fingerprint.rows).sum(),
+            Content::Duckdb(content) => content.tables().map(|(_, t)| t.fingerprint.0.rows).sum(),
+        }
     }
 
     /// Returns stored bytes over all objects.

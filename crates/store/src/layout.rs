@@ -18,6 +18,8 @@ impl Layout {
     pub const DATA: &'static str = "data";
     /// Folder of all leases.
     pub const LEASES: &'static str = "leases";
+    /// What the names of data objects end in.
+    pub const SUFFIXES: [&'static str; 3] = ["parquet", "duckdb.zst", "duckdb.gz"];
     /// Folder of what is said about sources as such.
     pub const SOURCES: &'static str = "sources";
 
@@ -81,6 +83,31 @@ impl Layout {
         format!("{key}/{chunk:05}-{id}-{random}.parquet")
     }
 
+    /// Key of rows of a table of the DuckDB file `file`.
+    #[must_use]
+    pub fn table_data(
+        source: &SourceName,
+        file: &str,
+        table: &QualifiedName,
+        chunk: usize,
+        id: &BackupId,
+        random: &str,
+    ) -> String {
+        let (schema, name) = (encode_name(&table.schema), encode_name(&table.name));
+        format!("{}/{source}/{}/{schema}/{name}/{chunk:05}-{id}-{random}.parquet", Self::DATA, encode_name(file))
+    }
+
+    /// Key of a file that is stored as a whole; `suffix` is one of [`Layout::SUFFIXES`], without the point.
+    #[must_use]
+    pub fn file_data(source: &SourceName, file: &str, id: &BackupId, random: &str, suffix: &str) -> String {
+        format!("{}/{source}/{}/00000-{id}-{random}.{suffix}", Self::DATA, encode_name(file))
+    }
+
+    /// Takes the suffix from the name of a data object.
+    fn stem(name: &str) -> Option<(&str, &'static str)> {
+        Self::SUFFIXES.iter().find_map(|suffix| Some((name.strip_suffix(suffix)?.strip_suffix('.')?, *suffix)))
+    }
+
     /// Tells whether dozo puts something under `key`.
     #[must_use]
     pub fn is_own(key: &str) -> bool {
@@ -97,8 +124,8 @@ impl Layout {
             [Self::BACKUPS, _, id, rest @ ..] if source && BackupId::parse(id).is_ok() => match rest {
                 ["checks" | "holds", n] => numbered(n, ""),
                 [name] => {
-                    ["intent.json", "manifest.json", "accepted.json", "RESTORE.md", "schema.dump", "schema.sql", "globals.sql"]
-                        .contains(name)
+                    ["intent.json", "manifest.json", "accepted.json"].contains(name)
+                        || Self::is_beside(name)
                         || numbered(name, "fate-")
                 }
                 _ => false,
@@ -107,10 +134,17 @@ impl Layout {
         }
     }
 
+    /// Tells whether a file of this name lies beside a manifest that names it.
+    fn is_beside(name: &str) -> bool {
+        let number = name.strip_prefix("schema-").and_then(|n| n.strip_suffix(".sql"));
+        ["RESTORE.md", "schema.dump", "schema.sql", "globals.sql"].contains(&name)
+            || number.is_some_and(|n| n.len() == 5 && n.bytes().all(|b| b.is_ascii_digit()))
+    }
+
     /// Returns the backup that wrote a data object, by its key.
     #[must_use]
     pub fn owner(key: &str) -> Option<BackupId> {
-        let name = key.rsplit('/').next()?.strip_suffix(".parquet")?;
+        let (name, _) = Self::stem(key.rsplit('/').next()?)?;
         let (_, rest) = name.split_once('-')?;
         BackupId::parse(rest.get(..23)?).ok()
     }
@@ -120,7 +154,8 @@ impl Layout {
     pub fn copied(key: &str, id: &BackupId, mark: &str) -> Option<String> {
         let (folder, name) = key.rsplit_once('/')?;
         let (chunk, _) = name.split_once('-')?;
-        Self::owner(key).map(|_| format!("{folder}/{chunk}-{id}-{mark}.parquet"))
+        let (_, suffix) = Self::stem(name)?;
+        Self::owner(key).map(|_| format!("{folder}/{chunk}-{id}-{mark}.{suffix}"))
     }
 
     /// Tells whether `key` is one that a manifest of `source` may name.
@@ -133,10 +168,8 @@ impl Layout {
         });
         let data = key
             .strip_prefix(&format!("{}/{source}/", Self::DATA))
-            .is_some_and(|rest| (3..=4).contains(&rest.split('/').count()) && rest.ends_with(".parquet"));
-        let beside = key
-            .strip_prefix(&format!("{}/", Self::backup(source, id)))
-            .is_some_and(|name| ["RESTORE.md", "schema.dump", "schema.sql", "globals.sql"].contains(&name));
+            .is_some_and(|rest| (2..=4).contains(&rest.split('/').count()) && Self::stem(rest).is_some());
+        let beside = key.strip_prefix(&format!("{}/", Self::backup(source, id))).is_some_and(Self::is_beside);
         clean && (data || beside)
     }
 }

@@ -10,8 +10,8 @@ use dozo_catalog::{
     CatalogError, ClockDoubts, Decision, Fate, GcOptions, Plan, Repository, RetentionDone, RetentionOptions, plan, this_process,
 };
 use dozo_model::{
-    BackupId, CheckEvent, FixedClock, HoldRecord, HoldState, Intent, Manifest, ManifestForm, ObjectRef, Operator, Period,
-    RetentionPolicy, Sha256Digest, SourceName, Timestamp, Verdict, VerifyLevel,
+    BackupId, CheckEvent, Content, FixedClock, HoldRecord, HoldState, Intent, Manifest, ManifestForm, ObjectRef, Operator,
+    Period, RetentionPolicy, Sha256Digest, SourceName, Timestamp, Verdict, VerifyLevel,
 };
 use dozo_store::{Intercept, Interference, Request, Store};
 use jiff::ToSpan;
@@ -50,7 +50,8 @@ fn manifest(n: usize) -> Manifest {
     manifest.finished = night(n) + 1.minute();
     manifest.id = BackupId::parse(&format!("{}-aaaa{n:02}", night(n).strftime("%Y%m%dT%H%M%SZ"))).unwrap();
     manifest.parent = None;
-    manifest.datasets.clear();
+    let Content::Postgres(content) = &mut manifest.content else { panic!("the golden manifest is of Postgres") };
+    content.datasets.clear();
     // Its own object, and that of the night before.
     manifest.objects.clear();
     for n in n.saturating_sub(1)..=n {

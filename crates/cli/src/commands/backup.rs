@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use dozo_engine::{
-    BackupOptions, BackupReport, CatalogError, EngineError, Expanded, ReplicateOptions, ReplicateReport, Repository,
-    SourceSettings, backup, expand, replicate, run_hook, vanished,
+    BackupOptions, BackupReport, CatalogError, EngineError, Expanded, PostgresSettings, ReplicateOptions, ReplicateReport,
+    Repository, SourceKind, SourceSettings, backup, expand, replicate, run_hook, vanished,
 };
 use dozo_model::{HoldState, Severity, SourceName, human_bytes, human_count, human_duration};
 use serde::Serialize;
@@ -47,7 +47,13 @@ pub(super) async fn run(session: &Session, args: Backup) -> Outcome {
         .iter()
         .filter(|s| args.all || args.sources.iter().any(|n| n == s.name.as_str()))
         .map(|s| SourceSettings {
-            max_block: args.max_block.map_or(s.max_block, |m| m.0),
+            kind: match &s.kind {
+                SourceKind::Postgres(pg) => SourceKind::Postgres(PostgresSettings {
+                    max_block: args.max_block.map_or(pg.max_block, |m| m.0),
+                    ..pg.clone()
+                }),
+                kind => kind.clone(),
+            },
             rate: args.rate.or(s.rate),
             memory: args.memory.unwrap_or(s.memory),
             ..s.clone()
@@ -66,7 +72,7 @@ pub(super) async fn run(session: &Session, args: Backup) -> Outcome {
         prove: args.prove.map(|p| p.0).filter(|p| *p > 0),
     };
     let repository = Repository::open_or_init(config.repository.store()?, session.ctx.clock.as_ref()).await?;
-    let single = chosen.len() == 1 && chosen[0].databases.is_none();
+    let single = chosen.len() == 1 && chosen[0].databases().is_none();
     let mut done = Done::default();
     for source in &chosen {
         one(session, &config, &repository, source, &options, &args, single, &mut done).await?;
@@ -161,7 +167,7 @@ async fn one(
         done.errors.push((name, error));
         Ok(())
     };
-    let cluster = source.databases.is_some();
+    let cluster = source.databases().is_some();
     let facts = [("SOURCE", source.name.to_string())];
     if let Some(hook) = source.hooks.before.as_ref().filter(|_| cluster)
         && let Err(e) = run_hook("before", hook, &facts).await

@@ -1,7 +1,7 @@
 //! `dozo show`: one backup in full.
 
 use dozo_engine::BackupSelector;
-use dozo_model::{Manifest, human_bytes, human_count};
+use dozo_model::{Content, DuckdbContent, DuckdbTable, Manifest, human_bytes, human_count};
 use serde::Serialize;
 use serde_json::json;
 
@@ -46,7 +46,7 @@ pub(super) async fn run(session: &Session, args: Show) -> Outcome {
             ));
         }
         let rows = manifest
-            .datasets
+            .datasets()
             .iter()
             .map(|d| {
                 let range = d.key_range.as_ref().map_or_else(String::new, |r| format!("{} {} … {}", r.column, r.min, r.max));
@@ -67,17 +67,34 @@ pub(super) async fn run(session: &Session, args: Show) -> Outcome {
             })
             .collect();
         text.push('\n');
-        text.push_str(&table(
-            &["TABLE", "ROWS", "FINGERPRINT", "PARTS", "HOW", "COPIES", "SOURCE-MATCHED", "KEY RANGE"],
-            &[1, 3, 5],
-            rows,
-        ));
+        text.push_str(&match &manifest.content {
+            Content::Postgres(_) => table(
+                &["TABLE", "ROWS", "FINGERPRINT", "PARTS", "HOW", "COPIES", "SOURCE-MATCHED", "KEY RANGE"],
+                &[1, 3, 5],
+                rows,
+            ),
+            Content::Duckdb(content) => duckdb_tables(content),
+        });
         for left in &manifest.left_out {
             text.push_str(&format!("\nnot in it: {} ({})", left.name, left.reason));
         }
         text
     })?;
     Ok(0)
+}
+
+fn duckdb_tables(content: &DuckdbContent) -> String {
+    let line = |(file, t): (&str, &DuckdbTable)| {
+        let print = t.fingerprint;
+        vec![
+            file.to_owned(),
+            format!("{}.{}", t.schema, t.name),
+            human_count(print.0.rows),
+            print.to_string(),
+            t.parts.len().to_string(),
+        ]
+    };
+    table(&["FILE", "TABLE", "ROWS", "FINGERPRINT", "PARTS"], &[2, 4], content.tables().map(line).collect())
 }
 
 /// A column of a backup.
@@ -97,7 +114,7 @@ struct ColumnLine<'a> {
 
 fn types(session: &Session, manifest: &Manifest) -> Outcome {
     let lines: Vec<ColumnLine<'_>> = manifest
-        .datasets
+        .datasets()
         .iter()
         .flat_map(|d| {
             d.columns.iter().map(|c| ColumnLine {
@@ -134,27 +151,41 @@ fn types(session: &Session, manifest: &Manifest) -> Outcome {
 }
 
 fn head(m: &Manifest, state: &str) -> String {
-    let escaped: u64 = m.datasets.iter().flat_map(|d| d.escaped.values()).sum();
+    let escaped: u64 = m.datasets().iter().flat_map(|d| d.escaped.values()).sum();
+    let content = match &m.content {
+        Content::Postgres(pg) => format!(
+            "database    {} of Postgres {} (system {}, timeline {})\n\
+             snapshot    {} at {}\n\
+             contents    {} tables and partitions, {} rows, {} sequences, {} materialized views, {escaped} values in the exact column",
+            pg.server.database,
+            pg.server.version,
+            pg.server.system_identifier.as_deref().unwrap_or("unknown"),
+            pg.server.timeline.map_or_else(|| "unknown".into(), |t| t.to_string()),
+            pg.snapshot.snapshot,
+            when(Some(m.started)),
+            pg.datasets.len(),
+            human_count(m.rows()),
+            pg.sequences.len(),
+            pg.materialized_views.len(),
+        ),
+        Content::Duckdb(duckdb) => format!(
+            "files       {} of DuckDB, read by {} at {}\n\
+             contents    {} tables, {} rows",
+            duckdb.files.len(),
+            duckdb.engine,
+            when(Some(m.started)),
+            duckdb.tables().count(),
+            human_count(m.rows()),
+        ),
+    };
     format!(
         "backup      {}@{}{}\n\
-         database    {} of Postgres {} (system {}, timeline {})\n\
-         snapshot    {} at {}\n\
-         contents    {} tables and partitions, {} rows, {} sequences, {} materialized views, {escaped} values in the exact column\n\
+         {content}\n\
          stored      {} in {} objects{}\n\
          made by     {} {} as {} on {}\n",
         m.source,
         m.id,
         if state == "complete" { String::new() } else { format!(" ({state})") },
-        m.server.database,
-        m.server.version,
-        m.server.system_identifier.as_deref().unwrap_or("unknown"),
-        m.server.timeline.map_or_else(|| "unknown".into(), |t| t.to_string()),
-        m.snapshot.snapshot,
-        when(Some(m.started)),
-        m.datasets.len(),
-        human_count(m.rows()),
-        m.sequences.len(),
-        m.materialized_views.len(),
         human_bytes(m.stored_bytes()),
         m.objects.len(),
         m.parent.as_ref().map(|p| format!(", some of them shared with {p}")).unwrap_or_default(),

@@ -3,39 +3,24 @@
 mod notify;
 mod retention;
 mod schedule;
+mod source;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
-use dozo_engine::{
-    DatabaseChoice, Hook, Hooks, OnBlock, ReplicaChoice, ReplicaSettings, RepositorySettings, SourceSettings, StoreOptions,
-    ToolChoice, UrlRef,
-};
-use dozo_model::{ByteSize, Percent, Period, Profile, RetentionPolicy, SourceName, Span, Tier};
+use dozo_engine::{ReplicaChoice, ReplicaSettings, RepositorySettings, StoreOptions};
+use dozo_model::{ByteSize, Percent, Period, RetentionPolicy, Span, Tier};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{Config, Problem};
 
-/// How long a lock is waited for: long enough for ordinary statements, short enough not to stand in a queue.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Memory of a run.
-const MEMORY: ByteSize = ByteSize(256_000_000);
 /// More connections than this gain nothing on the machines measured.
 const WORKERS_MAX: usize = 4;
-const ZSTD_LEVEL: i32 = 1;
-/// Five weeks: a nightly verification that fails for a month is noticed before everything is copied again.
-const REUSE_MAX_AGE: Duration = Duration::from_secs(35 * 86400);
-const SHRINK_MAX: Percent = Percent(50);
-/// How long others may wait behind our locks.
-const MAX_BLOCK: Duration = Duration::from_secs(5);
-const MAX_REPLICATION_LAG: Duration = Duration::from_secs(10);
 /// Room on the repository's disk that a backup leaves free.
 const MIN_FREE: Percent = Percent(20);
 /// Percent of the repository's disk in use at which people are told, warned, alarmed.
 const DISK_LEVELS: [u8; 3] = [70, 80, 85];
-const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Tables of the configuration's agreed shape that this version does not act upon. They are refused: a retention policy that
 /// is accepted and ignored would be worse than none.
@@ -379,81 +364,6 @@ impl<'t> Reader<'t> {
         Some(rate)
     }
 
-    fn source(&mut self, name: &str, line: usize, table: DeTable<'t>, defaults: &Defaults<'_>) -> Option<SourceSettings> {
-        let path = format!("source.{name}");
-        let mut table = self.table(path.clone(), table);
-        let parsed = SourceName::parse(name).map_err(|e| self.problem(line, &path, e.to_string())).ok();
-        match self.text(&mut table, "kind").as_deref() {
-            Some("postgres") => {}
-            Some(kind @ ("postgres-physical" | "duckdb" | "files" | "command")) => {
-                self.problem(line, &format!("{path}.kind"), format!("`{kind}` is not available in this version"));
-                return None;
-            }
-            Some(kind) => self.problem(line, &format!("{path}.kind"), format!("`{kind}` is not known (postgres)")),
-            None => self.problem(line, &format!("{path}.kind"), "it is missing (postgres)".into()),
-        }
-        let url = self.text(&mut table, "url");
-        if url.is_none() {
-            self.problem(line, &format!("{path}.url"), "it is missing (env:NAME or file:PATH)".into());
-        }
-        let base = self.base.clone();
-        let url = url
-            .and_then(|u| UrlRef::parse(&u, &base).map_err(|e| self.problem(line, &format!("{path}.url"), e.to_string())).ok());
-        if let Some(format) = self.text(&mut table, "format").filter(|f| f != "parquet") {
-            self.problem(line, &format!("{path}.format"), format!("`{format}` is not available in this version (parquet)"));
-        }
-        let include = self.texts(&mut table, "include");
-        let exclude = self.texts(&mut table, "exclude");
-        let pg_tools = self.pg_tools(&mut table);
-        let workers = self.count(&mut table, "workers").or(defaults.workers).unwrap_or_else(default_workers);
-        let memory = self.parsed::<ByteSize>(&mut table, "memory").or(defaults.memory).unwrap_or(MEMORY);
-        let lock_timeout = self.parsed::<Span>(&mut table, "lock-timeout").map_or(LOCK_TIMEOUT, |s| s.0);
-        let level = self.integer(&mut table, "zstd-level", 1..=19).and_then(|n| i32::try_from(n).ok());
-        let reuse_max_age = self.parsed::<Span>(&mut table, "reuse-max-age").map_or(REUSE_MAX_AGE, |s| s.0);
-        let shrink_max = self.parsed::<Percent>(&mut table, "shrink-max").unwrap_or(SHRINK_MAX).0;
-        let shrink_ignore = self.texts(&mut table, "shrink-ignore");
-        let max_block = self.parsed::<Span>(&mut table, "max-block").map_or(MAX_BLOCK, |s| s.0);
-        let on_block = [("warn", OnBlock::Warn), ("release", OnBlock::Release), ("abort", OnBlock::Abort)];
-        let on_block = self.one_of(&mut table, "on-block", on_block);
-        let lag = self.parsed::<Span>(&mut table, "max-replication-lag").map_or(MAX_REPLICATION_LAG, |s| s.0);
-        let rate = self.rate(&mut table, "rate").map(ByteSize);
-        let databases = self.databases(&mut table, &path, line);
-        let hooks = self.hooks(&mut table);
-        let profile = self.one_of(&mut table, "profile", [("lake", Profile::Lake), ("native", Profile::Native)]);
-        let text_only = self.texts(&mut table, "text-only");
-        let unknown = self.one_of(&mut table, "unknown-encoding", [("binary", false), ("refuse", true)]);
-        let retention = self.retention(&mut table, defaults.retention.clone());
-        let alarms = self.alarms(&mut table);
-        self.no_more(&table);
-        Some(SourceSettings {
-            name: parsed?,
-            url: url?,
-            include,
-            exclude,
-            pg_tools,
-            workers,
-            memory,
-            lock_timeout,
-            zstd_level: level.unwrap_or(ZSTD_LEVEL),
-            time_zone: defaults.time_zone.to_owned(),
-            database: None,
-            databases,
-            reuse_max_age,
-            shrink_max,
-            shrink_ignore,
-            max_block,
-            on_block,
-            max_replication_lag: (!lag.is_zero()).then_some(lag),
-            rate,
-            hooks,
-            profile,
-            text_only,
-            retention,
-            alarms,
-            refuse_unknown_encoding: unknown,
-        })
-    }
-
     /// Reads one of some words; the first is the default.
     fn one_of<T: Copy, const N: usize>(&mut self, table: &mut Table<'t>, key: &str, words: [(&str, T); N]) -> T {
         let line = table.entries.iter().find(|(k, ..)| k == key).map_or(1, |e| e.1);
@@ -466,32 +376,6 @@ impl<'t> Reader<'t> {
         let reason = format!("`{text}` is not {} or {last}", others.join(", "));
         self.problem(line, &Self::dotted(table, key), reason);
         words[0].1
-    }
-
-    fn databases(&mut self, table: &mut Table<'t>, path: &str, line: usize) -> Option<DatabaseChoice> {
-        let include = self.texts(table, "databases");
-        let exclude = self.texts(table, "exclude-databases");
-        if include.is_empty() && !exclude.is_empty() {
-            self.problem(line, &format!("{path}.exclude-databases"), "it goes with databases = [\"*\"]".into());
-        }
-        (!include.is_empty()).then_some(DatabaseChoice { include, exclude })
-    }
-
-    fn hooks(&mut self, table: &mut Table<'t>) -> Hooks {
-        let (before, after) = (self.texts(table, "before"), self.texts(table, "after"));
-        let timeout = self.parsed::<Span>(table, "hook-timeout").map_or(HOOK_TIMEOUT, |s| s.0);
-        let hook = |command: Vec<String>| (!command.is_empty()).then_some(Hook { command, timeout });
-        Hooks { before: hook(before), after: hook(after) }
-    }
-
-    fn pg_tools(&mut self, table: &mut Table<'t>) -> ToolChoice {
-        match table.entries.iter().find(|(k, ..)| k == "pg-tools").map(|(.., v)| v.get_ref()) {
-            Some(DeValue::Array(_)) => ToolChoice::Wrapper(self.texts(table, "pg-tools")),
-            _ => match self.text(table, "pg-tools").as_deref() {
-                None | Some("auto") => ToolChoice::Auto,
-                Some(folder) => ToolChoice::Folder(self.base.join(folder)),
-            },
-        }
     }
 }
 

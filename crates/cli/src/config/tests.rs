@@ -86,7 +86,7 @@ fn defaults_and_relative_paths() {
     let config = Config::parse(Path::new("/srv/dozo.toml"), text).unwrap();
     assert_eq!(config.repository.store().unwrap().url(), "file:///srv/repo");
     let shop = config.source("shop").unwrap();
-    assert_eq!(shop.url.to_string(), "file:/srv/shop.url");
+    assert_eq!(shop.postgres().unwrap().url.to_string(), "file:/srv/shop.url");
     assert_eq!(shop.memory.0, 256_000_000);
     assert_eq!(shop.lock_timeout.as_secs(), 10);
     assert_eq!(shop.time_zone, "UTC");

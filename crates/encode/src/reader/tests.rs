@@ -22,7 +22,7 @@ fn options() -> EncodeOptions {
 }
 
 fn written() -> (Vec<u8>, crate::Encoded, Vec<RowGroups>) {
-    let mut encoder = Box::new(ParquetEncoder::new(&schema(), &[], &options(), Vec::new()).unwrap());
+    let mut encoder = Box::new(ParquetEncoder::new(&schema(), &options(), Vec::new()).unwrap());
     let mut runs = Vec::new();
     for (from, to) in [(0, 2500), (2500, 2500), (2500, 2600)] {
         encoder.write(&batch(from, to)).unwrap();

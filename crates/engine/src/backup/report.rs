@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use dozo_model::{BackupId, Dataset, Fingerprint, LeftOut, Loss, QualifiedName, SourceMatch};
+use dozo_model::{BackupId, Dataset, LeftOut, Loss, QualifiedName, SourceMatch};
 use dozo_store::RequestCounts;
 use serde::Serialize;
 
@@ -13,8 +13,11 @@ use serde::Serialize;
 pub struct BackupReport {
     /// Source.
     pub source: String,
-    /// Database.
-    pub database: String,
+    /// Kind of source.
+    pub kind: &'static str,
+    /// Database, where the source is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
     /// Id.
     pub id: BackupId,
     /// `done`, `suspect` or `partial`.
@@ -66,7 +69,7 @@ pub struct Bottleneck {
 
 impl Bottleneck {
     /// Finds it; `after` is the time that workers waited for uploads when all rows were read.
-    pub(super) fn find(tables: &[TableReport], after: Duration) -> Option<Self> {
+    pub(crate) fn find(tables: &[TableReport], after: Duration) -> Option<Self> {
         let mut sums = BTreeMap::from([("upload", after.as_secs_f64())]);
         for (stage, seconds) in tables.iter().flat_map(|t| &t.seconds) {
             let what = match stage.as_str() {
@@ -108,14 +111,33 @@ pub struct TableReport {
     pub bytes_written: u64,
     /// Seconds on the workers: versions (change token), receive, decode (with digests), encode, upload (waiting for it), prove.
     pub seconds: BTreeMap<String, f64>,
-    /// Fingerprint.
-    pub fingerprint: Fingerprint,
+    /// Fingerprint, printed.
+    pub fingerprint: String,
     /// What the server's own fingerprint confirmed.
     pub source_match: Option<SourceMatch>,
 }
 
 impl TableReport {
-    pub(super) fn new(dataset: &Dataset, id: &BackupId, work: TableWork, because: Option<String>) -> Self {
+    /// Begins the report of a table that is copied by the backup `id`.
+    #[cfg(feature = "duckdb")]
+    pub(crate) fn copied(table: String, id: &BackupId) -> Self {
+        Self {
+            table,
+            root: None,
+            how: "copied",
+            because: None,
+            copied_by: id.clone(),
+            copies: 1,
+            rows: 0,
+            bytes_read: 0,
+            bytes_written: 0,
+            seconds: BTreeMap::new(),
+            fingerprint: String::new(),
+            source_match: None,
+        }
+    }
+
+    pub(crate) fn new(dataset: &Dataset, id: &BackupId, work: TableWork, because: Option<String>) -> Self {
         let reused = dataset.copied_by.is_some();
         Self {
             table: dataset.name.to_string(),
@@ -128,7 +150,7 @@ impl TableReport {
             bytes_read: if reused { 0 } else { dataset.bytes_read },
             bytes_written: work.written,
             seconds: work.seconds,
-            fingerprint: dataset.fingerprint,
+            fingerprint: dataset.fingerprint.to_string(),
             source_match: dataset.source_match,
         }
     }
@@ -136,13 +158,13 @@ impl TableReport {
 
 /// What a table cost.
 #[derive(Debug, Default)]
-pub(super) struct TableWork {
-    pub(super) written: u64,
-    pub(super) seconds: BTreeMap<String, f64>,
+pub(crate) struct TableWork {
+    pub(crate) written: u64,
+    pub(crate) seconds: BTreeMap<String, f64>,
 }
 
 /// Fills in how many physical copies there are.
-pub(super) fn count_copies(tables: &mut [TableReport], datasets: &[Dataset], copies: &BTreeMap<QualifiedName, usize>) {
+pub(crate) fn count_copies(tables: &mut [TableReport], datasets: &[Dataset], copies: &BTreeMap<QualifiedName, usize>) {
     let names: HashMap<String, usize> =
         datasets.iter().map(|d| (d.name.to_string(), copies.get(&d.name).copied().unwrap_or(1))).collect();
     for table in tables {

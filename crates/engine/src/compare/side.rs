@@ -124,7 +124,7 @@ impl Side {
         let label = format!("{}@{}", manifest.source, manifest.id);
         let mut tables: BTreeMap<QualifiedName, TableView> = BTreeMap::new();
         // What is within extensions, and large objects, are not compared.
-        for dataset in manifest.datasets.iter().filter(|d| d.kind.is_table()) {
+        for dataset in manifest.datasets().iter().filter(|d| d.kind.is_table()) {
             let root = dataset.root.as_ref().unwrap_or(&dataset.name);
             let view = tables.entry(root.clone()).or_insert_with(|| TableView {
                 columns: dataset.columns.clone(),

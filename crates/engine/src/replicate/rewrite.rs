@@ -59,7 +59,7 @@ impl Rewrite {
             fields.remove("lock-mode");
         }
         tree["objects"] = serde_json::to_value(objects).map_err(broken)?;
-        for dataset in tree["datasets"].as_array_mut().into_iter().flatten() {
+        for dataset in tree.get_mut("datasets").and_then(Value::as_array_mut).into_iter().flatten() {
             let owner = |part: &Value| part["object"].as_str().and_then(Layout::owner);
             let owners: Option<Vec<BackupId>> = dataset["parts"].as_array().map(|p| p.iter().filter_map(owner).collect());
             let foreign = owners.unwrap_or_default().into_iter().find(|owner| owner != id);

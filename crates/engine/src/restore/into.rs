@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use dozo_model::{ErrorClass, Explain, Fingerprint, Manifest, QualifiedName, SequenceValue, Stage};
+use dozo_model::{ErrorClass, Explain, Fingerprint, Manifest, PostgresContent, QualifiedName, SequenceValue, Stage};
 use dozo_postgres::{LiveTable, MergeMode, MergeTable, RestoreTarget};
 
 use super::plan::{PlannedDataset, RestorePlan};
@@ -72,7 +72,7 @@ pub(super) async fn run(job: Job<'_>, plan: &RestorePlan, groups: &[Group]) -> R
 }
 
 async fn exchange(job: Job<'_>, plan: &RestorePlan, groups: &[Group], continued: &mut bool) -> Result<RestoreReport> {
-    let Job { ctx, manifest, info, options, target, .. } = job;
+    let Job { ctx, manifest, pg, info, options, target, .. } = job;
     let began = Instant::now();
     let mode = if options.existing == Existing::Replace { MergeMode::Replace } else { MergeMode::Append };
     let filter = options.filter.as_deref();
@@ -124,7 +124,7 @@ async fn exchange(job: Job<'_>, plan: &RestorePlan, groups: &[Group], continued:
                 return Err(EngineError::SideDiffers { table: table.live.clone(), expected: table.stored, found });
             }
         }
-        let sequences = raised(manifest, plan, groups);
+        let sequences = raised(pg, plan, groups);
         let merged = target.merge(&tables, mode, filter, &sequences, options.lock_timeout).await?;
         seconds.insert("verify".to_owned(), stage.elapsed().as_secs_f64());
         Ok(merged)
@@ -185,14 +185,14 @@ fn refuse_unheld(manifest: &Manifest, plan: &RestorePlan, group: &Group, found: 
 }
 
 /// Sequences that belong to the tables.
-fn raised(manifest: &Manifest, plan: &RestorePlan, groups: &[Group]) -> Vec<SequenceValue> {
+fn raised(pg: &PostgresContent, plan: &RestorePlan, groups: &[Group]) -> Vec<SequenceValue> {
     let of = |owner: &QualifiedName| {
         groups.iter().any(|g| &g.live == owner || g.datasets.iter().any(|d| d.dataset.root.as_ref() == Some(owner)))
     };
     if plan.renamed() {
         return Vec::new();
     }
-    manifest.sequences.iter().filter(|s| s.owned_by.as_ref().is_some_and(of)).cloned().collect()
+    pg.sequences.iter().filter(|s| s.owned_by.as_ref().is_some_and(of)).cloned().collect()
 }
 
 /// The part of a backup's id that tells it from others.

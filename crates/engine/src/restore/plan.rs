@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use dozo_catalog::Repository;
 use dozo_model::{
-    Dataset, DatasetKind, Fingerprint, LargeObjects, Manifest, MaterializedView, QualifiedName, SequenceValue, Sha256Digest,
-    quote_ident,
+    Dataset, DatasetKind, Fingerprint, LargeObjects, Manifest, MaterializedView, PostgresContent, QualifiedName, SequenceValue,
+    Sha256Digest, quote_ident,
 };
 use dozo_postgres::{Entry, PgTools, Renames, SchemaScript, Section, rewrite_entry};
 
@@ -85,11 +85,12 @@ impl RestorePlan {
     pub(crate) async fn new(
         repository: &Repository,
         manifest: &Manifest,
+        pg: &PostgresContent,
         tools: &PgTools,
         options: &RestoreOptions,
     ) -> Result<Self> {
         let objects = Digests::of(manifest);
-        let key = &manifest.files.schema_dump;
+        let key = &pg.files.schema_dump;
         let dump = repository.store().get(key).await?;
         objects.check(key, dump.len() as u64, Sha256Digest::of(&dump))?;
         let mut flags = Vec::new();
@@ -102,10 +103,10 @@ impl RestorePlan {
         }
         let script = tools.schema_script(&dump, &flags).await?;
 
-        let chosen = choose(manifest, options)?;
+        let chosen = choose(manifest, pg, options)?;
         let whole = chosen.is_none();
-        let renames = renames(manifest, chosen.as_deref(), options)?;
-        let datasets: Vec<PlannedDataset> = manifest
+        let renames = renames(pg, chosen.as_deref(), options)?;
+        let datasets: Vec<PlannedDataset> = pg
             .datasets
             .iter()
             .filter(|d| chosen.as_ref().is_none_or(|names| names.contains(&d.name)))
@@ -155,8 +156,8 @@ impl RestorePlan {
         if !renames.schemas.is_empty() && entries.iter().any(|e| ["FUNCTION", "PROCEDURE"].contains(&e.entry.kind.as_str())) {
             warnings.push("bodies of functions still name the old schema".into());
         }
-        let parents = parents(manifest);
-        let is_top = |n: &QualifiedName| manifest.partitioned.iter().any(|p| &p.name == n && p.parent.is_none());
+        let parents = parents(pg);
+        let is_top = |n: &QualifiedName| pg.partitioned.iter().any(|p| &p.name == n && p.parent.is_none());
         let in_choice = |n: &QualifiedName| chosen.as_ref().is_none_or(|c| c.contains(n));
         let tops = parents.keys().filter(|n| is_top(n) && in_choice(n)).map(|n| ((*n).clone(), renames.apply(n))).collect();
         let mut attach = Vec::new();
@@ -179,7 +180,7 @@ impl RestorePlan {
         };
         let rows = options.content != super::Content::Schema;
         let with_xml = entries.iter().filter(|e| rows && of_xml(e)).map(|e| e.entry.id).collect();
-        let mut sequences = sequences(manifest, chosen.as_deref(), options, &renames);
+        let mut sequences = sequences(pg, chosen.as_deref(), options, &renames);
         if !whole {
             // Those of extensions come with the whole database only.
             let dumped = |s: &SequenceValue| {
@@ -191,10 +192,9 @@ impl RestorePlan {
             };
             sequences.retain(dumped);
         }
-        let owned = manifest.sequences.iter().filter(|_| !renames.tables.is_empty());
+        let owned = pg.sequences.iter().filter(|_| !renames.tables.is_empty());
         let identities = owned.filter_map(|s| Some((renames.tables.get(s.owned_by.as_ref()?)?.clone(), s.clone()))).collect();
-        let views =
-            manifest.materialized_views.iter().filter(|v| v.populated && (whole || options.schemas.contains(&v.name.schema)));
+        let views = pg.materialized_views.iter().filter(|v| v.populated && (whole || options.schemas.contains(&v.name.schema)));
         Ok(Self {
             label: format!("{}@{} {}", manifest.source, manifest.id, selection_label(options)),
             whole,
@@ -205,8 +205,8 @@ impl RestorePlan {
             sequences,
             identities,
             views: views.map(|v| MaterializedView { name: renames.apply(&v.name), ..v.clone() }).collect(),
-            large_objects: if whole { manifest.large_objects.clone() } else { Vec::new() },
-            roles: needed_roles(manifest, options),
+            large_objects: if whole { pg.large_objects.clone() } else { Vec::new() },
+            roles: needed_roles(pg, options),
             warnings,
             unmade,
             objects,
@@ -366,7 +366,7 @@ fn selection_label(options: &RestoreOptions) -> String {
 }
 
 /// Returns the tables (with the roots of trees) that were asked for; `None` = all.
-fn choose(manifest: &Manifest, options: &RestoreOptions) -> Result<Option<Vec<QualifiedName>>> {
+fn choose(manifest: &Manifest, pg: &PostgresContent, options: &RestoreOptions) -> Result<Option<Vec<QualifiedName>>> {
     if options.schemas.is_empty() && options.tables.is_empty() {
         return match &options.rename {
             Some(_) => Err(EngineError::Options("--as needs --table or --schema".into())),
@@ -377,7 +377,7 @@ fn choose(manifest: &Manifest, options: &RestoreOptions) -> Result<Option<Vec<Qu
         return Err(EngineError::Options("--schema and --table cannot be combined".into()));
     }
     let place = format!("backup {}@{}", manifest.source, manifest.id);
-    let parents = parents(manifest);
+    let parents = parents(pg);
     let all: Vec<&QualifiedName> = parents.keys().copied().collect();
     if !options.schemas.is_empty() {
         if let Some(missing) = options.schemas.iter().find(|s| !all.iter().any(|n| &n.schema == *s)) {
@@ -395,14 +395,14 @@ fn choose(manifest: &Manifest, options: &RestoreOptions) -> Result<Option<Vec<Qu
 }
 
 /// Every table of a backup, and the partitioned table right above it.
-fn parents(manifest: &Manifest) -> BTreeMap<&QualifiedName, Option<&QualifiedName>> {
+fn parents(pg: &PostgresContent) -> BTreeMap<&QualifiedName, Option<&QualifiedName>> {
     // What belongs to the database as a whole cannot be chosen.
-    let tables = manifest.datasets.iter().filter(|d| d.kind.is_table());
+    let tables = pg.datasets.iter().filter(|d| d.kind.is_table());
     let datasets = tables.map(|d| (&d.name, d.parent.as_ref()));
-    datasets.chain(manifest.partitioned.iter().map(|p| (&p.name, p.parent.as_ref()))).collect()
+    datasets.chain(pg.partitioned.iter().map(|p| (&p.name, p.parent.as_ref()))).collect()
 }
 
-fn renames(manifest: &Manifest, chosen: Option<&[QualifiedName]>, options: &RestoreOptions) -> Result<Renames> {
+fn renames(pg: &PostgresContent, chosen: Option<&[QualifiedName]>, options: &RestoreOptions) -> Result<Renames> {
     let mut renames = Renames::default();
     let Some(chosen) = chosen else { return Ok(renames) };
     if options.rename.is_none() && !options.beside {
@@ -412,7 +412,7 @@ fn renames(manifest: &Manifest, chosen: Option<&[QualifiedName]>, options: &Rest
         renames.schemas.insert(schema.clone(), new.clone());
         return Ok(renames);
     }
-    let parents = parents(manifest);
+    let parents = parents(pg);
     let top = |n: &&QualifiedName| parents.get(n).copied().flatten().is_none_or(|p| !chosen.contains(p));
     let roots: Vec<&QualifiedName> = chosen.iter().filter(top).collect();
     let [root] = roots.as_slice() else {
@@ -496,7 +496,7 @@ fn planned_entries(
 }
 
 fn sequences(
-    manifest: &Manifest,
+    pg: &PostgresContent,
     chosen: Option<&[QualifiedName]>,
     options: &RestoreOptions,
     renames: &Renames,
@@ -507,13 +507,13 @@ fn sequences(
         Some(_) if !renames.tables.is_empty() => false,
         Some(names) => options.schemas.contains(&s.name.schema) || s.owned_by.as_ref().is_some_and(|o| names.contains(o)),
     };
-    manifest.sequences.iter().filter(wanted).map(|s| SequenceValue { name: renames.apply(&s.name), ..s.clone() }).collect()
+    pg.sequences.iter().filter(wanted).map(|s| SequenceValue { name: renames.apply(&s.name), ..s.clone() }).collect()
 }
 
-fn needed_roles(manifest: &Manifest, options: &RestoreOptions) -> Vec<String> {
+fn needed_roles(pg: &PostgresContent, options: &RestoreOptions) -> Vec<String> {
     let side_copy = (options.rename.is_some() || options.beside) && !options.tables.is_empty();
     let owners_only = options.no_owner || options.role.is_some();
-    if owners_only && (options.no_privileges || side_copy) { Vec::new() } else { manifest.roles.clone() }
+    if owners_only && (options.no_privileges || side_copy) { Vec::new() } else { pg.roles.clone() }
 }
 
 /// The sequence of a serial column, which the default of a side copy goes on using.

@@ -5,7 +5,7 @@ use dozo_model::{Manifest, QualifiedName};
 use dozo_postgres::ConnInfo;
 use serde::Serialize;
 
-use super::{Existing, RestoreOptions, check_options, into, opened};
+use super::{Existing, RestoreOptions, check_options, into, opened, postgres};
 use crate::Result;
 
 /// Bytes that a heap takes for each COPY byte of a row, with its indexes: measured on the sample database.
@@ -60,6 +60,7 @@ pub async fn preview(
     options: &RestoreOptions,
 ) -> Result<RestorePreview> {
     check_options(options)?;
+    let pg = postgres(manifest)?;
     let (target, plan) = opened(repository, manifest, info, options).await?;
     let groups = into::groups(&target, &plan).await?;
     let mut obstacles = Vec::new();
@@ -98,7 +99,7 @@ pub async fn preview(
     let bytes: u64 = plan.datasets.iter().map(|d| d.dataset.bytes_read).sum();
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "estimates")]
     let (on_target, seconds) = {
-        let all: u64 = manifest.datasets.iter().filter(|d| d.copied_by.is_none()).map(|d| d.bytes_read).sum();
+        let all: u64 = pg.datasets.iter().filter(|d| d.copied_by.is_none()).map(|d| d.bytes_read).sum();
         let measured = all as f64 / manifest.seconds.get("data").copied().unwrap_or(0.0).max(0.1);
         ((bytes as f64 * HEAP_FACTOR) as u64, bytes as f64 / measured.max(BYTES_PER_SECOND) * 2.0)
     };

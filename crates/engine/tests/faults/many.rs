@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use dozo_engine::{Repository, retention_plan};
-use dozo_model::{BackupId, FixedClock, Manifest, ManifestForm, ObjectRef, RetentionPolicy, Sha256Digest, Timestamp};
+use dozo_model::{BackupId, Content, FixedClock, Manifest, ManifestForm, ObjectRef, RetentionPolicy, Sha256Digest, Timestamp};
 use dozo_testkit::shared_s3;
 use futures::StreamExt;
 use jiff::ToSpan;
@@ -25,7 +25,8 @@ fn manifest(source: usize, night: usize, began: Timestamp) -> Manifest {
     m.started = began + i64::try_from(24 * night).unwrap().hours();
     m.finished = m.started + 5.minutes();
     m.parent = None;
-    m.datasets.clear();
+    let Content::Postgres(content) = &mut m.content else { panic!("the golden manifest is of Postgres") };
+    content.datasets.clear();
     m.objects = (0..OBJECTS)
         .map(|n| {
             let key = format!("data/{}/public/t{n}/00000-{}-abcdefgh.parquet", m.source, id(night));

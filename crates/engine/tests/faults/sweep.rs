@@ -219,14 +219,14 @@ async fn backup() {
     database.psql("UPDATE b SET i = i + 1");
     let committed = verbs.backup(&sweep.copy(PATIENT).await.0).await.unwrap();
     assert!(committed.reused > 0 && committed.copied > 0, "{committed:?}");
-    let expected: Vec<_> = committed.tables.iter().map(|t| (t.table.clone(), t.fingerprint)).collect();
+    let expected: Vec<_> = committed.tables.iter().map(|t| (t.table.clone(), t.fingerprint.clone())).collect();
     let swept = sweep
         .run(
             async |place, _| verbs.backup(place).await.map(drop).map_err(Failure::from),
             async |place, _| {
                 let repository = place.open().await.unwrap();
                 let newest = verbs.latest(&repository).await.unwrap();
-                let found: Vec<_> = newest.datasets.iter().map(|d| (d.name.to_string(), d.fingerprint)).collect();
+                let found: Vec<_> = newest.datasets().iter().map(|d| (d.name.to_string(), d.fingerprint.to_string())).collect();
                 assert_eq!(found, expected);
                 repository.everything_stands(&newest).await.unwrap();
             },

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use dozo_engine::{
     BackupOptions, BackupReport, BackupSelector, ConnInfo, Context, EngineError, GcDone, GcOptions, Hooks, OnBlock,
-    ReplicaSettings, ReplicateOptions, ReplicateReport, Replicated, Repository, RepositorySettings, RestoreOptions,
-    RestoreReport, SourceSettings, Store, StoreOptions, ToolChoice, UrlRef, VerifyReport, backup, replicate, restore, verify,
+    PostgresSettings, ReplicaSettings, ReplicateOptions, ReplicateReport, Replicated, Repository, RepositorySettings,
+    RestoreOptions, RestoreReport, SourceKind, SourceSettings, Store, StoreOptions, ToolChoice, UrlRef, VerifyReport, backup,
+    replicate, restore, verify,
 };
 use dozo_model::{
     ByteSize, Clock, Explain, Manifest, NoProgress, Operator, Profile, SourceName, SystemClock, Verdict, VerifyLevel,
@@ -151,12 +152,20 @@ impl Verbs {
     pub(crate) fn on(url: &str, tools: PathBuf, clock: Arc<dyn Clock>) -> Self {
         let source = SourceSettings {
             name: SourceName::parse("shop").unwrap(),
-            url: UrlRef::parse(url, std::path::Path::new("/")).unwrap(),
-            database: None,
-            databases: None,
+            kind: SourceKind::Postgres(PostgresSettings {
+                url: UrlRef::parse(url, std::path::Path::new("/")).unwrap(),
+                database: None,
+                databases: None,
+                pg_tools: ToolChoice::Folder(tools),
+                max_block: Duration::from_secs(5),
+                on_block: OnBlock::Warn,
+                max_replication_lag: None,
+                profile: Profile::Lake,
+                text_only: vec![],
+                refuse_unknown_encoding: false,
+            }),
             include: vec![],
             exclude: vec![],
-            pg_tools: ToolChoice::Folder(tools),
             workers: 2,
             memory: ByteSize(256_000_000),
             lock_timeout: Duration::from_secs(10),
@@ -165,16 +174,10 @@ impl Verbs {
             reuse_max_age: Duration::from_secs(35 * 86400),
             shrink_max: 50,
             shrink_ignore: vec![],
-            max_block: Duration::from_secs(5),
-            on_block: OnBlock::Warn,
-            max_replication_lag: None,
             rate: None,
             hooks: Hooks::default(),
-            profile: Profile::Lake,
-            text_only: vec![],
             retention: dozo_model::RetentionPolicy::default(),
             alarms: dozo_engine::AlarmRules::default(),
-            refuse_unknown_encoding: false,
         };
         let ctx = Context {
             progress: Arc::new(NoProgress),
@@ -223,7 +226,7 @@ impl Verbs {
             create_db: true,
             verify: true,
             workers: 2,
-            pg_tools: self.source.pg_tools.clone(),
+            pg_tools: self.source.postgres().unwrap().pg_tools.clone(),
             lock_timeout: Duration::from_secs(10),
             ..RestoreOptions::default()
         };

@@ -89,7 +89,7 @@ impl ManifestForm for Manifest {
     }
 
     fn server(&self) -> Option<&str> {
-        self.server.system_identifier.as_deref()
+        self.postgres()?.server.system_identifier.as_deref()
     }
 
     fn sizes(&self) -> impl Iterator<Item = (&str, u64)> {
@@ -130,8 +130,9 @@ pub struct ManifestHead {
     pub kind: String,
     /// Whether everything that was asked for is in it.
     pub complete: bool,
-    /// The server it came from.
-    pub server: ServerHead,
+    /// The server it came from; none = its source is no server.
+    #[serde(default)]
+    pub server: Option<ServerHead>,
     /// Start, by the server's clock.
     pub started: Timestamp,
     /// End of the data, by the server's clock.
@@ -191,7 +192,7 @@ impl ManifestForm for ManifestHead {
     }
 
     fn server(&self) -> Option<&str> {
-        self.server.system_identifier.as_deref()
+        self.server.as_ref()?.system_identifier.as_deref()
     }
 
     fn sizes(&self) -> impl Iterator<Item = (&str, u64)> {

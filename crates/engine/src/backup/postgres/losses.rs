@@ -14,7 +14,7 @@ use crate::select::Patterns;
 pub(super) fn losses(source: &SourceSettings, before: &Manifest, now: &[Dataset], left_out: &[LeftOut]) -> Result<Vec<Loss>> {
     let ignored = Patterns::new(&source.shrink_ignore)?;
     let mut trees: BTreeMap<&QualifiedName, Vec<&Dataset>> = BTreeMap::new();
-    for dataset in before.datasets.iter().filter(|d| !left_out.iter().any(|l| l.name == d.name)) {
+    for dataset in before.datasets().iter().filter(|d| !left_out.iter().any(|l| l.name == d.name)) {
         trees.entry(dataset.root.as_ref().unwrap_or(&dataset.name)).or_default().push(dataset);
     }
     let lost = trees.into_iter().filter_map(|(tree, leaves)| {

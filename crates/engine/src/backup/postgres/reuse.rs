@@ -64,7 +64,9 @@ impl Reuse {
         if parent.started > now {
             return nothing("the newest backup is dated in the future");
         }
-        let server = &parent.server;
+        let Some(server) = parent.postgres().map(|pg| &pg.server) else {
+            return nothing("the last backup is of another kind of source");
+        };
         if facts.system_identifier.is_none() || server.system_identifier != facts.system_identifier {
             return nothing("the server is not the one of the last backup");
         }
@@ -102,7 +104,7 @@ impl Parent {
         let distrusted = history.distrusted();
         let listed = repository.store().list(&format!("{}/{}", Layout::DATA, source.name)).await?;
         let sizes: HashMap<&str, u64> = listed.iter().map(|o| (o.key.as_str(), o.bytes)).collect();
-        let used: HashSet<&str> = manifest.datasets.iter().flat_map(|d| &d.parts).map(|p| p.object.as_str()).collect();
+        let used: HashSet<&str> = manifest.datasets().iter().flat_map(|d| &d.parts).map(|p| p.object.as_str()).collect();
         let offers = manifest.objects.iter().filter(|o| used.contains(o.key.as_str())).map(|o| {
             let key = o.key.as_str();
             let age = checked.get(key).map(|at| now.duration_since(*at).unsigned_abs());
@@ -120,7 +122,7 @@ impl Parent {
         });
         Ok(Self {
             id: manifest.id.clone(),
-            datasets: manifest.datasets.iter().map(|d| (d.name.clone(), d.clone())).collect(),
+            datasets: manifest.datasets().iter().map(|d| (d.name.clone(), d.clone())).collect(),
             objects: offers.collect(),
         })
     }

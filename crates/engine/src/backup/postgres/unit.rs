@@ -5,27 +5,22 @@
 //! snapshot.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
-use bytes::Bytes;
-use dozo_encode::{EncodeError, EncodeOptions, ParquetEncoder, PartSink, SinkClosed, TableEncoder};
+use dozo_encode::{EncodeError, EncodeOptions, ParquetEncoder, TableEncoder};
 use dozo_model::{
     BackupId, BlockRange, Column, Fingerprint, ObjectRef, Part, Progress, RowDigester, RowVersions, SourceName, random_suffix,
 };
 use dozo_postgres::{LockedTable, PgError, RowBlock, RowDecoder, RowSource, SnapshotWorker, Unit};
-use dozo_store::{Layout, Store, UploadPart};
-use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use dozo_store::Layout;
 
-use super::gate::Gate;
 use super::geo;
 use super::plan::PlannedTable;
 use super::prove::Proving;
-use super::watch::Warnings;
+use crate::backup::gate::Gate;
+use crate::backup::uploads::{Upload, UploadSink, Uploads};
+use crate::backup::warnings::Warnings;
 use crate::budget::Budget;
 use crate::{EngineError, Result};
 
@@ -42,15 +37,7 @@ pub(crate) struct UnitContext {
     pub(crate) prove: Proving,
     pub(crate) gate: Arc<Gate>,
     pub(crate) warnings: Warnings,
-    pub(crate) store: Store,
-    /// How many uploads may be on their way.
-    pub(crate) uploads: Arc<Semaphore>,
-    /// The first upload that failed.
-    pub(crate) upload_failed: Arc<Mutex<Option<EngineError>>>,
-    pub(crate) handle: Handle,
-    pub(crate) tracker: TaskTracker,
-    /// Ends all uploads: they outlive the workers that feed them.
-    pub(crate) stop_uploads: CancellationToken,
+    pub(crate) uploads: Arc<Uploads>,
     pub(crate) progress: Arc<dyn Progress>,
 }
 
@@ -71,31 +58,7 @@ pub(crate) struct PieceReport {
 pub(crate) struct UnitReport {
     pub(crate) object: ObjectRef,
     pub(crate) pieces: Vec<PieceReport>,
-    /// Bytes stored; none = it failed.
-    upload: JoinHandle<Option<u64>>,
-}
-
-/// Feeds an upload, and counts how long it waits for it.
-struct UploadSink {
-    parts: mpsc::Sender<UploadPart>,
-    waited: Arc<Mutex<Duration>>,
-}
-
-impl UploadSink {
-    fn send(&self, part: UploadPart) -> std::result::Result<(), SinkClosed> {
-        let began = Instant::now();
-        let sent = self.parts.blocking_send(part).map_err(|_| SinkClosed);
-        if let Ok(mut waited) = self.waited.lock() {
-            *waited += began.elapsed();
-        }
-        sent
-    }
-}
-
-impl PartSink for UploadSink {
-    fn part(&mut self, part: Bytes) -> std::result::Result<(), SinkClosed> {
-        self.send(UploadPart::Data(part))
-    }
+    pub(crate) upload: Upload,
 }
 
 /// Copies a unit.
@@ -105,60 +68,8 @@ pub(crate) fn run_unit(worker: &mut SnapshotWorker, unit: &Unit, shared: &UnitCo
     let partition = (unit.pieces.len() == 1 && first.root.is_some()).then_some(first.locked.name.name.as_str());
     let random = random_suffix(&mut rand::rng(), 8);
     let key = Layout::data(&shared.source, table, partition, unit.chunk, &shared.id, &random);
-
-    let broken = || EngineError::Internal("a worker panicked".into());
-    if let Some(error) = shared.upload_failed.lock().map_err(|_| broken())?.take() {
-        return Err(error);
-    }
-    // The end of an upload (on a disk: until it is safe there) overlaps with the next unit, not with more than that.
-    let began = Instant::now();
-    let permit = shared.handle.block_on(Arc::clone(&shared.uploads).acquire_owned()).map_err(|_| broken())?;
-    let waited = Arc::new(Mutex::new(began.elapsed()));
-    let (sender, parts) = mpsc::channel(1);
-    let (store, upload_key, failed) = (shared.store.clone(), key.clone(), Arc::clone(&shared.upload_failed));
-    let stop = shared.stop_uploads.clone();
-    let upload = async move {
-        let _permit = permit;
-        let uploaded = store.upload(&upload_key, parts, &stop).await;
-        match uploaded {
-            Ok(size) => Some(size),
-            Err(e) => {
-                if let Ok(mut failed) = failed.lock() {
-                    failed.get_or_insert(e.into());
-                }
-                None
-            }
-        }
-    };
-    let upload = shared.tracker.spawn_on(upload, &shared.handle);
-    match copy_pieces(worker, unit, shared, &key, UploadSink { parts: sender, waited }) {
-        Ok((object, pieces)) => Ok(UnitReport { object, pieces, upload }),
-        Err(EngineError::Encode { source: EncodeError::Closed, .. }) => {
-            // The upload's own error explains a sink that closed.
-            shared.handle.block_on(upload).map_err(|e| EngineError::Internal(e.to_string()))?;
-            Err(shared.upload_failed.lock().map_err(|_| broken())?.take().unwrap_or(EngineError::Cancelled))
-        }
-        Err(e) => Err(e),
-    }
-}
-
-/// Waits for the uploads of all units.
-///
-/// # Errors
-/// The first that failed, or one that stored another number of bytes than were encoded.
-pub(crate) async fn all_stored(units: &mut [UnitReport], shared: &UnitContext) -> Result<()> {
-    for unit in units {
-        let size = (&mut unit.upload).await.map_err(|e| EngineError::Internal(e.to_string()))?;
-        let Some(size) = size else {
-            let failed = shared.upload_failed.lock().map_err(|_| EngineError::Internal("a worker panicked".into()))?.take();
-            return Err(failed.unwrap_or(EngineError::Cancelled));
-        };
-        if size != unit.object.bytes {
-            let (key, bytes) = (&unit.object.key, unit.object.bytes);
-            return Err(EngineError::Internal(format!("{size} of {bytes} bytes of `{key}` were stored")));
-        }
-    }
-    Ok(())
+    let ((object, pieces), upload) = shared.uploads.store(&key, |sink| copy_pieces(worker, unit, shared, &key, sink))?;
+    Ok(UnitReport { object, pieces, upload })
 }
 
 fn copy_pieces(
@@ -184,10 +95,9 @@ fn copy_pieces(
         part_bytes: shared.budget.parts.bytes,
         metadata,
     };
-    let waited = Arc::clone(&sink.waited);
-    let waited = || waited.lock().map(|mut w| std::mem::take(&mut *w).as_secs_f64()).unwrap_or_default();
-    let mut upload = waited();
-    let encoder = ParquetEncoder::new(decoder.schema(), &first.columns, &options, sink).map_err(encode_error)?;
+    let waited = sink.waited();
+    let mut upload = waited.take();
+    let encoder = ParquetEncoder::new(decoder.schema(), &options, sink).map_err(encode_error)?;
     let mut encoder: Box<dyn TableEncoder<UploadSink>> = Box::new(encoder);
     let mut digester = RowDigester::default();
     let mut block = RowBlock::default();
@@ -247,7 +157,7 @@ fn copy_pieces(
         } else {
             None
         };
-        let in_encode = waited();
+        let in_encode = waited.take();
         upload += in_encode;
         let encode = (encode - in_encode).max(0.0);
         let mut seconds = BTreeMap::from([("receive", receive), ("decode", decode), ("encode", encode), ("upload", upload)]);
@@ -273,9 +183,9 @@ fn copy_pieces(
         rows_before += rows;
     }
     let (sink, encoded) = encoder.finish().map_err(encode_error)?;
-    sink.send(UploadPart::End).map_err(|_| encode_error(EncodeError::Closed))?;
+    sink.end().map_err(|_| encode_error(EncodeError::Closed))?;
     if let Some(last) = pieces.last_mut() {
-        *last.seconds.entry("upload").or_default() += waited();
+        *last.seconds.entry("upload").or_default() += waited.take();
     }
     for piece in &mut pieces {
         let table = &shared.datasets[piece.dataset];

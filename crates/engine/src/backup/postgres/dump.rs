@@ -7,8 +7,8 @@ use dozo_model::{BackupId, Files, LeftOut, QualifiedName};
 use dozo_postgres::{ConnInfo, Coordinator, PgError, PgTools, dependents};
 use dozo_store::Layout;
 
-use super::watch::Warnings;
 use crate::Result;
+use crate::backup::warnings::Warnings;
 use crate::context::SourceSettings;
 
 /// What was dumped.

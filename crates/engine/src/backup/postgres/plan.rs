@@ -13,11 +13,11 @@ use dozo_postgres::{
     primary_keys, shape_digest, token_shapes,
 };
 
-use super::report::TableWork;
 use super::reuse;
 use super::unit::UnitReport;
+use crate::backup::report::TableWork;
 use crate::budget::Budget;
-use crate::context::SourceSettings;
+use crate::context::{PostgresSettings, SourceSettings};
 use crate::select::{ColumnPatterns, Patterns};
 use crate::{EngineError, Result};
 
@@ -185,18 +185,18 @@ impl Plan {
     /// Reads columns and sizes under the snapshot and cuts the tables into units.
     pub(crate) async fn new(
         coordinator: &Coordinator,
-        source: &SourceSettings,
+        settings: &PostgresSettings,
         large: &LargeObjectCensus,
         budget: Budget,
     ) -> Result<Self> {
         let session = coordinator.session();
-        let types = TypeCatalog::load(session, TypeOptions::new(&coordinator.facts, source.profile)).await?;
+        let types = TypeCatalog::load(session, TypeOptions::new(&coordinator.facts, settings.profile)).await?;
         let locked: Vec<&TableInfo> = coordinator.tables.iter().filter(|t| coordinator.locked.contains(&t.oid)).collect();
         let with_rows: Vec<&TableInfo> = locked.iter().copied().filter(|t| t.has_rows()).collect();
-        let text_only = ColumnPatterns::new(&source.text_only)?;
+        let text_only = ColumnPatterns::new(&settings.text_only)?;
         let asked = |t: &TableInfo, column: &str| text_only.matches(&t.name, t.root.as_ref().map(|(_, n)| n), column);
         let mut all_columns = columns(session, &types, &with_rows, asked).await?;
-        refuse_unknown_encoding(coordinator, source, &with_rows, &all_columns)?;
+        refuse_unknown_encoding(coordinator, settings, &with_rows, &all_columns)?;
         let blocks = coordinator.blocks().await?;
         let keys = partition_keys(session).await?;
         let mut primary = primary_keys(session).await?;
@@ -228,7 +228,7 @@ impl Plan {
             })
             .collect();
         if !large.groups.is_empty() {
-            tables.push(PlannedTable::large_objects(large, source.profile));
+            tables.push(PlannedTable::large_objects(large, settings.profile));
         }
         let partitioned = locked.iter().filter(|t| t.kind == 'p');
         let partitioned = partitioned.map(|t| PartitionedTable { name: t.name.clone(), parent: t.parent.clone() }).collect();
@@ -312,11 +312,11 @@ impl Plan {
 /// Where somebody asked for it, texts of which nobody knows the encoding are refused, all columns named at once.
 fn refuse_unknown_encoding(
     coordinator: &Coordinator,
-    source: &SourceSettings,
+    settings: &PostgresSettings,
     tables: &[&TableInfo],
     columns: &HashMap<u32, Vec<Column>>,
 ) -> Result<()> {
-    if !source.refuse_unknown_encoding || coordinator.facts.encoding != NO_ENCODING {
+    if !settings.refuse_unknown_encoding || coordinator.facts.encoding != NO_ENCODING {
         return Ok(());
     }
     fn raw(wire: &PgType) -> bool {

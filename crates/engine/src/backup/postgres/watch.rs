@@ -8,12 +8,13 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use dozo_model::{Progress, human_duration};
+use dozo_model::human_duration;
 use dozo_postgres::{ConnInfo, Replica, Session, Waiting, replicas, waiting_behind};
 use dozo_store::Store;
 
-use super::gate::Gate;
-use crate::context::{OnBlock, RepositorySettings, SourceSettings};
+use crate::backup::gate::Gate;
+use crate::backup::warnings::Warnings;
+use crate::context::{OnBlock, PostgresSettings, RepositorySettings};
 use crate::{EngineError, Result};
 
 /// Between two looks.
@@ -22,31 +23,6 @@ const EVERY: Duration = Duration::from_millis(500);
 const EVERY_PAUSED: Duration = Duration::from_millis(100);
 /// Between two looks at the disk.
 const EVERY_DISK: Duration = Duration::from_secs(2);
-
-/// Warnings of a run: told at once, and kept for the report.
-#[derive(Clone)]
-pub(crate) struct Warnings {
-    source: String,
-    progress: Arc<dyn Progress>,
-    all: Arc<Mutex<Vec<String>>>,
-}
-
-impl Warnings {
-    pub(crate) fn new(source: &str, progress: Arc<dyn Progress>) -> Self {
-        Self { source: source.to_owned(), progress, all: Arc::default() }
-    }
-
-    pub(crate) fn add(&self, text: String) {
-        self.progress.warn(&format!("{}: {text}", self.source));
-        if let Ok(mut all) = self.all.lock() {
-            all.push(text);
-        }
-    }
-
-    pub(crate) fn all(&self) -> Vec<String> {
-        self.all.lock().map(|all| all.clone()).unwrap_or_default()
-    }
-}
 
 /// Backends that hold locks of this run.
 #[derive(Debug, Clone, Default)]
@@ -67,7 +43,7 @@ impl OurBackends {
 /// What the task needs.
 pub(crate) struct Watch<'a> {
     pub(crate) info: &'a ConnInfo,
-    pub(crate) source: &'a SourceSettings,
+    pub(crate) source: &'a PostgresSettings,
     pub(crate) repository: &'a RepositorySettings,
     pub(crate) store: &'a Store,
     pub(crate) gate: &'a Gate,

@@ -1,0 +1,298 @@
+//! A DuckDB file that is read: waited for, attached, looked at.
+//!
+//! DuckDB holds a POSIX lock on the file. Such a lock belongs to the process and is lost when the process closes *any* descriptor of
+//! the file: ours is opened before DuckDB's and closed after it (`Held`), and nothing else here opens the file meanwhile.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dozo_model::DuckdbColumn;
+use duckdb::{Config, Connection};
+
+use crate::error::said;
+use crate::sql::{ident, literal};
+use crate::types::DuckType;
+use crate::{DuckdbError, Result, RowRange};
+
+/// Between two attempts to open a file that somebody holds.
+const AGAIN: Duration = Duration::from_millis(10);
+/// Names that an attached database cannot have.
+const RESERVED: [&str; 3] = ["memory", "system", "temp"];
+
+/// How files are opened.
+#[derive(Debug, Clone)]
+pub struct OpenOptions {
+    /// How long a file that another process holds is waited for.
+    pub lock_timeout: Duration,
+    /// Memory that DuckDB may use, in bytes.
+    pub memory: u64,
+    /// Folder for what does not fit.
+    pub temp: PathBuf,
+}
+
+/// What the header of a file says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FileHead {
+    /// Version of the DuckDB that wrote it.
+    pub written_by: Option<String>,
+}
+
+impl FileHead {
+    /// Reads it; what is no DuckDB file says nothing. Source: `MainHeader` in `src/include/duckdb/storage/storage_info.hpp`.
+    fn of(file: &File) -> Self {
+        let mut head = [0; 84];
+        let mut reader: &File = file;
+        if reader.read_exact(&mut head).is_err() || &head[8..12] != b"DUCK" {
+            return Self::default();
+        }
+        let version: Vec<u8> = head[52..84].iter().copied().take_while(u8::is_ascii_graphic).collect();
+        let version = String::from_utf8(version).ok().filter(|v| !v.is_empty());
+        Self { written_by: version }
+    }
+}
+
+/// Keeps our descriptor open for as long as any connection stands.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) file: File,
+}
+
+/// An opened file.
+pub struct DuckFile {
+    connection: Mutex<Connection>,
+    held: Arc<Held>,
+    path: PathBuf,
+    catalog: String,
+    /// What its header says.
+    pub head: FileHead,
+}
+
+/// A table and what of it is read.
+#[derive(Debug, Clone)]
+pub struct TableInfo {
+    /// Schema.
+    pub schema: String,
+    /// Name.
+    pub name: String,
+    /// Columns in the table's order, generated ones left out.
+    pub columns: Vec<DuckdbColumn>,
+    /// First row id after its rows.
+    pub end: u64,
+    pub(crate) types: Vec<DuckType>,
+    /// Columns that hold infinite values, by position.
+    pub(crate) infinite: Vec<bool>,
+}
+
+/// Returns the version of the DuckDB that is built in, like `2.0.0`.
+///
+/// # Errors
+/// None that is known.
+pub fn engine_version() -> Result<String> {
+    let connection = instance(1, 64 << 20, None)?;
+    let version = connection.version().map_err(|e| DuckdbError::query("version", &e))?;
+    Ok(version.trim_start_matches('v').to_owned())
+}
+
+/// Makes an instance in memory that loads nothing from anywhere.
+pub(crate) fn instance(threads: usize, memory: u64, temp: Option<&Path>) -> Result<Connection> {
+    let temp = temp.map(|t| t.display().to_string()).unwrap_or_default();
+    let memory = format!("{}MiB", (memory >> 20).max(32));
+    let config = Config::default()
+        .threads(i64::try_from(threads).unwrap_or(1))
+        .and_then(|c| c.max_memory(&memory))
+        .and_then(|c| c.enable_autoload_extension(false))
+        .and_then(|c| c.with("autoinstall_known_extensions", "false"))
+        .and_then(|c| c.with("temp_directory", &temp))
+        .and_then(|c| c.with("preserve_insertion_order", "true"))
+        .map_err(|e| DuckdbError::query("settings", &e))?;
+    Connection::open_in_memory_with_flags(config).map_err(|e| DuckdbError::query("DuckDB", &e))
+}
+
+/// The name that DuckDB gives a file when it is opened: views may say it.
+pub(crate) fn catalog_name(path: &Path) -> String {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    // DuckDB cuts at the first dot.
+    let stem = name.split('.').next().unwrap_or_default().to_owned();
+    if stem.is_empty() || RESERVED.contains(&stem.as_str()) { format!("{stem}_db") } else { stem }
+}
+
+impl DuckFile {
+    /// Opens a file read-only, waiting for whoever holds it. `stopped` is asked between attempts.
+    ///
+    /// # Errors
+    /// [`DuckdbError::Locked`], [`DuckdbError::Open`], [`DuckdbError::File`].
+    pub fn open(path: &Path, options: &OpenOptions, stopped: impl Fn() -> bool) -> Result<Self> {
+        let file = File::open(path).map_err(|source| DuckdbError::File { path: path.to_owned(), source })?;
+        let head = FileHead::of(&file);
+        let held = Arc::new(Held { file });
+        let connection = instance(1, options.memory, Some(&options.temp))?;
+        let catalog = catalog_name(path);
+        let attach = format!("ATTACH {} AS {} (READ_ONLY)", literal(&path.display().to_string()), ident(&catalog));
+        let began = Instant::now();
+        loop {
+            let Err(error) = connection.execute_batch(&attach) else { break };
+            let reason = said(&error);
+            let Some((_, holder)) = reason.split_once("Conflicting lock is held in ") else {
+                let engine = engine_version()?;
+                return Err(DuckdbError::Open { path: path.to_owned(), engine, written_by: head.written_by, reason });
+            };
+            if stopped() {
+                return Err(DuckdbError::Cancelled);
+            }
+            if began.elapsed() >= options.lock_timeout {
+                let pid = holder.rsplit_once("(PID ").and_then(|(_, p)| p.split(')').next()?.parse().ok());
+                let command = pid.and_then(command_of).or_else(|| holder.split(" (PID").next().map(str::to_owned));
+                return Err(DuckdbError::Locked { path: path.to_owned(), pid, command, waited: options.lock_timeout });
+            }
+            std::thread::sleep(AGAIN);
+        }
+        connection
+            .execute_batch(&format!("SET TimeZone = 'UTC'; USE {}", ident(&catalog)))
+            .or_else(|_| connection.execute_batch(&format!("USE {}", ident(&catalog))))
+            .map_err(|e| DuckdbError::query(path.display().to_string(), &e))?;
+        Ok(Self { connection: Mutex::new(connection), held, path: path.to_owned(), catalog, head })
+    }
+
+    /// Returns the file's bytes, as they stand while it is open.
+    #[must_use]
+    pub fn bytes(&self) -> &File {
+        &self.held.file
+    }
+
+    /// Tells whether committed rows stand in a WAL beside it: then its bytes alone are not its state.
+    #[must_use]
+    pub fn has_wal(&self) -> bool {
+        std::fs::metadata(self.wal_path()).is_ok_and(|m| m.len() > 0)
+    }
+
+    /// Returns where its WAL would be.
+    #[must_use]
+    pub fn wal_path(&self) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".wal");
+        name.into()
+    }
+
+    /// Returns the storage version, as DuckDB says it.
+    ///
+    /// # Errors
+    /// [`DuckdbError::Query`].
+    pub fn storage_version(&self) -> Result<String> {
+        let sql =
+            format!("SELECT tags['storage_version'] FROM duckdb_databases() WHERE database_name = {}", literal(&self.catalog));
+        let found: Option<String> = self.connection().query_row(&sql, [], |r| r.get(0)).map_err(|e| self.failed(&e))?;
+        Ok(found.unwrap_or_else(|| "unknown".into()))
+    }
+
+    /// Returns all tables, by schema and name.
+    ///
+    /// # Errors
+    /// [`DuckdbError::Query`].
+    pub fn tables(&self) -> Result<Vec<TableInfo>> {
+        tables(&self.connection(), &self.catalog).map_err(|e| self.failed(&e))
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn catalog(&self) -> &str {
+        &self.catalog
+    }
+
+    /// Returns another connection, and what keeps the file's lock.
+    pub(crate) fn share(&self) -> Result<(Connection, Arc<Held>)> {
+        let connection = self.connection().try_clone().map_err(|e| self.failed(&e))?;
+        Ok((connection, Arc::clone(&self.held)))
+    }
+
+    pub(crate) fn failed(&self, error: &duckdb::Error) -> DuckdbError {
+        DuckdbError::query(self.path.display().to_string(), error)
+    }
+}
+
+/// What a process runs, where this machine tells.
+fn command_of(pid: u32) -> Option<String> {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let words: Vec<String> =
+        line.split(|b| *b == 0).filter(|w| !w.is_empty()).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
+    // Arguments may be secrets: the program, and what it was asked to run.
+    let shown: Vec<&str> = words.iter().take(2).map(String::as_str).collect();
+    (!shown.is_empty()).then(|| shown.join(" "))
+}
+
+pub(crate) fn tables(connection: &Connection, catalog: &str) -> std::result::Result<Vec<TableInfo>, duckdb::Error> {
+    let catalog_text = literal(catalog);
+    let sql = format!(
+        "SELECT t.schema_name, t.table_name, c.column_name, c.data_type FROM duckdb_tables() t \
+         LEFT JOIN duckdb_columns() c ON c.table_oid = t.table_oid AND c.database_name = t.database_name \
+         AND c.schema_name = t.schema_name AND NOT c.is_generated \
+         WHERE t.database_name = {catalog_text} AND NOT t.internal AND NOT t.temporary ORDER BY 1, 2, c.column_index"
+    );
+    let mut statement = connection.prepare(&sql)?;
+    let rows = statement.query_map([], |r| {
+        Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?, r.get::<_, Option<String>>(2)?, r.get::<_, Option<String>>(3)?))
+    })?;
+    let mut found: Vec<TableInfo> = Vec::new();
+    for row in rows {
+        let (schema, name, column, type_name) = row?;
+        if found.last().is_none_or(|t| t.schema != schema || t.name != name) {
+            found.push(TableInfo { schema, name, columns: vec![], end: 0, types: vec![], infinite: vec![] });
+        }
+        let (Some(table), Some(name), Some(type_name)) = (found.last_mut(), column, type_name) else { continue };
+        let parquet_name = free_name(&name, &table.columns);
+        table.types.push(DuckType::parse(&type_name));
+        table.infinite.push(false);
+        table.columns.push(DuckdbColumn { name, parquet_name, type_name });
+    }
+    for table in &mut found {
+        let from = table.from(catalog);
+        table.end = connection.query_row(&format!("SELECT coalesce(max(rowid) + 1, 0) FROM {from}"), [], |r| r.get(0))?;
+        let may: Vec<usize> = (0..table.types.len()).filter(|i| table.types[*i].may_be_infinite()).collect();
+        if !may.is_empty() {
+            let asked: Vec<String> =
+                may.iter().map(|i| format!("coalesce(bool_or(isinf({})), false)", ident(&table.columns[*i].name))).collect();
+            let sql = format!("SELECT {} FROM {from}", asked.join(", "));
+            let answers: Vec<bool> = connection.query_row(&sql, [], |r| (0..may.len()).map(|n| r.get(n)).collect())?;
+            may.into_iter().zip(answers).for_each(|(i, infinite)| table.infinite[i] = infinite);
+        }
+    }
+    Ok(found)
+}
+
+/// Finds a name that no other column has, whatever the case: engines of the Hive family do not tell them apart.
+fn free_name(name: &str, taken: &[DuckdbColumn]) -> String {
+    let used =
+        |n: &str| n.eq_ignore_ascii_case(crate::codec::EXACT) || taken.iter().any(|c| c.parquet_name.eq_ignore_ascii_case(n));
+    let mut free = name.to_owned();
+    let mut n = 2;
+    while used(&free) {
+        free = format!("{name}__{n}");
+        n += 1;
+    }
+    free
+}
+
+impl TableInfo {
+    pub(crate) fn from(&self, catalog: &str) -> String {
+        crate::sql::qualified(&[catalog, &self.schema, &self.name])
+    }
+
+    /// Returns the range of all rows.
+    #[must_use]
+    pub fn all(&self) -> RowRange {
+        RowRange { from: 0, to: self.end }
+    }
+
+    /// Returns the columns that the parquet form cannot hold, each with its type.
+    #[must_use]
+    pub fn inexact(&self) -> Vec<String> {
+        let other = |(c, t): (&DuckdbColumn, &DuckType)| {
+            matches!(t, DuckType::Other(_)).then(|| format!("{}.{}.{} ({})", self.schema, self.name, c.name, c.type_name))
+        };
+        self.columns.iter().zip(&self.types).filter_map(other).collect()
+    }
+}

@@ -1,0 +1,133 @@
+//! Writes `RESTORE.md` of a backup of DuckDB files: how to restore exactly this one with DuckDB's command line, and nothing else.
+//!
+//! Every `sh` block runs as it stands, in order; tests execute them.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use dozo_duckdb::TableInfo;
+use dozo_model::{Content, DuckdbFile, Manifest, human_count, quote_ident};
+
+/// Returns the text.
+pub(super) fn write(manifest: &Manifest, url: &str) -> String {
+    let mut out = String::new();
+    let Content::Duckdb(content) = &manifest.content else { return out };
+    // Writing to a String cannot fail.
+    let _ = write!(
+        out,
+        "# Restore backup {source}@{id} without dozo
+
+{files} DuckDB files as they were at {started}, {rows} rows in {tables} tables, read by DuckDB {engine}. Needed: the DuckDB command
+line of that version or newer.
+
+All commands are for a POSIX shell. Set these first; the repository was at `{url}`. If it lies in a bucket, copy the keys
+listed under *Objects* to a folder first, keeping their paths (for example with `aws s3 cp --recursive`).
+
+    export REPO=/path/to/the/repository    # the folder that holds dozo-repository.json
+    export TARGET=/path/to/a/new/folder
+",
+        source = manifest.source,
+        id = manifest.id,
+        files = content.files.len(),
+        started = manifest.started,
+        rows = human_count(manifest.rows()),
+        tables = content.tables().count(),
+        engine = content.engine,
+    );
+    for file in &content.files {
+        one(&mut out, file);
+    }
+    if !manifest.left_out.is_empty() {
+        let _ = writeln!(out, "\n## Not in this backup\n");
+        for left in &manifest.left_out {
+            let _ = writeln!(out, "- {}", plain(&format!("{}: {}", left.name, left.reason)));
+        }
+    }
+    let _ = writeln!(out, "\n## Objects\n\nSizes and SHA-256 stand in `manifest.json` under `objects`. Data files:\n");
+    let stored = content.files.iter().filter_map(|f| f.stored.as_ref()).map(|s| &s.object);
+    let parts = content.tables().flat_map(|(_, t)| &t.parts).map(|p| &p.object);
+    for key in stored.chain(parts) {
+        let _ = writeln!(out, "- `{key}`");
+    }
+    out
+}
+
+fn one(out: &mut String, file: &DuckdbFile) {
+    let place = format!("\"$TARGET\"/{}", shell(&file.path));
+    let folder = Path::new(&file.path).parent().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
+    let _ = writeln!(out, "\n## `{}`\n\n```sh\nset -eu\nmkdir -p \"$TARGET\"/{}", plain(&file.path), shell(&folder));
+    let prints: Vec<String> = file
+        .tables
+        .iter()
+        .map(|t| {
+            let info = TableInfo::described(t);
+            let from = format!("{}.{}", quote_ident(&t.schema), quote_ident(&t.name));
+            format!(
+                "SELECT fingerprint, '{}', '{}' FROM ({});",
+                t.fingerprint,
+                plain(&t.name).replace('\'', "''"),
+                info.fingerprint_sql(&from)
+            )
+        })
+        .collect();
+    match (&file.stored, &file.schema_sql) {
+        (Some(stored), _) => {
+            let tool = if stored.compression == dozo_model::Compression::Gzip { "gunzip -c" } else { "zstd -dc" };
+            let _ =
+                writeln!(out, "{tool} \"$REPO/{}\" > {place}\necho \"{}  \"{place} | sha256sum -c", stored.object, stored.sha256);
+        }
+        (None, schema) => {
+            let schema = schema.as_deref().unwrap_or_default();
+            let _ = writeln!(
+                out,
+                "awk '/^-- rows are loaded here$/ {{ exit }} {{ print }}' \"$REPO/{schema}\" | duckdb -bail {place}"
+            );
+            let loaded = file.tables.iter().filter(|t| !t.parts.is_empty()).map(|t| {
+                let info = TableInfo::described(t);
+                let columns: Vec<String> = t.columns.iter().map(|c| quote_ident(&c.name)).collect();
+                let parts: Vec<String> = t.parts.iter().map(|p| format!("getenv('REPO') || '/{}'", p.object)).collect();
+                format!(
+                    "INSERT INTO {}.{} ({}) {};",
+                    quote_ident(&t.schema),
+                    quote_ident(&t.name),
+                    columns.join(", "),
+                    info.rows_sql(&format!("read_parquet([{}])", parts.join(", ")))
+                )
+            });
+            let loaded: Vec<String> = loaded.collect();
+            heredoc(out, &format!("duckdb -bail {place}"), &loaded.join("\n"));
+            let _ = writeln!(
+                out,
+                "awk 'after {{ print }} /^-- rows are loaded here$/ {{ after = 1 }}' \"$REPO/{schema}\" | duckdb -bail {place}"
+            );
+        }
+    }
+    let _ = writeln!(
+        out,
+        "```\n\nProof: the first column is computed by DuckDB, the second is that of the backup. The block fails if one differs.\n\n```sh"
+    );
+    heredoc(out, &format!("duckdb -bail -csv -noheader {place} > \"$TARGET/dozo-proof.txt\""), &prints.join("\n"));
+    let _ = writeln!(
+        out,
+        "cat \"$TARGET/dozo-proof.txt\"\nawk -F , '$1 == $2 {{ same += 1 }} END {{ exit same != {} }}' \"$TARGET/dozo-proof.txt\"\nrm \"$TARGET/dozo-proof.txt\"\n```",
+        file.tables.len()
+    );
+}
+
+fn heredoc(out: &mut String, command: &str, text: &str) {
+    let mut mark = String::from("DOZO");
+    while text.lines().any(|l| l == mark) {
+        mark.push('_');
+    }
+    let _ = writeln!(out, "{command} <<'{mark}'\n{text}\n{mark}");
+}
+
+/// Quotes a word for a shell.
+fn shell(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// Makes text of users harmless where it is printed for people: one line, no markup.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() || c == '`' { ' ' } else { c }).collect()
+}
