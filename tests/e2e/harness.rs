@@ -51,6 +51,15 @@ impl Dozo {
     }
 
     pub(crate) fn with_url(url: &str, cluster: &Cluster, place: Place, more: &str) -> Self {
+        let mut dozo =
+            Self::without_database(place, &format!("[source.shop]\nkind = \"postgres\"\nurl = \"env:SHOP_URL\"\n{more}\n"));
+        dozo.path = format!("{}:{}", cluster.tools().display(), dozo.path);
+        dozo.set("SHOP_URL", url);
+        dozo
+    }
+
+    /// Sources as they are written in the configuration.
+    pub(crate) fn without_database(place: Place, sources: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("dozo-e2e").tempdir().unwrap();
         let prefix = format!("e2e/{}", folder.path().file_name().unwrap().to_string_lossy().replace('.', "x"));
         let repository = match place {
@@ -60,13 +69,9 @@ impl Dozo {
                 format!("url = \"s3://{}/{prefix}\"\nendpoint = \"{}\"\nregion = \"us-east-1\"", S3Server::BUCKET, s3.endpoint)
             }
         };
-        let config = format!(
-            "time-zone = \"Asia/Tokyo\"\nworkers = 2\n[repository]\n{repository}\n[source.shop]\nkind = \"postgres\"\nurl = \"env:SHOP_URL\"\n{more}\n"
-        );
+        let config = format!("time-zone = \"Asia/Tokyo\"\nworkers = 2\n[repository]\n{repository}\n{sources}");
         fs::write(folder.path().join("dozo.toml"), config).unwrap();
-        let path = format!("{}:/usr/bin:/bin", cluster.tools().display());
-        let mut dozo = Self { folder, place, prefix, path, variables: Vec::new() };
-        dozo.set("SHOP_URL", url);
+        let mut dozo = Self { folder, place, prefix, path: "/usr/bin:/bin".into(), variables: Vec::new() };
         if place == Place::S3 {
             dozo.set("AWS_ACCESS_KEY_ID", S3Server::KEY);
             dozo.set("AWS_SECRET_ACCESS_KEY", S3Server::SECRET);

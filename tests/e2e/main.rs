@@ -11,6 +11,7 @@ mod commands;
 mod compare;
 mod cron;
 mod damage;
+mod duckdb;
 mod errors;
 mod gc;
 mod grants;

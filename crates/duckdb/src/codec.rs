@@ -5,7 +5,7 @@
 //! `decode(encode(x))` is `x` for every type, or the column is refused. *Exact column*: infinite dates and timestamps are NULL in
 //! their column and stand, as text, in the JSON object of `_dozo_exact`; within lists, structs and maps they stay what DuckDB stores.
 //!
-//! The *text* of a value is what its fingerprint is made of: `CAST(x AS VARCHAR)`, and for nested values that of the portable form.
+//! The *text* of a value is what its fingerprint is made of (`DuckType::text`).
 
 use crate::sql::{ident, literal};
 use crate::types::{DuckType, Plain};
@@ -175,20 +175,54 @@ impl DuckType {
         value
     }
 
-    /// Returns SQL for the text of the expression `x`.
+    /// Returns SQL for the text of the expression `x`: DuckDB's cast of a value that is not nested; of a nested one the texts of what
+    /// is in it, each with its length before it (`3:abc`), or `-` for NULL. How DuckDB writes lists and structs depends on its version.
     pub(crate) fn text(&self, x: &str) -> String {
+        self.text_at(x, 0)
+    }
+
+    fn text_at(&self, x: &str, depth: usize) -> String {
+        let or_null = |made: String| format!("CASE WHEN {x} IS NULL THEN NULL ELSE {made} END");
+        let element = format!("x{depth}");
+        let all_of = |list: String, each: String| {
+            or_null(format!("coalesce(array_to_string(list_transform({list}, lambda {element}: {each}), ''), '')"))
+        };
         match self {
             Self::Plain(Plain::Varchar) => x.to_owned(),
-            Self::Plain(Plain::Geometry)
-            | Self::List(_)
-            | Self::Array(..)
-            | Self::Struct(_)
-            | Self::Tuple(_)
-            | Self::Map(..)
-            | Self::Union(_) => format!("CAST({} AS VARCHAR)", self.portable(x, 0)),
-            _ => format!("CAST({x} AS VARCHAR)"),
+            Self::Plain(Plain::Geometry) => format!("hex(CAST(ST_AsWKB({x}) AS BLOB))"),
+            Self::Plain(_) | Self::Decimal(..) | Self::Enum(_) | Self::Other(_) => format!("CAST({x} AS VARCHAR)"),
+            Self::List(inner) => all_of(x.to_owned(), framed(&inner.text_at(&element, depth + 1))),
+            Self::Array(inner, _) => all_of(format!("CAST({x} AS {inner}[])"), framed(&inner.text_at(&element, depth + 1))),
+            Self::Struct(members) => or_null(joined(
+                members.iter().map(|(name, t)| framed(&t.text_at(&format!("struct_extract({x}, {})", literal(name)), depth))),
+            )),
+            Self::Tuple(members) => or_null(joined(
+                members.iter().enumerate().map(|(i, t)| framed(&t.text_at(&format!("struct_extract({x}, {})", i + 1), depth))),
+            )),
+            Self::Map(key, value) => {
+                let of = |t: &Self, part: &str| framed(&t.text_at(&format!("struct_extract({element}, '{part}')"), depth + 1));
+                all_of(format!("map_entries({x})"), joined([of(key, "key"), of(value, "value")].into_iter()))
+            }
+            Self::Union(members) => {
+                let cases = members.iter().map(|(name, t)| {
+                    let member = t.text_at(&format!("union_extract({x}, {})", literal(name)), depth);
+                    let tagged = joined([framed(&literal(name)), framed(&member)].into_iter());
+                    format!("WHEN {} THEN {tagged}", literal(name))
+                });
+                let cases: Vec<String> = cases.collect();
+                or_null(format!("CASE CAST(union_tag({x}) AS VARCHAR) {} END", cases.join(" ")))
+            }
         }
     }
+}
+
+/// A text within another: its length in bytes, and it; `-` is NULL.
+fn framed(text: &str) -> String {
+    format!("coalesce(strlen({text}) || ':' || {text}, '-')")
+}
+
+fn joined(texts: impl Iterator<Item = String>) -> String {
+    format!("({})", texts.collect::<Vec<_>>().join(" || "))
 }
 
 /// Returns SQL for the exact column of a row, from the columns (name, SQL) that hold infinite values.

@@ -187,7 +187,7 @@ impl DuckFile {
         Ok(found.unwrap_or_else(|| "unknown".into()))
     }
 
-    /// Returns all tables, by schema and name.
+    /// Returns all tables, in the order in which they were made: one that others refer to comes before them.
     ///
     /// # Errors
     /// [`DuckdbError::Query`].
@@ -230,7 +230,7 @@ pub(crate) fn tables(connection: &Connection, catalog: &str) -> std::result::Res
         "SELECT t.schema_name, t.table_name, c.column_name, c.data_type FROM duckdb_tables() t \
          LEFT JOIN duckdb_columns() c ON c.table_oid = t.table_oid AND c.database_name = t.database_name \
          AND c.schema_name = t.schema_name AND NOT c.is_generated \
-         WHERE t.database_name = {catalog_text} AND NOT t.internal AND NOT t.temporary ORDER BY 1, 2, c.column_index"
+         WHERE t.database_name = {catalog_text} AND NOT t.internal AND NOT t.temporary ORDER BY t.table_oid, c.column_index"
     );
     let mut statement = connection.prepare(&sql)?;
     let rows = statement.query_map([], |r| {

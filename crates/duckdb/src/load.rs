@@ -97,16 +97,20 @@ pub struct NewFile {
 }
 
 impl NewFile {
-    /// Makes an empty file at `path`, as the database called like the file `named` would be.
+    /// Makes an empty file at `path`, as the database called like the file `named` would be. `version` is the storage version of
+    /// the file that it is a copy of: older releases read it again.
     ///
     /// # Errors
     /// [`DuckdbError::Query`].
-    pub fn create(path: &Path, named: &Path, threads: usize, memory: u64, temp: &Path) -> Result<Self> {
+    pub fn create(path: &Path, named: &Path, version: Option<&str>, threads: usize, memory: u64, temp: &Path) -> Result<Self> {
         let connection = instance(threads, memory, Some(temp))?;
         let catalog = crate::file::catalog_name(named);
         let name = ident(&catalog);
         // Rows come in the order of the backup, one range after the other.
-        let sql = format!("ATTACH {} AS {name}; USE {name}", literal(&path.display().to_string()));
+        let plain = |v: &&str| v.starts_with('v') && v.bytes().skip(1).all(|b| b.is_ascii_digit() || b == b'.');
+        let version = version.map(|v| v.trim_end_matches('+')).filter(plain);
+        let options = version.map(|v| format!(" (STORAGE_VERSION {})", literal(v))).unwrap_or_default();
+        let sql = format!("ATTACH {} AS {name}{options}; USE {name}", literal(&path.display().to_string()));
         connection.execute_batch(&sql).map_err(|e| DuckdbError::query(path.display().to_string(), &e))?;
         Ok(Self { connection, catalog, path: path.to_owned() })
     }
@@ -236,5 +240,5 @@ impl NewFile {
 /// # Errors
 /// [`DuckdbError::Query`].
 pub fn checkpoint(path: &Path, named: &Path, memory: u64, temp: &Path) -> Result<()> {
-    NewFile::create(path, named, 1, memory, temp)?.finish()
+    NewFile::create(path, named, None, 1, memory, temp)?.finish()
 }

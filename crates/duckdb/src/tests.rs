@@ -166,7 +166,7 @@ fn a_schema_is_made_again() {
     let schema = file.schema(|_, _| false).unwrap();
     assert!(schema.broken.is_empty(), "{:?}", schema.broken);
     let copy = folder.path().join("copy.tmp");
-    let new = NewFile::create(&copy, &path, 2, 256 << 20, folder.path()).unwrap();
+    let new = NewFile::create(&copy, &path, None, 2, 256 << 20, folder.path()).unwrap();
     let schema = SchemaScript::parse(&schema.to_sql());
     new.before_rows(&schema).unwrap();
     new.after_rows(&schema).unwrap();
@@ -179,7 +179,14 @@ fn a_schema_is_made_again() {
         assert_eq!(found, expected);
     }
     assert_eq!(found.len(), expected.len());
-    assert_eq!(text(&b, "SELECT twice(1)::VARCHAR || nextval('ids')::VARCHAR || currval('ids')::VARCHAR"), "688");
+    b.execute_batch("USE copy").unwrap();
+    assert_eq!(
+        text(
+            &b,
+            "SELECT twice(1)::VARCHAR || ' ' || (SELECT n FROM earlier) || ' ' || (SELECT count(*) FROM staging.rows_of(3))"
+        ),
+        "6 0 3"
+    );
     assert_eq!(qualified(&["a\"b", "c"]), "\"a\"\"b\".\"c\"");
 }
 

@@ -141,9 +141,10 @@ impl Job<'_> {
         let text = String::from_utf8(text.to_vec())
             .map_err(|e| EngineError::Damaged { object: key.to_owned(), reason: e.to_string() })?;
         let script = SchemaScript::parse(&text);
+        let version = file.storage_version.clone();
         let (made, named, temp, options) = (made.to_owned(), named.to_owned(), temp.to_owned(), self.options.clone());
         let (mut new, order, script) = blocking(move || {
-            let new = NewFile::create(&made, &named, options.threads, options.memory, &temp)?;
+            let new = NewFile::create(&made, &named, Some(&version), options.threads, options.memory, &temp)?;
             new.before_rows(&script)?;
             let order = new.order()?;
             Ok((new, order, script))

@@ -57,7 +57,7 @@ pub struct DuckdbFile {
     /// The file itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored: Option<StoredFile>,
-    /// Its tables, by schema and name.
+    /// Its tables, in the order in which they were made.
     pub tables: Vec<DuckdbTable>,
 }
 
