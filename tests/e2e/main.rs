@@ -31,6 +31,7 @@ mod retention;
 mod reuse;
 mod roundtrip;
 mod schedule;
+mod sql;
 mod status;
 mod suspect;
 mod tls;

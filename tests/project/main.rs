@@ -37,12 +37,17 @@ fn crates_import_only_what_they_may() {
         ("dozo-digest", &[][..]),
         ("dozo-model", &["dozo-digest"]),
         ("dozo-postgres", &["dozo-model"]),
+        ("dozo-duckdb", &["dozo-model"]),
         ("dozo-encode", &["dozo-model"]),
         ("dozo-store", &["dozo-model"]),
         ("dozo-catalog", &["dozo-model", "dozo-store"]),
-        ("dozo-engine", &["dozo-digest", "dozo-model", "dozo-postgres", "dozo-encode", "dozo-store", "dozo-catalog"]),
+        (
+            "dozo-engine",
+            &["dozo-digest", "dozo-model", "dozo-postgres", "dozo-duckdb", "dozo-encode", "dozo-store", "dozo-catalog"],
+        ),
         ("dozo-notify", &["dozo-model"]),
-        ("dozo", &["dozo-model", "dozo-engine", "dozo-notify"]),
+        // The binary names dozo-duckdb for its feature `bundled` alone.
+        ("dozo", &["dozo-model", "dozo-engine", "dozo-notify", "dozo-duckdb"]),
         ("dozo-testkit", &[]),
     ]);
     let found = normal_dependencies();
@@ -60,7 +65,11 @@ fn libraries_stay_behind_their_crate() {
     let owners = [
         ("tokio-postgres", "dozo-postgres"),
         ("postgres-protocol", "dozo-postgres"),
+        ("duckdb", "dozo-duckdb"),
         ("parquet", "dozo-encode"),
+        ("zstd", "dozo-encode"),
+        ("flate2", "dozo-encode"),
+        ("libdeflater", "dozo-encode"),
         ("object_store", "dozo-store"),
         ("clap", "dozo"),
         ("lettre", "dozo-notify"),

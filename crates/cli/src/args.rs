@@ -71,6 +71,8 @@ pub(crate) enum Verb {
     Compare(Compare),
     /// Compute fingerprints of live tables in the server
     Fingerprint(Fingerprint),
+    /// Ask a backup by SQL: its tables under their names, read where they lie, without a database server
+    Sql(Sql),
     /// Keep what the tiers promise, let go what they do not
     Retention(Retention),
     /// Keep a backup whatever the tiers say; without one, list what is held
@@ -377,6 +379,45 @@ pub(crate) struct Restore {
     /// Connections [default: cores, at most 4]
     #[arg(long, short = 'j', value_name = "N")]
     pub(crate) jobs: Option<usize>,
+}
+
+/// `dozo sql`
+#[derive(Debug, Args)]
+pub(crate) struct Sql {
+    /// SOURCE@latest, SOURCE@ID, or a unique prefix of an id
+    #[arg(value_name = "BACKUP")]
+    pub(crate) backup: String,
+    /// One statement that yields rows, in the SQL of DuckDB
+    #[arg(value_name = "QUERY")]
+    pub(crate) query: String,
+    /// Form of the answer [default: table; json with --json]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<AnswerFormat>,
+    /// Write the answer to a new file instead of stdout
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Bytes of objects that the query may fetch; those of a remote store lie in a temporary folder meanwhile
+    #[arg(long, value_name = "SIZE", default_value = "10GB")]
+    pub(crate) cache_max: ByteSize,
+    /// Memory of the query
+    #[arg(long, value_name = "SIZE", default_value = "1GB")]
+    pub(crate) memory: ByteSize,
+    /// Threads [default: cores, at most 4]
+    #[arg(long, short = 'j', value_name = "N")]
+    pub(crate) jobs: Option<usize>,
+}
+
+/// Form of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AnswerFormat {
+    /// For people.
+    Table,
+    /// Comma-separated, with a line of names.
+    Csv,
+    /// A list of objects.
+    Json,
+    /// A Parquet file; needs --output.
+    Parquet,
 }
 
 /// `dozo replicate`

@@ -19,6 +19,7 @@ mod schedule;
 mod show;
 mod simulate;
 mod source;
+mod sql;
 mod status;
 mod verify;
 
@@ -109,6 +110,7 @@ pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken, up
             Verb::Restore(args) => restore::run(&session, args).await,
             Verb::Compare(args) => compare::run(&session, args).await,
             Verb::Fingerprint(args) => fingerprint::run(&session, args).await,
+            Verb::Sql(args) => sql::run(&session, args).await,
             Verb::Retention(args) => retention::run(&session, args).await,
             Verb::Hold(args) => hold::run(&session, args).await,
             Verb::Source(args) => source::run(&session, args).await,

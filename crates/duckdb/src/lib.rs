@@ -10,6 +10,7 @@ mod codec;
 mod error;
 mod file;
 mod load;
+mod query;
 mod read;
 mod schema;
 mod sql;
@@ -19,6 +20,7 @@ mod types;
 pub use error::DuckdbError;
 pub use file::{DuckFile, FileHead, OpenOptions, TableInfo, engine_version};
 pub use load::{NewFile, StoredTable, checkpoint};
+pub use query::{Queries, QueryTable};
 pub use read::{RowRange, StoredRows, TableReader};
 pub use schema::SchemaScript;
 

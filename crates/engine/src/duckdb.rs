@@ -6,10 +6,12 @@
 mod backup;
 mod restore;
 mod restore_md;
+mod sql;
 mod verify;
 
 pub(crate) use backup::{Found, look_at, run};
 pub(crate) use restore::restore;
+pub(crate) use sql::sql;
 pub(crate) use verify::{Use, decode, uses};
 
 use dozo_store::Parts;

@@ -89,6 +89,9 @@ pub enum EngineError {
         /// Kind that is needed.
         wanted: &'static str,
     },
+    /// An answer could not be written.
+    #[error("the answer could not be written: {0}")]
+    Output(std::io::Error),
     /// Options contradict each other.
     #[error("{0}")]
     Options(String),
@@ -287,6 +290,7 @@ impl Explain for EngineError {
             | Self::LowSpace { .. }
             | Self::Hook { .. }
             | Self::Folder { .. }
+            | Self::Output(_)
             | Self::TooManyDumps { .. }
             | Self::NotSuspect { .. }
             | Self::NoReplica { .. }
@@ -338,6 +342,7 @@ impl Explain for EngineError {
             Self::TooManyDumps { .. } => "DOZO-E6026",
             Self::OtherKind { .. } => "DOZO-E6027",
             Self::WithoutDuckdb { .. } => "DOZO-E6028",
+            Self::Output(_) => "DOZO-E6029",
             Self::Cancelled => "DOZO-E6010",
             Self::Internal(_) => "DOZO-E6099",
         }
@@ -356,6 +361,7 @@ impl Explain for EngineError {
             }
             Self::Options(_) => "dozo help, and the verb".into(),
             Self::OtherKind { .. } => "dozo list shows what there is".into(),
+            Self::Output(_) => "check the path, its permissions and its disk".into(),
             Self::WithoutDuckdb { .. } => "build it with the feature duckdb, which is on by default".into(),
             Self::NoReplica { name, .. } => format!("mount its disk, or make it: dozo replicate --init --to {name}"),
             Self::SameRepository { .. } => "give [[repository.replica]] the url of another repository".into(),

@@ -27,6 +27,7 @@ mod replicate;
 mod restore;
 mod restore_md;
 mod select;
+mod sql;
 mod status;
 mod verify;
 mod workers;
@@ -54,6 +55,7 @@ pub use restore::{
     RestoredTable, preview, restore, restore_folder,
 };
 pub use select::Patterns;
+pub use sql::{SqlForm, SqlOptions, SqlReport, SqlRows, sql};
 pub use status::{AcceptReport, BackupLine, Disk, Going, SourceStatus, Status, accept, list, status};
 pub use verify::{VerifyReport, verify, verify_entry};
 

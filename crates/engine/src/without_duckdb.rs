@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backup::{BackupReport, Frame};
 use crate::context::{Context, DuckdbSettings, SourceSettings};
 use crate::restore::{FolderOptions, FolderReport};
+use crate::sql::{SqlOptions, SqlReport, SqlRows};
 use crate::{EngineError, Result};
 
 fn without<T>(what: String) -> Result<T> {
@@ -64,4 +65,15 @@ pub(crate) async fn restore(
     _: &FolderOptions,
 ) -> Result<FolderReport> {
     without(format!("backup {}@{}", manifest.source, manifest.id))
+}
+
+pub(crate) async fn sql(
+    _: &Context,
+    _: &Repository,
+    _: &Manifest,
+    _: &str,
+    _: &SqlOptions,
+    _: impl FnMut(SqlRows<'_>) -> std::io::Result<()> + Send + 'static,
+) -> Result<SqlReport> {
+    without("dozo sql".into())
 }

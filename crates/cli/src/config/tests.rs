@@ -19,7 +19,8 @@ fn the_documented_configuration_parses() {
         include_str!("read.rs"),
         include_str!("read/notify.rs"),
         include_str!("read/retention.rs"),
-        include_str!("read/schedule.rs")
+        include_str!("read/schedule.rs"),
+        include_str!("read/source.rs")
     );
     let mut keys = 0;
     let calls = [
@@ -49,7 +50,7 @@ fn the_documented_configuration_parses() {
 
 #[test]
 fn every_problem_at_once_with_its_line() {
-    let text = "time-zone = \"Mars/Olympus\"\nunknown = 1\n[repository]\nurl = \"ftp://x\"\nregio = \"x\"\n[source.Shop]\nkind = \"postgres\"\nurl = \"postgres://u:hunter2@h/d\"\nlock-timeout = \"5m\"\nworkers = 0\n[source.b]\nkind = \"duckdb\"\n[retention]\ndaily = \"3m\"\nweekly = \"1y\"\nmonthly = \"10d\"\nmin-keep = 0\nmonthl = \"1y\"\ntime-zone = \"Tokyo\"\n[archive.a]\n";
+    let text = "time-zone = \"Mars/Olympus\"\nunknown = 1\n[repository]\nurl = \"ftp://x\"\nregio = \"x\"\n[source.Shop]\nkind = \"postgres\"\nurl = \"postgres://u:hunter2@h/d\"\nlock-timeout = \"5m\"\nworkers = 0\n[source.b]\nkind = \"files\"\n[retention]\ndaily = \"3m\"\nweekly = \"1y\"\nmonthly = \"10d\"\nmin-keep = 0\nmonthl = \"1y\"\ntime-zone = \"Tokyo\"\n[archive.a]\n";
     let found = problems(text);
     assert!(!found.iter().any(|p| p.contains("hunter2")));
     for expected in [
@@ -61,7 +62,7 @@ fn every_problem_at_once_with_its_line() {
         "6: source.Shop.url: the URL of u@h:5432/d holds a password",
         "9: source.Shop.lock-timeout: `5m` is ambiguous: write `min` for minutes or `mo` for months",
         "10: source.Shop.workers: it must be a number from 1 to 64",
-        "11: source.b.kind: `duckdb` is not available in this version",
+        "11: source.b.kind: `files` is not available in this version",
         "14: retention.daily: `3m` is ambiguous: write `min` for minutes or `mo` for months",
         "13: retention.monthly: it keeps 10 days, which is shorter than weekly (1 year)",
         "17: retention.min-keep: it must be a number from 1 to 100000",
