@@ -429,6 +429,55 @@ fn mistakes_are_told_with_a_next_step() {
     assert!(status.as_array().unwrap().iter().any(|l| l["state"] == "suspect"), "{status}");
 }
 
+/// What lies beside a place, or leads away from it, must not become part of what is restored.
+#[test]
+fn a_restore_minds_what_lies_in_its_way() {
+    let dozo = lake(Place::Local, "data/*.duckdb", "");
+    let data = dozo.folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let (file, link) = (data.join("real.db"), data.join("link.duckdb"));
+    run_python("duckdb2", &file, "c = duckdb.connect(path)\nc.execute('CREATE TABLE t AS SELECT 1 AS i')\nc.close()");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    // Rows in the WAL of a file behind a link, and a second one, which is damaged.
+    let add = "c = duckdb.connect(path)\nc.execute('INSERT INTO t VALUES (2)')\nos._exit(0)";
+    run_python("duckdb2", &link, add);
+    fs::write(data.join("broken.duckdb"), "x".repeat(9000)).unwrap();
+    for i in 0..3 {
+        let source = format!("lake{i}");
+        let partial = dozo.run(&["--json", "backup", &source]).exits(4);
+        assert!(partial.json()["rows"] == 2 && partial.stderr.contains("broken.duckdb"), "{partial:?}");
+        let latest = format!("{source}@latest");
+        let _ = dozo.run(&["verify", &latest]).exits(0);
+        let target = dozo.folder.path().join(format!("out{i}"));
+        let to = target.display().to_string();
+        let place = target.join("data/link.duckdb");
+        // A WAL of another file would be replayed over the restored one.
+        fs::create_dir_all(target.join("data")).unwrap();
+        fs::write(target.join("data/link.duckdb.wal"), "stale").unwrap();
+        let _ = dozo.run(&["restore", &latest, "--to", &to]).exits(1);
+        assert!(!place.exists());
+        let _ = dozo.run(&["restore", &latest, "--to", &to, "--existing", "replace"]).exits(4);
+        assert!(!target.join("data/link.duckdb.wal").exists());
+        assert_eq!(same_rows("duckdb2", &link, &place), 1);
+        // Nobody uses what is replaced.
+        let holder = Holder::of(&place);
+        let held = dozo.run(&["restore", &latest, "--to", &to, "--existing", "replace"]).exits(1);
+        assert!(held.stderr.contains(&format!("process {}", holder.0.id())), "{}", held.stderr);
+        holder.end();
+        // Links that lead out of the folder, or nowhere.
+        let (away, other) = (dozo.folder.path().join(format!("away{i}")), dozo.folder.path().join(format!("other{i}")));
+        fs::create_dir_all(&away).unwrap();
+        fs::create_dir_all(&other).unwrap();
+        std::os::unix::fs::symlink(&away, other.join("data")).unwrap();
+        let _ = dozo.run(&["restore", &latest, "--to", &other.display().to_string()]).exits(3);
+        assert!(files(&away).is_empty());
+        fs::remove_file(other.join("data")).unwrap();
+        fs::create_dir(other.join("data")).unwrap();
+        std::os::unix::fs::symlink(away.join("nowhere"), other.join("data/link.duckdb")).unwrap();
+        let _ = dozo.run(&["restore", &latest, "--to", &other.display().to_string()]).exits(1);
+    }
+}
+
 #[test]
 fn copies_and_deletions_know_duckdb_files() {
     let dozo = lake(Place::Local, "a.duckdb", "");

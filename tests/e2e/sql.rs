@@ -48,7 +48,9 @@ fn a_join_over_a_bucket_needs_no_server_and_reaches_nothing_else() {
         assert_eq!(ask("SELECT count(*) AS n, count(\"a b\") AS m FROM \"Odd\".\"My Table\"").exits(0).stdout, "n,m\n2,1\n");
         assert_eq!(ask("FROM nothing").exits(0).stdout, "a\n");
         assert_eq!(
-            ask("SELECT tags[3] AS t, orders.\"at\" FROM customers, orders WHERE customers.id = 9 AND orders.id = 8").exits(0).stdout,
+            ask("SELECT tags[3] AS t, orders.\"at\" FROM customers, orders WHERE customers.id = 9 AND orders.id = 8")
+                .exits(0)
+                .stdout,
             "t,at\n9,2024-01-01 00:12:00+00\n"
         );
         let one = ask("SELECT id FROM nothing_like_it");

@@ -48,6 +48,22 @@ pub enum DuckdbError {
         /// All of them, each with its type.
         columns: Vec<String>,
     },
+    /// Schemas within schemas.
+    #[error("{} has schemas within schemas, which cannot be backed up: {schemas}", path.display())]
+    NestedSchemas {
+        /// File.
+        path: PathBuf,
+        /// The inner ones.
+        schemas: String,
+    },
+    /// A definition does not run on an empty database.
+    #[error("a definition cannot be made again ({reason}): {statement}")]
+    Definition {
+        /// Its SQL.
+        statement: String,
+        /// Why, as DuckDB says it.
+        reason: String,
+    },
     /// A statement failed.
     #[error("{what}: {reason}")]
     Query {
@@ -95,7 +111,7 @@ impl Explain for DuckdbError {
         match self {
             Self::Locked { .. } => ErrorClass::Transient,
             Self::Open { .. } | Self::File { .. } | Self::Query { .. } | Self::Circle { .. } => ErrorClass::Failed,
-            Self::Inexact { .. } => ErrorClass::Input,
+            Self::Inexact { .. } | Self::NestedSchemas { .. } | Self::Definition { .. } => ErrorClass::Input,
             Self::Cancelled => ErrorClass::Cancelled,
         }
     }
@@ -109,6 +125,8 @@ impl Explain for DuckdbError {
             Self::Query { .. } => "DOZO-E7005",
             Self::Circle { .. } => "DOZO-E7006",
             Self::Cancelled => "DOZO-E7007",
+            Self::NestedSchemas { .. } => "DOZO-E7008",
+            Self::Definition { .. } => "DOZO-E7009",
         }
     }
 
@@ -118,6 +136,10 @@ impl Explain for DuckdbError {
             Self::Open { .. } => "open it with the DuckDB that wrote it, or restore it from a backup".into(),
             Self::File { .. } => "check the path, its permissions and its disk".into(),
             Self::Inexact { .. } => "format = \"duckdb.zst\" keeps the file itself; or leave the tables out with exclude".into(),
+            Self::NestedSchemas { .. } => "move their tables into schemas of their own".into(),
+            Self::Definition { .. } => {
+                "format = \"duckdb.zst\" keeps the file itself; or take in what it needs, or leave it out with exclude".into()
+            }
             Self::Query { .. } => "run the statement with the DuckDB command line".into(),
             Self::Circle { .. } => "restore it from a backup in the form format = \"duckdb.zst\"".into(),
             Self::Cancelled => return None,

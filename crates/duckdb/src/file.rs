@@ -4,7 +4,7 @@
 //! the file: ours is opened before DuckDB's and closed after it (`Held`), and nothing else here opens the file meanwhile.
 
 use std::fs::File;
-use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,8 +19,12 @@ use crate::{DuckdbError, Result, RowRange};
 
 /// Between two attempts to open a file that somebody holds.
 const AGAIN: Duration = Duration::from_millis(10);
-/// Names that an attached database cannot have.
-const RESERVED: [&str; 3] = ["memory", "system", "temp"];
+/// Names that an attached database cannot have, or not be used under.
+const RESERVED: [&str; 6] = ["main", "memory", "system", "temp", "information_schema", "pg_catalog"];
+/// What DuckDB says when somebody else has locked the file.
+const LOCKED: &str = "Could not set lock on file";
+/// Endings of the files that DuckDB keeps beside a database while it is written.
+pub(crate) const BESIDE: [&str; 3] = [".wal", ".wal.checkpoint", ".wal.recovery"];
 
 /// How files are opened.
 #[derive(Debug, Clone)]
@@ -44,8 +48,7 @@ impl FileHead {
     /// Reads it; what is no DuckDB file says nothing. Source: `MainHeader` in `src/include/duckdb/storage/storage_info.hpp`.
     fn of(file: &File) -> Self {
         let mut head = [0; 84];
-        let mut reader: &File = file;
-        if reader.read_exact(&mut head).is_err() || &head[8..12] != b"DUCK" {
+        if file.read_exact_at(&mut head, 0).is_err() || &head[8..12] != b"DUCK" {
             return Self::default();
         }
         let version: Vec<u8> = head[52..84].iter().copied().take_while(u8::is_ascii_graphic).collect();
@@ -81,6 +84,10 @@ pub struct TableInfo {
     pub columns: Vec<DuckdbColumn>,
     /// First row id after its rows.
     pub end: u64,
+    /// How many rows it has.
+    pub rows: u64,
+    /// A column hides the row ids: it is read in one piece.
+    pub whole: bool,
     pub(crate) types: Vec<DuckType>,
     /// Columns that hold infinite values, by position.
     pub(crate) infinite: Vec<bool>,
@@ -108,6 +115,7 @@ pub(crate) fn instance(threads: usize, memory: u64, temp: Option<&Path>) -> Resu
         .and_then(|c| c.with("temp_directory", &temp))
         .and_then(|c| c.with("preserve_insertion_order", "true"))
         .map_err(|e| DuckdbError::query("settings", &e))?;
+    // Without the extension ICU there is no other time zone than UTC: texts of timestamps need no setting.
     Connection::open_in_memory_with_flags(config).map_err(|e| DuckdbError::query("DuckDB", &e))
 }
 
@@ -116,7 +124,7 @@ pub(crate) fn catalog_name(path: &Path) -> String {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     // DuckDB cuts at the first dot.
     let stem = name.split('.').next().unwrap_or_default().to_owned();
-    if stem.is_empty() || RESERVED.contains(&stem.as_str()) { format!("{stem}_db") } else { stem }
+    if stem.is_empty() || RESERVED.iter().any(|r| stem.eq_ignore_ascii_case(r)) { format!("{stem}_db") } else { stem }
 }
 
 impl DuckFile {
@@ -125,35 +133,48 @@ impl DuckFile {
     /// # Errors
     /// [`DuckdbError::Locked`], [`DuckdbError::Open`], [`DuckdbError::File`].
     pub fn open(path: &Path, options: &OpenOptions, stopped: impl Fn() -> bool) -> Result<Self> {
-        let file = File::open(path).map_err(|source| DuckdbError::File { path: path.to_owned(), source })?;
-        let head = FileHead::of(&file);
-        let held = Arc::new(Held { file });
+        // DuckDB follows links, and keeps the WAL beside what they lead to.
+        let at = |source| DuckdbError::File { path: path.to_owned(), source };
+        let real = path.canonicalize().map_err(at)?;
         let connection = instance(1, options.memory, Some(&options.temp))?;
         let catalog = catalog_name(path);
-        let attach = format!("ATTACH {} AS {} (READ_ONLY)", literal(&path.display().to_string()), ident(&catalog));
+        let attach = format!("ATTACH {} AS {} (READ_ONLY)", literal(&real.display().to_string()), ident(&catalog));
         let began = Instant::now();
-        loop {
-            let Err(error) = connection.execute_batch(&attach) else { break };
-            let reason = said(&error);
-            let Some((_, holder)) = reason.split_once("Conflicting lock is held in ") else {
-                let engine = engine_version()?;
-                return Err(DuckdbError::Open { path: path.to_owned(), engine, written_by: head.written_by, reason });
-            };
+        let file = loop {
+            let file = File::open(&real).map_err(at)?;
+            match connection.execute_batch(&attach) {
+                // Another file may have taken the name since ours was opened.
+                Ok(()) if same_file(&file, &real).map_err(at)? => break file,
+                Ok(()) => connection
+                    .execute_batch(&format!("DETACH {}", ident(&catalog)))
+                    .map_err(|e| DuckdbError::query(path.display().to_string(), &e))?,
+                Err(error) => {
+                    let reason = said(&error);
+                    if !reason.contains(LOCKED) {
+                        let (engine, written_by) = (engine_version()?, FileHead::of(&file).written_by);
+                        return Err(DuckdbError::Open { path: path.to_owned(), engine, written_by, reason });
+                    }
+                    if began.elapsed() >= options.lock_timeout {
+                        let holder = reason.split_once("held in ").map(|(_, h)| h);
+                        let pid =
+                            holder.and_then(|h| h.rsplit_once("(PID ")?.1.split(')').next()?.parse().ok()).filter(|p| *p > 0);
+                        let program = || holder.and_then(|h| h.split(" (PID").next()).map(str::to_owned);
+                        let command = pid.and_then(command_of).or_else(program);
+                        return Err(DuckdbError::Locked { path: path.to_owned(), pid, command, waited: options.lock_timeout });
+                    }
+                }
+            }
             if stopped() {
                 return Err(DuckdbError::Cancelled);
             }
-            if began.elapsed() >= options.lock_timeout {
-                let pid = holder.rsplit_once("(PID ").and_then(|(_, p)| p.split(')').next()?.parse().ok());
-                let command = pid.and_then(command_of).or_else(|| holder.split(" (PID").next().map(str::to_owned));
-                return Err(DuckdbError::Locked { path: path.to_owned(), pid, command, waited: options.lock_timeout });
-            }
             std::thread::sleep(AGAIN);
-        }
+        };
+        let head = FileHead::of(&file);
+        let held = Arc::new(Held { file });
         connection
-            .execute_batch(&format!("SET TimeZone = 'UTC'; USE {}", ident(&catalog)))
-            .or_else(|_| connection.execute_batch(&format!("USE {}", ident(&catalog))))
+            .execute_batch(&format!("USE {}", ident(&catalog)))
             .map_err(|e| DuckdbError::query(path.display().to_string(), &e))?;
-        Ok(Self { connection: Mutex::new(connection), held, path: path.to_owned(), catalog, head })
+        Ok(Self { connection: Mutex::new(connection), held, path: real, catalog, head })
     }
 
     /// Returns the file's bytes, as they stand while it is open.
@@ -162,18 +183,12 @@ impl DuckFile {
         &self.held.file
     }
 
-    /// Tells whether committed rows stand in a WAL beside it: then its bytes alone are not its state.
+    /// Returns the files beside it that hold committed rows, each with its ending: where there are any, its bytes alone are not its
+    /// state.
     #[must_use]
-    pub fn has_wal(&self) -> bool {
-        std::fs::metadata(self.wal_path()).is_ok_and(|m| m.len() > 0)
-    }
-
-    /// Returns where its WAL would be.
-    #[must_use]
-    pub fn wal_path(&self) -> PathBuf {
-        let mut name = self.path.clone().into_os_string();
-        name.push(".wal");
-        name.into()
+    pub fn beside(&self) -> Vec<(PathBuf, &'static str)> {
+        let all = BESIDE.iter().map(|ending| (with_ending(&self.path, ending), *ending));
+        all.filter(|(path, _)| std::fs::metadata(path).is_ok_and(|m| m.len() > 0)).collect()
     }
 
     /// Returns the storage version, as DuckDB says it.
@@ -190,13 +205,27 @@ impl DuckFile {
     /// Returns all tables, in the order in which they were made: one that others refer to comes before them.
     ///
     /// # Errors
-    /// [`DuckdbError::Query`].
+    /// [`DuckdbError::Query`]; [`DuckdbError::NestedSchemas`].
     pub fn tables(&self) -> Result<Vec<TableInfo>> {
-        tables(&self.connection(), &self.catalog).map_err(|e| self.failed(&e))
+        let connection = self.connection();
+        // Their tables cannot be told by schema and name.
+        let nested = format!(
+            "SELECT string_agg(schema_name, ', ' ORDER BY schema_name) FROM duckdb_schemas() WHERE database_name = {} AND parent_schema IS NOT NULL",
+            literal(&self.catalog)
+        );
+        let nested: Option<String> = connection.query_row(&nested, [], |r| r.get(0)).map_err(|e| self.failed(&e))?;
+        if let Some(schemas) = nested {
+            return Err(DuckdbError::NestedSchemas { path: self.path.clone(), schemas });
+        }
+        tables(&connection, &self.catalog).map_err(|e| self.failed(&e))
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn catalog(&self) -> &str {
@@ -214,6 +243,25 @@ impl DuckFile {
     }
 }
 
+/// Returns the files that DuckDB would take for part of a database at `path`: there must be none beside a restored one.
+#[must_use]
+pub fn companions(path: &Path) -> Vec<PathBuf> {
+    let all = BESIDE.iter().map(|ending| with_ending(path, ending));
+    all.filter(|p| p.symlink_metadata().is_ok()).collect()
+}
+
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+fn same_file(open: &File, path: &Path) -> std::io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let (a, b) = (open.metadata()?, std::fs::metadata(path)?);
+    Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
+}
+
 /// What a process runs, where this machine tells.
 fn command_of(pid: u32) -> Option<String> {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
@@ -227,22 +275,29 @@ fn command_of(pid: u32) -> Option<String> {
 pub(crate) fn tables(connection: &Connection, catalog: &str) -> std::result::Result<Vec<TableInfo>, duckdb::Error> {
     let catalog_text = literal(catalog);
     let sql = format!(
-        "SELECT t.schema_name, t.table_name, c.column_name, c.data_type FROM duckdb_tables() t \
+        "SELECT t.schema_name, t.table_name, c.column_name, c.data_type, c.is_generated FROM duckdb_tables() t \
          LEFT JOIN duckdb_columns() c ON c.table_oid = t.table_oid AND c.database_name = t.database_name \
-         AND c.schema_name = t.schema_name AND NOT c.is_generated \
+         AND c.schema_name = t.schema_name \
          WHERE t.database_name = {catalog_text} AND NOT t.internal AND NOT t.temporary ORDER BY t.table_oid, c.column_index"
     );
     let mut statement = connection.prepare(&sql)?;
     let rows = statement.query_map([], |r| {
-        Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?, r.get::<_, Option<String>>(2)?, r.get::<_, Option<String>>(3)?))
+        let column = (r.get::<_, Option<String>>(2)?, r.get::<_, Option<String>>(3)?, r.get::<_, Option<bool>>(4)?);
+        Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?, column))
     })?;
     let mut found: Vec<TableInfo> = Vec::new();
     for row in rows {
-        let (schema, name, column, type_name) = row?;
+        let (schema, name, (column, type_name, generated)) = row?;
         if found.last().is_none_or(|t| t.schema != schema || t.name != name) {
-            found.push(TableInfo { schema, name, columns: vec![], end: 0, types: vec![], infinite: vec![] });
+            let none = (vec![], vec![], vec![]);
+            let (columns, types, infinite) = none;
+            found.push(TableInfo { schema, name, columns, end: 0, rows: 0, whole: false, types, infinite });
         }
         let (Some(table), Some(name), Some(type_name)) = (found.last_mut(), column, type_name) else { continue };
+        table.whole |= name.eq_ignore_ascii_case("rowid");
+        if generated == Some(true) {
+            continue;
+        }
         let parquet_name = free_name(&name, &table.columns);
         table.types.push(DuckType::parse(&type_name));
         table.infinite.push(false);
@@ -250,7 +305,9 @@ pub(crate) fn tables(connection: &Connection, catalog: &str) -> std::result::Res
     }
     for table in &mut found {
         let from = table.from(catalog);
-        table.end = connection.query_row(&format!("SELECT coalesce(max(rowid) + 1, 0) FROM {from}"), [], |r| r.get(0))?;
+        let end = if table.whole { "count(*)" } else { "coalesce(max(rowid) + 1, 0)" };
+        let asked = format!("SELECT {end}, count(*) FROM {from}");
+        (table.end, table.rows) = connection.query_row(&asked, [], |r| Ok((r.get(0)?, r.get(1)?)))?;
         let may: Vec<usize> = (0..table.types.len()).filter(|i| table.types[*i].may_be_infinite()).collect();
         if !may.is_empty() {
             let asked: Vec<String> =

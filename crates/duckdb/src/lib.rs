@@ -18,7 +18,7 @@ mod text;
 mod types;
 
 pub use error::DuckdbError;
-pub use file::{DuckFile, FileHead, OpenOptions, TableInfo, engine_version};
+pub use file::{DuckFile, FileHead, OpenOptions, TableInfo, companions, engine_version};
 pub use load::{NewFile, StoredTable, checkpoint};
 pub use query::{Queries, QueryTable};
 pub use read::{RowRange, StoredRows, TableReader};

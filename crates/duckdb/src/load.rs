@@ -97,14 +97,22 @@ pub struct NewFile {
 }
 
 impl NewFile {
-    /// Makes an empty file at `path`, as the database called like the file `named` would be. `version` is the storage version of
+    /// Makes an empty file at `path` for `schema`, as the database called like the file `named` would be. `version` is the storage version of
     /// the file that it is a copy of: older releases read it again.
     ///
     /// # Errors
     /// [`DuckdbError::Query`].
-    pub fn create(path: &Path, named: &Path, version: Option<&str>, threads: usize, memory: u64, temp: &Path) -> Result<Self> {
+    pub fn create(
+        path: &Path,
+        named: &Path,
+        schema: &SchemaScript,
+        version: Option<&str>,
+        threads: usize,
+        memory: u64,
+        temp: &Path,
+    ) -> Result<Self> {
         let connection = instance(threads, memory, Some(temp))?;
-        let catalog = crate::file::catalog_name(named);
+        let catalog = schema.catalog(named);
         let name = ident(&catalog);
         // Rows come in the order of the backup, one range after the other.
         let plain = |v: &&str| v.starts_with('v') && v.bytes().skip(1).all(|b| b.is_ascii_digit() || b == b'.');
@@ -123,12 +131,22 @@ impl NewFile {
         schema.before.iter().try_for_each(|s| self.run(s))
     }
 
-    /// Runs what comes after the rows.
+    /// Runs what comes after the rows. Returns views, macros and comments that do not run here, each with its reason.
     ///
     /// # Errors
-    /// As [`NewFile::before_rows`].
-    pub fn after_rows(&self, schema: &SchemaScript) -> Result<()> {
-        schema.after.iter().try_for_each(|s| self.run(s))
+    /// [`DuckdbError::Query`] names an index or a trigger that cannot be made.
+    pub fn after_rows(&self, schema: &SchemaScript) -> Result<Vec<String>> {
+        let mut left = Vec::new();
+        for statement in &schema.after {
+            match self.run(statement) {
+                Ok(()) => {}
+                Err(e) if ["CREATE VIEW ", "CREATE MACRO ", "COMMENT "].iter().any(|s| statement.starts_with(s)) => {
+                    left.push(e.to_string());
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(left)
     }
 
     fn run(&self, statement: &str) -> Result<()> {
@@ -156,8 +174,8 @@ impl NewFile {
             return self.connection.execute(&sql, []).map(drop).map_err(failed);
         }
         // DuckDB checks a foreign key row by row against what was there before the statement: those that are referred to come first.
-        let waiting = ident("dozo waiting");
-        let made = format!("CREATE TEMP TABLE {waiting} AS {}", stored.rows());
+        let (waiting, number) = (ident("dozo waiting"), ident("dozo number"));
+        let made = format!("CREATE TEMP TABLE {waiting} AS SELECT row_number() OVER () AS {number}, * FROM ({})", stored.rows());
         self.connection.execute_batch(&made).map_err(failed)?;
         loop {
             let ready: Vec<String> = keys
@@ -170,18 +188,18 @@ impl NewFile {
                 })
                 .collect();
             let script = format!(
-                "CREATE OR REPLACE TEMP TABLE \"dozo ready\" AS SELECT w.rowid AS id FROM {waiting} w WHERE {}",
+                "CREATE OR REPLACE TEMP TABLE \"dozo ready\" AS SELECT w.{number} AS id FROM {waiting} w WHERE {}",
                 ready.join(" AND ")
             );
             self.connection.execute_batch(&script).map_err(failed)?;
             let insert = format!(
-                "INSERT INTO {into} ({columns}) SELECT {columns} FROM {waiting} WHERE rowid IN (SELECT id FROM \"dozo ready\")"
+                "INSERT INTO {into} ({columns}) SELECT {columns} FROM {waiting} WHERE {number} IN (SELECT id FROM \"dozo ready\")"
             );
             let inserted = self.connection.execute(&insert, []).map_err(failed)?;
             if inserted == 0 {
                 break;
             }
-            let gone = format!("DELETE FROM {waiting} WHERE rowid IN (SELECT id FROM \"dozo ready\")");
+            let gone = format!("DELETE FROM {waiting} WHERE {number} IN (SELECT id FROM \"dozo ready\")");
             self.connection.execute_batch(&gone).map_err(failed)?;
         }
         let count = format!("SELECT count(*) FROM {waiting}");
@@ -240,5 +258,5 @@ impl NewFile {
 /// # Errors
 /// [`DuckdbError::Query`].
 pub fn checkpoint(path: &Path, named: &Path, memory: u64, temp: &Path) -> Result<()> {
-    NewFile::create(path, named, None, 1, memory, temp)?.finish()
+    NewFile::create(path, named, &SchemaScript::default(), None, 1, memory, temp)?.finish()
 }

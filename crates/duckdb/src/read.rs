@@ -134,7 +134,7 @@ impl Query {
                 columns.push(format!("{} AS {}", t.text(&ident(&column.name)), ident(&format!("t{i}"))));
             }
         }
-        Self { sql: select(&columns, from, range), stored, texts }
+        Self { sql: select(&columns, from, range.filter(|_| !table.whole)), stored, texts }
     }
 
     /// Only what the fingerprint is made of.
@@ -146,7 +146,7 @@ impl Query {
                 format!("{made} AS {}", ident(&format!("t{i}")))
             })
             .collect();
-        Self { sql: select(&columns, from, range), stored: 0, texts: (0..columns.len()).collect() }
+        Self { sql: select(&columns, from, range.filter(|_| !table.whole)), stored: 0, texts: (0..columns.len()).collect() }
     }
 
     pub(crate) fn run<E: From<DuckdbError>>(
@@ -219,6 +219,8 @@ impl TableInfo {
             name: table.name.clone(),
             columns: table.columns.clone(),
             end: 0,
+            rows: table.fingerprint.0.rows,
+            whole: false,
             infinite: types.iter().map(DuckType::may_be_infinite).collect(),
             types,
         }

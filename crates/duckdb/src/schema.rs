@@ -5,44 +5,46 @@
 //! empty database in memory, before it is written: what does not run is told while the source still exists.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use duckdb::Connection;
 
-use crate::file::{DuckFile, instance};
+use crate::file::{DuckFile, catalog_name, instance};
 use crate::sql::{ident, literal, qualified};
 use crate::{DuckdbError, Result};
 
-/// Line that divides what comes before the rows from what comes after them.
-const DIVIDER: &str = "-- rows are loaded here";
+/// Functions that may make a CHECK say no to rows that it once let in.
+const VOLATILE: [&str; 7] = ["now(", "today(", "current_", "get_current_", "random(", "uuid(", "nextval("];
 /// Memory of the database that tries the statements.
 const TRIAL: u64 = 128 << 20;
 
 /// A schema.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SchemaScript {
-    /// Schemas, types, sequences, tables, macros, views.
+    /// Schemas, types, sequences, macros, tables.
     pub before: Vec<String>,
-    /// Indexes, triggers, comments.
+    /// Views, indexes, triggers, comments.
     pub after: Vec<String>,
-    /// Statements that did not run, each with its reason: views of tables that are gone.
+    /// Statements that do not run, each with its reason: views of tables that are gone.
     pub broken: Vec<(String, String)>,
+    /// Constraints that may refuse rows which they let in once.
+    pub volatile: Vec<String>,
 }
 
 impl SchemaScript {
-    /// Returns the file.
+    /// Returns the file that is run before the rows.
     #[must_use]
-    pub fn to_sql(&self) -> String {
-        let mut out = String::new();
-        // Writing to a String cannot fail.
-        for statement in &self.before {
-            let _ = writeln!(out, "{statement};");
-        }
-        let _ = writeln!(out, "{DIVIDER}");
-        for statement in &self.after {
-            let _ = writeln!(out, "{statement};");
-        }
+    pub fn before_sql(&self) -> String {
+        self.before.iter().map(|s| format!("{s};\n")).collect()
+    }
+
+    /// Returns the file that is run after the rows. What does not run stands at its end, as a comment.
+    #[must_use]
+    pub fn after_sql(&self) -> String {
+        let mut out: String = self.after.iter().map(|s| format!("{s};\n")).collect();
         for (statement, reason) in &self.broken {
-            let _ = writeln!(out, "-- It did not run in the source either: {}", reason.replace('\n', " "));
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "-- It does not run: {}", reason.replace(['\n', '\r'], " "));
             for line in statement.lines() {
                 let _ = writeln!(out, "--   {line}");
             }
@@ -50,12 +52,22 @@ impl SchemaScript {
         out
     }
 
-    /// Reads the file again.
+    /// Reads both files again.
     #[must_use]
-    pub fn parse(text: &str) -> Self {
-        let (before, after) = text.split_once(DIVIDER).unwrap_or((text, ""));
-        Self { before: statements(before), after: statements(after), broken: Vec::new() }
+    pub fn parse(before: &str, after: &str) -> Self {
+        Self { before: statements(before), after: statements(after), ..Self::default() }
     }
+
+    /// Returns the name under which a database of this schema is opened: a schema of the file's own name would be ambiguous.
+    pub(crate) fn catalog(&self, named: &Path) -> String {
+        let name = catalog_name(named);
+        let taken = |name: &str| self.before.iter().any(|s| s.eq_ignore_ascii_case(&create_schema(name)));
+        if taken(&name) { format!("{name}_db") } else { name }
+    }
+}
+
+fn create_schema(name: &str) -> String {
+    format!("CREATE SCHEMA {}", ident(name))
 }
 
 impl DuckFile {
@@ -76,9 +88,23 @@ impl DuckFile {
         let mut open = Vec::new();
         let schemas =
             list(of("schema_name, schema_name, schema_name", "duckdb_schemas") + " AND NOT internal AND schema_name <> 'main'");
-        open.extend(schemas.map_err(failed)?.into_iter().map(|(schema, ..)| format!("CREATE SCHEMA {}", ident(&schema))));
-        let sequences = list(of("schema_name, sequence_name, sql", "duckdb_sequences") + " AND NOT temporary");
-        open.extend(sequences.map_err(failed)?.into_iter().map(|(.., sql)| trimmed(&sql)));
+        open.extend(schemas.map_err(failed)?.into_iter().map(|(schema, ..)| create_schema(&schema)));
+        // One that has given its last value has no next one to start with.
+        let ended = "CASE WHEN NOT cycle AND last_value IS NOT NULL AND increment_by > 0 AND last_value::HUGEINT + increment_by > max_value THEN max_value \
+                     WHEN NOT cycle AND last_value IS NOT NULL AND increment_by < 0 AND last_value::HUGEINT + increment_by < min_value THEN min_value END";
+        let parts = format!("schema_name, sequence_name, concat_ws(chr(0), sql, CAST({ended} AS VARCHAR))");
+        let sequences = list(of(&parts, "duckdb_sequences") + " AND NOT temporary");
+        let mut spent = Vec::new();
+        for (schema, name, sql) in sequences.map_err(failed)? {
+            let (sql, last) = sql.split_once('\0').map_or((sql.as_str(), None), |(sql, last)| (sql, Some(last)));
+            let mut sql = trimmed(sql);
+            if let (Some(last), Some((head, tail))) = (last, sql.split_once(" START ")) {
+                let rest = tail.split_once(' ').map(|(_, rest)| rest).unwrap_or_default();
+                sql = format!("{head} START {last} {rest}");
+                spent.push(format!("SELECT nextval({})", literal(&qualified(&[&schema, &name]))));
+            }
+            open.push(sql);
+        }
         let types =
             list(of("schema_name, type_name, coalesce(CAST(labels AS VARCHAR), '')", "duckdb_types") + " AND NOT internal");
         for (schema, name, _) in types.map_err(failed)? {
@@ -94,7 +120,14 @@ impl DuckFile {
         open.extend(self.macros(&connection)?);
         let views =
             list(of("schema_name, view_name, sql", "duckdb_views") + " AND NOT internal AND NOT temporary ORDER BY view_oid");
-        open.extend(views.map_err(failed)?.into_iter().map(|(.., sql)| trimmed(&sql)));
+        let views: Vec<String> = views.map_err(failed)?.into_iter().map(|(.., sql)| trimmed(&sql)).collect();
+        let checks =
+            list(of("schema_name, table_name, constraint_text", "duckdb_constraints") + " AND constraint_type = 'CHECK'");
+        let volatile = checks.map_err(failed)?.into_iter().filter(|(schema, table, text)| {
+            let text = text.to_lowercase();
+            !left_out(schema, table) && VOLATILE.iter().any(|v| text.contains(v))
+        });
+        let volatile = volatile.map(|(schema, table, text)| format!("{schema}.{table}: {text}")).collect();
         let mut after: Vec<String> = Vec::new();
         let indexes = list(of("schema_name, table_name, sql", "duckdb_indexes") + " AND sql IS NOT NULL ORDER BY index_oid");
         let triggers = list(of("schema_name, table_name, sql", "duckdb_triggers") + " AND NOT temporary ORDER BY trigger_oid");
@@ -105,7 +138,11 @@ impl DuckFile {
         }
         let comments = list(comments(&catalog)).map_err(failed)?;
         after.extend(comments.into_iter().filter(|(s, t, _)| !left_out(s, t)).map(|(.., sql)| sql));
-        try_out(self.catalog(), open, after)
+        let name = SchemaScript { before: open.clone(), ..SchemaScript::default() }.catalog(self.path());
+        let mut script = try_out(&name, open, views, after)?;
+        script.before.extend(spent);
+        script.volatile = volatile;
+        Ok(script)
     }
 
     /// The statements of the macros. The catalog does not show the defaults of their parameters: DuckDB's export of a copy without
@@ -145,9 +182,8 @@ impl DuckFile {
             drops.iter().for_each(|sql| drop(connection.execute_batch(sql)));
         }
         let export = format!(
-            "USE {copy}; EXPORT DATABASE {to}; USE {from}; DETACH {copy}",
+            "USE {copy}; EXPORT DATABASE {to}; USE memory; DETACH {copy}",
             copy = ident(copy),
-            from = ident(self.catalog()),
             to = literal(&target.display().to_string()),
         );
         connection.execute_batch(&export).map_err(failed)?;
@@ -157,33 +193,23 @@ impl DuckFile {
     }
 }
 
-/// Runs the statements on an empty database until none is left or none runs, and returns them in that order.
-fn try_out(catalog: &str, mut open: Vec<String>, after: Vec<String>) -> Result<SchemaScript> {
+/// Runs the statements on an empty database, and returns them in an order in which they run.
+fn try_out(catalog: &str, open: Vec<String>, views: Vec<String>, after: Vec<String>) -> Result<SchemaScript> {
     let trial = instance(1, TRIAL, None)?;
     let name = ident(catalog);
     trial
         .execute_batch(&format!("ATTACH ':memory:' AS {name}; USE {name}"))
         .map_err(|e| DuckdbError::query("a database in memory", &e))?;
     let mut script = SchemaScript::default();
-    loop {
-        let mut left = Vec::new();
-        let mut reasons = Vec::new();
-        let before = script.before.len();
-        for statement in open {
-            match trial.execute_batch(&statement) {
-                Ok(()) => script.before.push(statement),
-                Err(e) => {
-                    reasons.push(crate::error::said(&e));
-                    left.push(statement);
-                }
-            }
-        }
-        if left.is_empty() || script.before.len() == before {
-            script.broken.extend(left.into_iter().zip(reasons));
-            break;
-        }
-        open = left;
+    let left = rounds(&trial, open, &mut script.before);
+    // Without these there is nowhere for the rows to go.
+    let needed = ["CREATE SCHEMA ", "CREATE SEQUENCE ", "CREATE TYPE ", "CREATE TABLE "];
+    if let Some((statement, reason)) = left.iter().find(|(s, _)| needed.iter().any(|n| s.starts_with(n))) {
+        return Err(DuckdbError::Definition { statement: statement.clone(), reason: reason.clone() });
     }
+    // A view may read files that are elsewhere by then: rows do not wait for it.
+    let late = left.into_iter().map(|(s, _)| s).chain(views).collect();
+    script.broken = rounds(&trial, late, &mut script.after);
     for statement in after {
         match trial.execute_batch(&statement) {
             Ok(()) => script.after.push(statement),
@@ -191,6 +217,24 @@ fn try_out(catalog: &str, mut open: Vec<String>, after: Vec<String>) -> Result<S
         }
     }
     Ok(script)
+}
+
+/// Runs statements until none is left or none runs; returns those that are left, with their reasons.
+fn rounds(trial: &Connection, mut open: Vec<String>, done: &mut Vec<String>) -> Vec<(String, String)> {
+    loop {
+        let before = done.len();
+        let mut left = Vec::new();
+        for statement in open {
+            match trial.execute_batch(&statement) {
+                Ok(()) => done.push(statement),
+                Err(e) => left.push((statement, crate::error::said(&e))),
+            }
+        }
+        if left.is_empty() || done.len() == before {
+            return left;
+        }
+        open = left.into_iter().map(|(statement, _)| statement).collect();
+    }
 }
 
 /// A query for COMMENT statements: schema, table, statement.
@@ -269,12 +313,14 @@ mod tests {
             "CREATE TABLE a(x INTEGER);\n-- a; comment\nCREATE MACRO m(a := 'x;''y') AS a;CREATE VIEW \"v;\" AS SELECT 1\n;\n";
         let expected = ["CREATE TABLE a(x INTEGER)", "CREATE MACRO m(a := 'x;''y') AS a", "CREATE VIEW \"v;\" AS SELECT 1"];
         assert_eq!(statements(script), expected);
+        let odd = "CREATE VIEW v AS SELECT '\n-- It does not run: ;\n' AS x";
         let schema = SchemaScript {
             before: vec![expected[1].into()],
-            after: vec![expected[0].into()],
-            broken: vec![("a;\nb".into(), "no".into())],
+            after: vec![odd.into(), expected[0].into()],
+            broken: vec![("a;\nb".into(), "no\nway".into())],
+            volatile: vec![],
         };
-        let read = SchemaScript::parse(&schema.to_sql());
+        let read = SchemaScript::parse(&schema.before_sql(), &schema.after_sql());
         assert_eq!((read.before, read.after), (schema.before, schema.after));
     }
 }

@@ -196,7 +196,7 @@ impl Manifest {
                 [restore_md, schema_dump, schema_sql].into_iter().chain(globals_sql).map(String::as_str).collect()
             }
             Content::Duckdb(content) => {
-                let schemas = content.files.iter().filter_map(|f| f.schema_sql.as_deref());
+                let schemas = content.files.iter().flat_map(|f| [&f.schema_sql, &f.after_sql]).filter_map(Option::as_deref);
                 std::iter::once(content.restore_md.as_str()).chain(schemas).collect()
             }
         }

@@ -136,7 +136,7 @@ impl Layout {
 
     /// Tells whether a file of this name lies beside a manifest that names it.
     fn is_beside(name: &str) -> bool {
-        let number = name.strip_prefix("schema-").and_then(|n| n.strip_suffix(".sql"));
+        let number = name.strip_prefix("schema-").or_else(|| name.strip_prefix("after-")).and_then(|n| n.strip_suffix(".sql"));
         ["RESTORE.md", "schema.dump", "schema.sql", "globals.sql"].contains(&name)
             || number.is_some_and(|n| n.len() == 5 && n.bytes().all(|b| b.is_ascii_digit()))
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use dozo_encode::{EncodeError, PartSink, SinkClosed};
 use dozo_model::ObjectRef;
-use dozo_store::{Store, UploadPart};
+use dozo_store::{Store, StoreError, UploadPart};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -123,6 +123,8 @@ impl Uploads {
             let _permit = permit;
             match store.upload(&upload_key, parts, &stop).await {
                 Ok(size) => Some(size),
+                // Given up because the worker failed: the worker says why.
+                Err(StoreError::Cancelled { .. }) if !stop.is_cancelled() => None,
                 Err(e) => {
                     if let Ok(mut failed) = failed.lock() {
                         failed.get_or_insert(e.into());

@@ -48,19 +48,36 @@ impl<'a> Found<'a> {
     /// # Errors
     /// [`EngineError::NothingToBackUp`]; [`EngineError::BadPattern`].
     pub(crate) fn look(source: &SourceSettings, settings: &'a DuckdbSettings) -> Result<Self> {
-        let pattern = settings.base.join(&settings.path);
+        // What stands in the folder's own name is no pattern.
+        let base = PathBuf::from(glob::Pattern::escape(&settings.base.to_string_lossy()));
+        let pattern = base.join(&settings.path);
         let text = pattern.to_string_lossy();
         let bad = |reason: String| EngineError::BadPattern { pattern: text.clone().into_owned(), reason };
-        let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::default() };
+        let options = glob::MatchOptions {
+            require_literal_separator: true,
+            require_literal_leading_dot: true,
+            ..glob::MatchOptions::default()
+        };
         let mut files = Vec::new();
         for entry in glob::glob_with(&text, options).map_err(|e| bad(e.to_string()))? {
             let path = entry.map_err(|e| EngineError::Folder { folder: e.path().to_owned(), reason: e.to_string() })?;
+            if path.to_str().is_none() {
+                return Err(EngineError::Folder { folder: path, reason: "its name is not UTF-8".into() });
+            }
             // A WAL belongs to its file.
-            if path.is_file() && path.extension().is_none_or(|e| e != "wal") {
-                files.push((below(&path, &pattern, &settings.base), path));
+            let beside = path.extension().is_some_and(|e| ["wal", "checkpoint", "recovery"].iter().any(|b| e == *b));
+            if path.is_file() && !beside {
+                files.push((below(&path, settings), path));
             }
         }
         files.sort();
+        if let Some(twice) = files.windows(2).find(|w| w[0].0 == w[1].0) {
+            let (a, b) = (twice[0].1.display(), twice[1].1.display());
+            return Err(EngineError::Options(format!(
+                "{a} and {b} would both be `{}` in the backup: give them sources of their own",
+                twice[0].0
+            )));
+        }
         if files.is_empty() {
             let why = format!("no file matches {text}");
             return Err(EngineError::NothingToBackUp { source_name: source.name.to_string(), why });
@@ -70,10 +87,11 @@ impl<'a> Found<'a> {
 }
 
 /// A file's name in the backup: below the configuration's folder, else below what of the pattern has no wildcard.
-fn below(path: &Path, pattern: &Path, base: &Path) -> String {
+fn below(path: &Path, settings: &DuckdbSettings) -> String {
     let plain = |c: &Component<'_>| !c.as_os_str().to_string_lossy().contains(['*', '?', '[']);
-    let fixed: PathBuf = pattern.parent().unwrap_or(pattern).components().take_while(plain).collect();
-    let relative = path.strip_prefix(base).or_else(|_| path.strip_prefix(&fixed)).unwrap_or(path);
+    let fixed: PathBuf = settings.path.parent().unwrap_or(&settings.path).components().take_while(plain).collect();
+    let fixed = settings.base.join(fixed);
+    let relative = path.strip_prefix(&settings.base).or_else(|_| path.strip_prefix(&fixed)).unwrap_or(path);
     let parts = relative.components().filter_map(|c| match c {
         Component::Normal(part) => Some(part.to_string_lossy().into_owned()),
         _ => None,
@@ -134,7 +152,7 @@ struct Done {
 struct ReadFile {
     described: DuckdbFile,
     objects: Vec<ObjectRef>,
-    put: Option<(String, Bytes)>,
+    put: Vec<(String, Bytes)>,
     bytes: u64,
     reports: Vec<TableReport>,
 }
@@ -282,7 +300,7 @@ impl Job<'_> {
         }));
         let file = Arc::new(file);
         let mut stored = None;
-        let mut put = None;
+        let mut put = Vec::new();
         let mut objects = Vec::new();
         match self.settings.form {
             DuckdbForm::Parquet => {
@@ -290,7 +308,7 @@ impl Job<'_> {
                 if !inexact.is_empty() {
                     return Err(DuckdbError::Inexact { columns: inexact }.into());
                 }
-                put = Some(self.schema(number, &file, &others).await?);
+                put = self.schema(number, &file, &others).await?;
             }
             DuckdbForm::File => {
                 let whole = self.whole(name, &path, &file, temp.path()).await?;
@@ -305,14 +323,15 @@ impl Job<'_> {
             bytes: size,
             storage_version,
             written_by,
-            schema_sql: put.as_ref().map(|(key, _)| key.clone()),
+            schema_sql: put.first().map(|(key, _)| key.clone()),
+            after_sql: put.get(1).map(|(key, _)| key.clone()),
             stored,
             tables,
         };
         Ok(ReadFile { described, objects, put, bytes, reports })
     }
 
-    async fn schema(&self, number: usize, file: &Arc<DuckFile>, others: &[TableInfo]) -> Result<(String, Bytes)> {
+    async fn schema(&self, number: usize, file: &Arc<DuckFile>, others: &[TableInfo]) -> Result<Vec<(String, Bytes)>> {
         self.frame.ctx.progress.stage(Stage::Schema, 0, 0);
         let gone: Vec<(String, String)> = others.iter().map(|t| (t.schema.clone(), t.name.clone())).collect();
         let file = Arc::clone(file);
@@ -322,8 +341,11 @@ impl Job<'_> {
             let first = statement.lines().next().unwrap_or_default();
             self.frame.warnings.add(format!("`{first}` does not run, and is a comment in the stored schema: {reason}"));
         }
-        let key = Layout::file(&self.frame.source.name, &self.frame.id, &format!("schema-{number:05}.sql"));
-        Ok((key, script.to_sql().into()))
+        for constraint in &script.volatile {
+            self.frame.warnings.add(format!("a restore may refuse rows that were let in once: {constraint}"));
+        }
+        let key = |name: &str| Layout::file(&self.frame.source.name, &self.frame.id, &format!("{name}-{number:05}.sql"));
+        Ok(vec![(key("schema"), script.before_sql().into()), (key("after"), script.after_sql().into())])
     }
 
     /// Stores the file itself.
@@ -340,11 +362,11 @@ impl Job<'_> {
         let stored_key = key.clone();
         let (written, mut upload) = blocking(move || {
             let together;
-            let input = if file.has_wal() {
+            let input = if file.beside().is_empty() {
+                file.bytes()
+            } else {
                 together = with_wal(&file, &path, &temp, memory)?;
                 &together
-            } else {
-                file.bytes()
             };
             let level = if compression == Compression::Gzip { GZIP_LEVEL } else { level };
             uploads.store(&stored_key, |sink| {
@@ -375,10 +397,11 @@ impl Job<'_> {
         let frame = self.frame;
         let mut units: Vec<Unit> = Vec::new();
         for (i, table) in tables.iter().enumerate() {
-            let starts: Vec<u64> = (0..table.end).step_by(usize::try_from(UNIT_ROWS).unwrap_or(usize::MAX)).collect();
+            let rows = if table.whole { table.end.max(1) } else { UNIT_ROWS };
+            let starts: Vec<u64> = (0..table.end).step_by(usize::try_from(rows).unwrap_or(usize::MAX)).collect();
             let last = starts.len();
             let unit = |(chunk, from): (usize, u64)| {
-                let to = (from + UNIT_ROWS).min(table.end);
+                let to = (from + rows).min(table.end);
                 Unit { table: i, chunk, range: RowRange { from, to }, last: chunk + 1 == last }
             };
             units.extend(starts.into_iter().enumerate().map(unit));
@@ -387,6 +410,7 @@ impl Job<'_> {
         units.sort_by_key(|u| std::cmp::Reverse((tables[u.table].end, u.table, std::cmp::Reverse(u.chunk))));
         let rows = tables.iter().map(|t| t.end).sum();
         frame.ctx.progress.stage(Stage::Data, rows, 0);
+        let counted: Vec<u64> = tables.iter().map(|t| t.rows).collect();
         let shared = Arc::new(Shared {
             source: frame.source.name.clone(),
             id: frame.id.clone(),
@@ -421,7 +445,12 @@ impl Job<'_> {
                 objects.push(object);
             }
         }
-        for (table, report) in found.iter().zip(&mut reports) {
+        for ((table, report), expected) in found.iter().zip(&mut reports).zip(counted) {
+            let rows = table.fingerprint.0.rows;
+            if rows != expected {
+                let what = table.full_name(name);
+                return Err(EngineError::Internal(format!("{rows} rows of {what} were read, of {expected}")));
+            }
             report.rows = table.fingerprint.0.rows;
             report.fingerprint = table.fingerprint.to_string();
         }
@@ -507,8 +536,10 @@ fn with_wal(file: &DuckFile, path: &Path, temp: &Path, memory: u64) -> Result<Fi
     let mut to = File::create(&copy_path).map_err(io(&copy_path))?;
     std::io::copy(&mut from, &mut to).map_err(io(&copy_path))?;
     drop(to);
-    let wal = temp.join("copy.duckdb.wal");
-    std::fs::copy(file.wal_path(), &wal).map_err(io(&wal))?;
+    for (beside, ending) in file.beside() {
+        let copied = temp.join(format!("copy.duckdb{ending}"));
+        std::fs::copy(&beside, &copied).map_err(io(&copied))?;
+    }
     checkpoint(&copy_path, path, memory, temp)?;
     File::open(&copy_path).map_err(io(&copy_path))
 }

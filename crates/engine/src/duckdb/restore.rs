@@ -4,10 +4,10 @@
 //! name. *Crash behaviour*: what was not finished has a name that begins with a point, and the same command makes it anew.
 
 use std::path::{Component, Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dozo_catalog::Repository;
-use dozo_duckdb::{NewFile, SchemaScript, StoredTable};
+use dozo_duckdb::{DuckFile, DuckdbError, NewFile, OpenOptions, SchemaScript, StoredTable, companions};
 use dozo_model::{Content, DuckdbFile, DuckdbTable, Manifest, Sha256Digest, Stage};
 use dozo_store::ObjectData;
 
@@ -39,17 +39,23 @@ pub(crate) async fn restore(
     for file in &content.files {
         places.push((file, place(folder, &file.path)?));
     }
-    let there: Vec<String> = places.iter().filter(|(_, p)| p.exists()).map(|(f, _)| f.path.clone()).collect();
+    // A link that leads nowhere takes the place, too; a WAL would be taken for part of the restored file.
+    let taken = |p: &PathBuf| p.symlink_metadata().is_ok() || !companions(p).is_empty();
+    let there: Vec<String> = places.iter().filter(|(_, p)| taken(p)).map(|(f, _)| f.path.clone()).collect();
     if !there.is_empty() && !options.replace {
         return Err(EngineError::TargetOccupied { target: folder.display().to_string(), tables: there });
+    }
+    for (_, path) in places.iter().filter(|(_, p)| p.is_file()) {
+        unheld(path).await?;
     }
     ctx.progress.stage(Stage::Data, manifest.rows(), manifest.stored_bytes());
     let job = Job { ctx, repository, objects: Digests::of(manifest), options };
     let mut files = Vec::new();
     for (file, path) in places {
         let parent = path.parent().unwrap_or(folder).to_owned();
+        let exists = parent.ancestors().find(|a| a.symlink_metadata().is_ok()).unwrap_or(folder);
+        inside(folder, exists)?;
         std::fs::create_dir_all(&parent).map_err(super::folder(&parent))?;
-        inside(folder, &parent)?;
         files.push(job.one(file, &path, &parent).await?);
     }
     Ok(FolderReport {
@@ -59,6 +65,21 @@ pub(crate) async fn restore(
         files,
         seconds: began.elapsed().as_secs_f64(),
     })
+}
+
+/// Makes sure that nobody uses a file that is to be replaced.
+async fn unheld(path: &Path) -> Result<()> {
+    let path = path.to_owned();
+    blocking(move || {
+        let temp = tempfile::tempdir().map_err(super::folder(&std::env::temp_dir()))?;
+        let options = OpenOptions { lock_timeout: Duration::ZERO, memory: 64 << 20, temp: temp.path().to_owned() };
+        match DuckFile::open(&path, &options, || false) {
+            Err(e @ DuckdbError::Locked { .. }) => Err(e.into()),
+            // A file that does not open is replaced all the more.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    })
+    .await
 }
 
 /// Returns where a file of the backup comes to lie; never outside the folder.
@@ -123,7 +144,11 @@ impl Job<'_> {
         let io = super::folder(path);
         std::fs::File::open(&made).and_then(|f| f.sync_all()).map_err(io)?;
         let bytes = std::fs::metadata(&made).map_err(io)?.len();
+        for stale in companions(path) {
+            std::fs::remove_file(&stale).map_err(super::folder(&stale))?;
+        }
         std::fs::rename(&made, path).map_err(io)?;
+        std::fs::File::open(parent).and_then(|f| f.sync_all()).map_err(super::folder(parent))?;
         Ok(RestoredFile {
             path: file.path.clone(),
             bytes,
@@ -135,16 +160,12 @@ impl Job<'_> {
 
     /// Makes a file from its schema and rows.
     async fn load(&self, file: &DuckdbFile, made: &Path, named: &Path, temp: &Path) -> Result<()> {
-        let key = file.schema_sql.as_deref().unwrap_or_default();
-        let text = self.repository.store().get(key).await?;
-        self.objects.check(key, text.len() as u64, Sha256Digest::of(&text))?;
-        let text = String::from_utf8(text.to_vec())
-            .map_err(|e| EngineError::Damaged { object: key.to_owned(), reason: e.to_string() })?;
-        let script = SchemaScript::parse(&text);
+        let (key, after) = (file.schema_sql.as_deref().unwrap_or_default(), file.after_sql.as_deref().unwrap_or_default());
+        let script = SchemaScript::parse(&self.text(key).await?, &self.text(after).await?);
         let version = file.storage_version.clone();
         let (made, named, temp, options) = (made.to_owned(), named.to_owned(), temp.to_owned(), self.options.clone());
         let (mut new, order, script) = blocking(move || {
-            let new = NewFile::create(&made, &named, Some(&version), options.threads, options.memory, &temp)?;
+            let new = NewFile::create(&made, &named, &script, Some(&version), options.threads, options.memory, &temp)?;
             new.before_rows(&script)?;
             let order = new.order()?;
             Ok((new, order, script))
@@ -172,11 +193,20 @@ impl Job<'_> {
             self.ctx.progress.advance(&name, rows, 0);
             self.ctx.progress.done(&name, rows, began.elapsed().as_secs_f64());
         }
-        blocking(move || {
-            new.after_rows(&script)?;
-            Ok(new.finish()?)
+        let left = blocking(move || {
+            let left = new.after_rows(&script)?;
+            new.finish()?;
+            Ok(left)
         })
-        .await
+        .await?;
+        left.iter().for_each(|why| self.ctx.progress.warn(&format!("{}: not made again: {why}", file.path)));
+        Ok(())
+    }
+
+    async fn text(&self, key: &str) -> Result<String> {
+        let bytes = self.repository.store().get(key).await?;
+        self.objects.check(key, bytes.len() as u64, Sha256Digest::of(&bytes))?;
+        String::from_utf8(bytes.to_vec()).map_err(|e| EngineError::Damaged { object: key.to_owned(), reason: e.to_string() })
     }
 
     async fn fetch(&self, key: &str) -> Result<ObjectData> {

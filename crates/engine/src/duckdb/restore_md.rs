@@ -54,6 +54,11 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
 
 fn one(out: &mut String, file: &DuckdbFile) {
     let place = format!("\"$TARGET\"/{}", shell(&file.path));
+    // A schema of the file's own name would be ambiguous while it is made.
+    let stem = Path::new(&file.path).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = stem.split('.').next().unwrap_or_default().to_owned();
+    let ambiguous = file.tables.iter().any(|t| t.schema.eq_ignore_ascii_case(&stem));
+    let work = if ambiguous { "\"$TARGET\"/dozo_restored.duckdb".to_owned() } else { place.clone() };
     let folder = Path::new(&file.path).parent().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
     let _ = writeln!(out, "\n## `{}`\n\n```sh\nset -eu\nmkdir -p \"$TARGET\"/{}", plain(&file.path), shell(&folder));
     let prints: Vec<String> = file
@@ -61,7 +66,8 @@ fn one(out: &mut String, file: &DuckdbFile) {
         .iter()
         .map(|t| {
             let info = TableInfo::described(t);
-            let from = format!("{}.{}", quote_ident(&t.schema), quote_ident(&t.name));
+            let catalog = if t.schema.eq_ignore_ascii_case(&stem) { format!("{}.", quote_ident(&stem)) } else { String::new() };
+            let from = format!("{catalog}{}.{}", quote_ident(&t.schema), quote_ident(&t.name));
             format!(
                 "SELECT fingerprint, '{}', '{}' FROM ({});",
                 t.fingerprint,
@@ -77,11 +83,8 @@ fn one(out: &mut String, file: &DuckdbFile) {
                 writeln!(out, "{tool} \"$REPO/{}\" > {place}\necho \"{}  \"{place} | sha256sum -c", stored.object, stored.sha256);
         }
         (None, schema) => {
-            let schema = schema.as_deref().unwrap_or_default();
-            let _ = writeln!(
-                out,
-                "awk '/^-- rows are loaded here$/ {{ exit }} {{ print }}' \"$REPO/{schema}\" | duckdb -bail {place}"
-            );
+            let (schema, after) = (schema.as_deref().unwrap_or_default(), file.after_sql.as_deref().unwrap_or_default());
+            let _ = writeln!(out, "duckdb -bail {work} < \"$REPO/{schema}\"");
             let loaded = file.tables.iter().filter(|t| !t.parts.is_empty()).map(|t| {
                 let info = TableInfo::described(t);
                 let columns: Vec<String> = t.columns.iter().map(|c| quote_ident(&c.name)).collect();
@@ -95,18 +98,22 @@ fn one(out: &mut String, file: &DuckdbFile) {
                 )
             });
             let loaded: Vec<String> = loaded.collect();
-            heredoc(out, &format!("duckdb -bail {place}"), &loaded.join("\n"));
-            let _ = writeln!(
-                out,
-                "awk 'after {{ print }} /^-- rows are loaded here$/ {{ after = 1 }}' \"$REPO/{schema}\" | duckdb -bail {place}"
-            );
+            heredoc(out, &format!("duckdb -bail {work}"), &format!("SET TimeZone = 'UTC';\n{}", loaded.join("\n")));
+            let _ = writeln!(out, "duckdb -bail {work} < \"$REPO/{after}\"");
+            if work != place {
+                let _ = writeln!(out, "mv {work} {place}");
+            }
         }
     }
     let _ = writeln!(
         out,
         "```\n\nProof: the first column is computed by DuckDB, the second is that of the backup. The block fails if one differs.\n\n```sh"
     );
-    heredoc(out, &format!("duckdb -bail -csv -noheader {place} > \"$TARGET/dozo-proof.txt\""), &prints.join("\n"));
+    heredoc(
+        out,
+        &format!("duckdb -bail -csv -noheader {place} > \"$TARGET/dozo-proof.txt\""),
+        &format!("SET TimeZone = 'UTC';\n{}", prints.join("\n")),
+    );
     let _ = writeln!(
         out,
         "cat \"$TARGET/dozo-proof.txt\"\nawk -F , '$1 == $2 {{ same += 1 }} END {{ exit same != {} }}' \"$TARGET/dozo-proof.txt\"\nrm \"$TARGET/dozo-proof.txt\"\n```",

@@ -51,9 +51,12 @@ pub struct DuckdbFile {
     /// Version that wrote its header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written_by: Option<String>,
-    /// Key of its schema as SQL: what comes before the rows, and, after a line of its own, what comes after them.
+    /// Key of its schema as SQL, as far as it comes before the rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema_sql: Option<String>,
+    /// Key of what comes after them: views, indexes, triggers, comments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_sql: Option<String>,
     /// The file itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored: Option<StoredFile>,
