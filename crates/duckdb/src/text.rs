@@ -3,8 +3,6 @@
 //!
 //! Tests compare each with DuckDB's own cast. Source of the forms: `src/common/types/{cast_helpers,date,timestamp}.cpp`.
 
-use std::io::Write;
-
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Date32Type, Decimal128Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, BooleanArray, PrimitiveArray, StringArray};
@@ -46,7 +44,7 @@ impl<'a> Texts<'a> {
     }
 
     /// Appends a value in the framing of a row.
-    fn frame(&self, row: usize, out: &mut Vec<u8>) {
+    fn frame(&self, row: usize, out: &mut Frames) {
         let null = match self {
             Self::Bool(a) => a.is_null(row),
             Self::Int8(a) => a.is_null(row),
@@ -59,42 +57,230 @@ impl<'a> Texts<'a> {
             Self::Text(a) => a.is_null(row),
         };
         if null {
-            out.extend_from_slice(&NULL);
+            out.null();
             return;
         }
-        let at = out.len();
-        out.extend_from_slice(&[0; 4]);
         match self {
-            Self::Bool(a) => out.extend_from_slice(if a.value(row) { b"true" } else { b"false" }),
-            Self::Int8(a) => integer(i64::from(a.value(row)), out),
-            Self::Int16(a) => integer(i64::from(a.value(row)), out),
-            Self::Int32(a) => integer(i64::from(a.value(row)), out),
-            Self::Int64(a) => integer(a.value(row), out),
-            Self::Decimal(a, width, scale) => decimal(a.value(row), *width, *scale, out),
-            Self::Date(a) => {
-                if let Some(before) = date(i64::from(a.value(row)), out) {
-                    out.extend_from_slice(before);
-                }
-            }
-            Self::Timestamp(a, zone) => {
-                timestamp(a.value(row), out);
-                if *zone {
-                    out.extend_from_slice(b"+00");
-                }
-            }
-            Self::Text(a) => out.extend_from_slice(a.value(row).as_bytes()),
+            Self::Bool(a) => out.text(if a.value(row) { b"true" } else { b"false" }),
+            Self::Int8(a) => out.short(&Short::integer(i64::from(a.value(row)))),
+            Self::Int16(a) => out.short(&Short::integer(i64::from(a.value(row)))),
+            Self::Int32(a) => out.short(&Short::integer(i64::from(a.value(row)))),
+            Self::Int64(a) => out.short(&Short::integer(a.value(row))),
+            Self::Decimal(a, width, scale) => match Short::decimal(a.value(row), *width, *scale) {
+                Some(short) => out.short(&short),
+                None => out.text(wide_decimal(a.value(row), *width, *scale).as_bytes()),
+            },
+            Self::Date(a) => out.short(&Short::date(i64::from(a.value(row)))),
+            Self::Timestamp(a, zone) => out.short(&Short::timestamp(a.value(row), *zone)),
+            Self::Text(a) => out.text(a.value(row).as_bytes()),
         }
-        // A value of 4 GiB does not fit into an array of texts.
-        let length = u32::try_from(out.len() - at - 4).unwrap_or(u32::MAX);
-        out[at..at + 4].copy_from_slice(&length.to_be_bytes());
     }
+}
+
+/// Framed values, one after the other. The buffer is longer than what is in it, so that short texts are copied at a fixed size.
+#[derive(Debug, Default)]
+struct Frames {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Frames {
+    fn room(&mut self, bytes: usize) {
+        if self.at + bytes > self.bytes.len() {
+            self.bytes.resize((self.at + bytes).max(2 * self.bytes.len()).max(1 << 16), 0);
+        }
+    }
+
+    fn null(&mut self) {
+        self.room(4);
+        self.bytes[self.at..self.at + 4].copy_from_slice(&NULL);
+        self.at += 4;
+    }
+
+    fn length(&mut self, length: usize) {
+        // A value of 4 GiB does not fit into an array of texts.
+        let length = u32::try_from(length).unwrap_or(u32::MAX);
+        self.bytes[self.at..self.at + 4].copy_from_slice(&length.to_be_bytes());
+        self.at += 4;
+    }
+
+    fn text(&mut self, text: &[u8]) {
+        self.room(4 + text.len());
+        self.length(text.len());
+        self.bytes[self.at..self.at + text.len()].copy_from_slice(text);
+        self.at += text.len();
+    }
+
+    fn short(&mut self, short: &Short) {
+        self.room(4 + Short::ROOM);
+        let length = Short::ROOM - short.from;
+        self.length(length);
+        // Beyond the text there are zeros, which the next value covers.
+        let text: &[u8; Short::ROOM] = short.text();
+        self.bytes[self.at..self.at + Short::ROOM].copy_from_slice(text);
+        self.at += length;
+    }
+}
+
+/// A short text, written from its end to its beginning.
+struct Short {
+    buffer: [u8; 2 * Short::ROOM],
+    /// Where it begins; it ends at `ROOM`.
+    from: usize,
+}
+
+impl Short {
+    /// The longest: `290309-12-22 (BC) 00:00:00.123456+00`, or a decimal of 19 digits.
+    const ROOM: usize = 48;
+
+    fn new() -> Self {
+        Self { buffer: [0; 2 * Self::ROOM], from: Self::ROOM }
+    }
+
+    fn text(&self) -> &[u8; Self::ROOM] {
+        self.buffer[self.from..].first_chunk().unwrap_or(&[0; Self::ROOM])
+    }
+
+    fn byte(&mut self, byte: u8) {
+        self.from -= 1;
+        self.buffer[self.from] = byte;
+    }
+
+    fn pair(&mut self, value: u64) {
+        let pair = usize::try_from(value % 100).unwrap_or(0) * 2;
+        self.from -= 2;
+        self.buffer[self.from] = DIGITS[pair];
+        self.buffer[self.from + 1] = DIGITS[pair + 1];
+    }
+
+    fn bytes(&mut self, text: &[u8]) {
+        text.iter().rev().for_each(|b| self.byte(*b));
+    }
+
+    /// Writes decimal digits.
+    fn digits(&mut self, mut value: u64) {
+        while value >= 100 {
+            self.pair(value);
+            value /= 100;
+        }
+        if value >= 10 {
+            self.pair(value);
+        } else {
+            self.byte(b'0' + u8::try_from(value).unwrap_or(0));
+        }
+    }
+
+    /// Writes so many digits, with zeros in front.
+    fn padded(&mut self, mut value: u64, mut width: usize) {
+        while width >= 2 {
+            self.pair(value);
+            value /= 100;
+            width -= 2;
+        }
+        if width == 1 {
+            self.byte(b'0' + u8::try_from(value % 10).unwrap_or(0));
+        }
+    }
+
+    fn integer(value: i64) -> Self {
+        let mut short = Self::new();
+        short.digits(value.unsigned_abs());
+        if value < 0 {
+            short.byte(b'-');
+        }
+        short
+    }
+
+    /// A decimal of up to 64 bits; where all its digits stand behind the point, nothing stands before it.
+    fn decimal(value: i128, width: u8, scale: u8) -> Option<Self> {
+        let magnitude = u64::try_from(value.unsigned_abs()).ok()?;
+        let unit = 10u64.checked_pow(u32::from(scale))?;
+        let mut short = Self::new();
+        if scale > 0 {
+            short.padded(magnitude % unit, usize::from(scale));
+            short.byte(b'.');
+        }
+        if width > scale {
+            short.digits(magnitude / unit);
+        }
+        if value < 0 {
+            short.byte(b'-');
+        }
+        Some(short)
+    }
+
+    fn date(days: i64) -> Self {
+        let mut short = Self::new();
+        short.add_date(days);
+        short
+    }
+
+    /// Writes a date: days since 1970-01-01, proleptic Gregorian (H. Hinnant, `civil_from_days`).
+    fn add_date(&mut self, days: i64) {
+        let shifted = days + 719_468;
+        let era = shifted.div_euclid(146_097);
+        let day_of_era = shifted.rem_euclid(146_097);
+        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month_shifted = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * month_shifted + 2) / 5 + 1;
+        let month = if month_shifted < 10 { month_shifted + 3 } else { month_shifted - 9 };
+        let year = year_of_era + era * 400 + i64::from(month <= 2);
+        let shown = if year > 0 { year } else { 1 - year }.unsigned_abs();
+        if year <= 0 {
+            self.bytes(b" (BC)");
+        }
+        self.pair(day.unsigned_abs());
+        self.byte(b'-');
+        self.pair(month.unsigned_abs());
+        self.byte(b'-');
+        if shown < 10_000 { self.padded(shown, 4) } else { self.digits(shown) }
+    }
+
+    /// Microseconds since 1970-01-01; zeros at the end of the fraction are left out.
+    fn timestamp(micros: i64, zone: bool) -> Self {
+        const DAY: i64 = 86_400_000_000;
+        let mut short = Self::new();
+        if zone {
+            short.bytes(b"+00");
+        }
+        let time = micros.rem_euclid(DAY).unsigned_abs();
+        let (seconds, mut fraction) = (time / 1_000_000, time % 1_000_000);
+        if fraction > 0 {
+            let mut width = 6;
+            while fraction % 10 == 0 {
+                fraction /= 10;
+                width -= 1;
+            }
+            short.padded(fraction, width);
+            short.byte(b'.');
+        }
+        short.pair(seconds % 60);
+        short.byte(b':');
+        short.pair(seconds / 60 % 60);
+        short.byte(b':');
+        short.pair(seconds / 3600);
+        short.byte(b' ');
+        short.add_date(micros.div_euclid(DAY));
+        short
+    }
+}
+
+/// A decimal of more than 64 bits.
+fn wide_decimal(value: i128, width: u8, scale: u8) -> String {
+    let digits = value.unsigned_abs().to_string();
+    let scale = usize::from(scale);
+    let (whole, fraction) = digits.split_at(digits.len().saturating_sub(scale));
+    let sign = if value < 0 { "-" } else { "" };
+    let zero = if whole.is_empty() && usize::from(width) > scale { "0" } else { "" };
+    if scale == 0 { format!("{sign}{whole}") } else { format!("{sign}{zero}{whole}.{fraction:0>scale$}") }
 }
 
 /// Digests rows.
 #[derive(Debug, Default)]
 pub(crate) struct TextDigester {
     digester: RowDigester,
-    bytes: Vec<u8>,
+    frames: Frames,
     ends: Vec<usize>,
 }
 
@@ -106,24 +292,21 @@ impl TextDigester {
     pub(crate) fn add(&mut self, columns: &[Texts<'_>], rows: usize) -> u64 {
         let mut total = 0;
         for from in (0..rows).step_by(ROWS) {
-            self.bytes.clear();
+            self.frames.at = 0;
             self.ends.clear();
             for row in from..rows.min(from + ROWS) {
-                columns.iter().for_each(|c| c.frame(row, &mut self.bytes));
-                self.ends.push(self.bytes.len());
+                columns.iter().for_each(|c| c.frame(row, &mut self.frames));
+                self.ends.push(self.frames.at);
             }
             let mut start = 0;
-            let slices: Vec<&[u8]> = self
-                .ends
-                .iter()
-                .map(|end| {
-                    let slice = &self.bytes[start..*end];
-                    start = *end;
-                    slice
-                })
-                .collect();
+            let slice = |end: &usize| {
+                let slice = &self.frames.bytes[start..*end];
+                start = *end;
+                slice
+            };
+            let slices: Vec<&[u8]> = self.ends.iter().map(slice).collect();
             self.digester.add(&slices);
-            total += self.bytes.len() as u64;
+            total += self.frames.at as u64;
         }
         total
     }
@@ -137,113 +320,3 @@ impl TextDigester {
 const DIGITS: &[u8; 200] =
     b"0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849\
 5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
-
-/// Appends decimal digits.
-fn digits(mut value: u64, out: &mut Vec<u8>) {
-    let mut buffer = [0; 20];
-    let mut at = buffer.len();
-    while value >= 100 {
-        let pair = usize::try_from(value % 100).unwrap_or(0) * 2;
-        value /= 100;
-        at -= 2;
-        buffer[at..at + 2].copy_from_slice(&DIGITS[pair..pair + 2]);
-    }
-    if value >= 10 {
-        let pair = usize::try_from(value).unwrap_or(0) * 2;
-        at -= 2;
-        buffer[at..at + 2].copy_from_slice(&DIGITS[pair..pair + 2]);
-    } else {
-        at -= 1;
-        buffer[at] = b'0' + u8::try_from(value).unwrap_or(0);
-    }
-    out.extend_from_slice(&buffer[at..]);
-}
-
-fn integer(value: i64, out: &mut Vec<u8>) {
-    if value < 0 {
-        out.push(b'-');
-    }
-    digits(value.unsigned_abs(), out);
-}
-
-/// Appends a decimal; where all digits stand behind the point, nothing stands before it.
-fn decimal(value: i128, width: u8, scale: u8, out: &mut Vec<u8>) {
-    if value < 0 {
-        out.push(b'-');
-    }
-    let magnitude = value.unsigned_abs();
-    let whole_digits = width > scale;
-    if let (Ok(small), true) = (u64::try_from(magnitude), scale <= 19) {
-        let unit = 10u64.pow(u32::from(scale.min(19)));
-        if whole_digits {
-            digits(small / unit, out);
-        }
-        if scale > 0 {
-            out.push(b'.');
-            padded(small % unit, usize::from(scale), out);
-        }
-        return;
-    }
-    let text = magnitude.to_string();
-    let scale = usize::from(scale);
-    let whole = text.len().saturating_sub(scale);
-    if whole > 0 {
-        out.extend_from_slice(&text.as_bytes()[..whole]);
-    } else if whole_digits {
-        out.push(b'0');
-    }
-    if scale > 0 {
-        out.push(b'.');
-        out.resize(out.len() + scale.saturating_sub(text.len()), b'0');
-        out.extend_from_slice(&text.as_bytes()[whole..]);
-    }
-}
-
-/// Appends digits with leading zeros.
-fn padded(value: u64, width: usize, out: &mut Vec<u8>) {
-    let at = out.len();
-    digits(value, out);
-    let missing = width.saturating_sub(out.len() - at);
-    if missing > 0 {
-        out.splice(at..at, std::iter::repeat_n(b'0', missing));
-    }
-}
-
-/// Appends a date; returns what follows it for years before 1. Days since 1970-01-01; proleptic Gregorian (H. Hinnant,
-/// `civil_from_days`).
-fn date(days: i64, out: &mut Vec<u8>) -> Option<&'static [u8]> {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_shifted + 2) / 5 + 1;
-    let month = if month_shifted < 10 { month_shifted + 3 } else { month_shifted - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (shown, before) = if year > 0 { (year, None) } else { (1 - year, Some(&b" (BC)"[..])) };
-    padded(shown.unsigned_abs(), 4, out);
-    out.push(b'-');
-    padded(month.unsigned_abs(), 2, out);
-    out.push(b'-');
-    padded(day.unsigned_abs(), 2, out);
-    before
-}
-
-/// Appends a timestamp; microseconds since 1970-01-01.
-fn timestamp(micros: i64, out: &mut Vec<u8>) {
-    const DAY: i64 = 86_400_000_000;
-    if let Some(before) = date(micros.div_euclid(DAY), out) {
-        out.extend_from_slice(before);
-    }
-    let time = micros.rem_euclid(DAY);
-    let (seconds, fraction) = (time / 1_000_000, time % 1_000_000);
-    // Writing to a Vec cannot fail.
-    let _ = write!(out, " {:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
-    if fraction > 0 {
-        let _ = write!(out, ".{fraction:06}");
-        while out.last() == Some(&b'0') {
-            out.pop();
-        }
-    }
-}
