@@ -62,26 +62,41 @@ impl<'a> Texts<'a> {
         }
         match self {
             Self::Bool(a) => out.text(if a.value(row) { b"true" } else { b"false" }),
-            Self::Int8(a) => out.short(&Short::integer(i64::from(a.value(row)))),
-            Self::Int16(a) => out.short(&Short::integer(i64::from(a.value(row)))),
-            Self::Int32(a) => out.short(&Short::integer(i64::from(a.value(row)))),
-            Self::Int64(a) => out.short(&Short::integer(a.value(row))),
-            Self::Decimal(a, width, scale) => match Short::decimal(a.value(row), *width, *scale) {
-                Some(short) => out.short(&short),
-                None => out.text(wide_decimal(a.value(row), *width, *scale).as_bytes()),
+            Self::Int8(a) => out.short(|s| s.integer(i64::from(a.value(row)))),
+            Self::Int16(a) => out.short(|s| s.integer(i64::from(a.value(row)))),
+            Self::Int32(a) => out.short(|s| s.integer(i64::from(a.value(row)))),
+            Self::Int64(a) => out.short(|s| s.integer(a.value(row))),
+            Self::Decimal(a, width, scale) => match u64::try_from(a.value(row).unsigned_abs()) {
+                Ok(magnitude) if *scale < 20 => out.short(|s| s.decimal(a.value(row) < 0, magnitude, *width, *scale)),
+                _ => out.text(wide_decimal(a.value(row), *width, *scale).as_bytes()),
             },
-            Self::Date(a) => out.short(&Short::date(i64::from(a.value(row)))),
-            Self::Timestamp(a, zone) => out.short(&Short::timestamp(a.value(row), *zone)),
+            Self::Date(a) => out.date(a.value(row)),
+            Self::Timestamp(a, zone) => out.short(|s| s.timestamp(a.value(row), *zone)),
             Self::Text(a) => out.text(a.value(row).as_bytes()),
         }
     }
 }
 
 /// Framed values, one after the other. The buffer is longer than what is in it, so that short texts are copied at a fixed size.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Frames {
     bytes: Vec<u8>,
     at: usize,
+    short: Short,
+    /// Dates that were written before, by the lowest bits of their day: columns hold few, many times.
+    dates: Vec<(i32, [u8; DATE])>,
+}
+
+/// Bytes of a date of the years 1 to 9999.
+const DATE: usize = 10;
+/// How many dates are remembered, a power of two.
+const DATES: usize = 4096;
+
+impl Default for Frames {
+    fn default() -> Self {
+        // A day that is not in those years.
+        Self { bytes: Vec::new(), at: 0, short: Short::new(), dates: vec![(i32::MIN, [0; DATE]); DATES] }
+    }
 }
 
 impl Frames {
@@ -111,18 +126,42 @@ impl Frames {
         self.at += text.len();
     }
 
-    fn short(&mut self, short: &Short) {
+    fn short(&mut self, write: impl FnOnce(&mut Short)) {
+        self.short.from = Short::ROOM;
+        write(&mut self.short);
         self.room(4 + Short::ROOM);
-        let length = Short::ROOM - short.from;
+        let length = Short::ROOM - self.short.from;
         self.length(length);
-        // Beyond the text there are zeros, which the next value covers.
-        let text: &[u8; Short::ROOM] = short.text();
-        self.bytes[self.at..self.at + Short::ROOM].copy_from_slice(text);
+        // What stands behind the text is covered by the next value.
+        if length <= Short::ROOM / 2 {
+            self.bytes[self.at..self.at + Short::ROOM / 2].copy_from_slice(self.short.chunk::<{ Short::ROOM / 2 }>());
+        } else {
+            self.bytes[self.at..self.at + Short::ROOM].copy_from_slice(self.short.chunk::<{ Short::ROOM }>());
+        }
         self.at += length;
+    }
+
+    fn date(&mut self, days: i32) {
+        let slot = days.unsigned_abs() as usize % DATES;
+        if self.dates[slot].0 != days {
+            self.short.from = Short::ROOM;
+            self.short.add_date(i64::from(days));
+            let length = Short::ROOM - self.short.from;
+            if length != DATE {
+                self.short(|s| s.add_date(i64::from(days)));
+                return;
+            }
+            self.dates[slot] = (days, *self.short.chunk());
+        }
+        self.room(4 + DATE);
+        self.length(DATE);
+        self.bytes[self.at..self.at + DATE].copy_from_slice(&self.dates[slot].1);
+        self.at += DATE;
     }
 }
 
 /// A short text, written from its end to its beginning.
+#[derive(Debug)]
 struct Short {
     buffer: [u8; 2 * Short::ROOM],
     /// Where it begins; it ends at `ROOM`.
@@ -137,8 +176,9 @@ impl Short {
         Self { buffer: [0; 2 * Self::ROOM], from: Self::ROOM }
     }
 
-    fn text(&self) -> &[u8; Self::ROOM] {
-        self.buffer[self.from..].first_chunk().unwrap_or(&[0; Self::ROOM])
+    /// Returns the bytes from its beginning on.
+    fn chunk<const N: usize>(&self) -> &[u8; N] {
+        self.buffer[self.from..].first_chunk().unwrap_or(&[0; N])
     }
 
     fn byte(&mut self, byte: u8) {
@@ -182,37 +222,35 @@ impl Short {
         }
     }
 
-    fn integer(value: i64) -> Self {
-        let mut short = Self::new();
-        short.digits(value.unsigned_abs());
+    fn integer(&mut self, value: i64) {
+        self.digits(value.unsigned_abs());
         if value < 0 {
-            short.byte(b'-');
+            self.byte(b'-');
         }
-        short
     }
 
     /// A decimal of up to 64 bits; where all its digits stand behind the point, nothing stands before it.
-    fn decimal(value: i128, width: u8, scale: u8) -> Option<Self> {
-        let magnitude = u64::try_from(value.unsigned_abs()).ok()?;
-        let unit = 10u64.checked_pow(u32::from(scale))?;
-        let mut short = Self::new();
-        if scale > 0 {
-            short.padded(magnitude % unit, usize::from(scale));
-            short.byte(b'.');
-        }
+    fn decimal(&mut self, negative: bool, magnitude: u64, width: u8, scale: u8) {
+        let whole = match scale {
+            0 => magnitude,
+            2 => {
+                self.pair(magnitude);
+                self.byte(b'.');
+                magnitude / 100
+            }
+            _ => {
+                let unit = 10u64.pow(u32::from(scale));
+                self.padded(magnitude % unit, usize::from(scale));
+                self.byte(b'.');
+                magnitude / unit
+            }
+        };
         if width > scale {
-            short.digits(magnitude / unit);
+            self.digits(whole);
         }
-        if value < 0 {
-            short.byte(b'-');
+        if negative {
+            self.byte(b'-');
         }
-        Some(short)
-    }
-
-    fn date(days: i64) -> Self {
-        let mut short = Self::new();
-        short.add_date(days);
-        short
     }
 
     /// Writes a date: days since 1970-01-01, proleptic Gregorian (H. Hinnant, `civil_from_days`).
@@ -238,11 +276,10 @@ impl Short {
     }
 
     /// Microseconds since 1970-01-01; zeros at the end of the fraction are left out.
-    fn timestamp(micros: i64, zone: bool) -> Self {
+    fn timestamp(&mut self, micros: i64, zone: bool) {
         const DAY: i64 = 86_400_000_000;
-        let mut short = Self::new();
         if zone {
-            short.bytes(b"+00");
+            self.bytes(b"+00");
         }
         let time = micros.rem_euclid(DAY).unsigned_abs();
         let (seconds, mut fraction) = (time / 1_000_000, time % 1_000_000);
@@ -252,17 +289,16 @@ impl Short {
                 fraction /= 10;
                 width -= 1;
             }
-            short.padded(fraction, width);
-            short.byte(b'.');
+            self.padded(fraction, width);
+            self.byte(b'.');
         }
-        short.pair(seconds % 60);
-        short.byte(b':');
-        short.pair(seconds / 60 % 60);
-        short.byte(b':');
-        short.pair(seconds / 3600);
-        short.byte(b' ');
-        short.add_date(micros.div_euclid(DAY));
-        short
+        self.pair(seconds % 60);
+        self.byte(b':');
+        self.pair(seconds / 60 % 60);
+        self.byte(b':');
+        self.pair(seconds / 3600);
+        self.byte(b' ');
+        self.add_date(micros.div_euclid(DAY));
     }
 }
 
