@@ -150,7 +150,8 @@ fn the_zoo_comes_back_in_every_form() {
 
 #[test]
 fn instructions_for_people_restore_the_parquet_form() {
-    let dozo = lake(Place::Local, "plain.duckdb", "exclude = [\"tree\"]");
+    let dozo = lake(Place::Local, "plain.duckdb", "");
+    dozo.reconfigure(|t| t.replacen("format = \"parquet\"", "format = \"parquet\"\nexclude = [\"tree\"]", 1));
     let file = dozo.folder.path().join("plain.duckdb");
     assert_eq!(zoo("duckdb2", &file).1, 0);
     let backup = dozo.run(&["--json", "backup", "lake0"]).exits(0).json();
@@ -159,6 +160,17 @@ fn instructions_for_people_restore_the_parquet_form() {
     run_restore_md(&dozo, "duckdb2", "lake0", &out);
     let again = dozo.folder.path().join("dozo");
     let _ = dozo.run(&["restore", "lake0@latest", "--to", &again.display().to_string()]).exits(0);
+    // A file that is kept as a whole has no tables to leave out; files have no tokens of changes.
+    dozo.reconfigure(|t| {
+        t.replace("format = \"duckdb.zst\"", "format = \"duckdb.zst\"\nexclude = [\"tree\"]\nreuse-max-age = \"3d\"")
+    });
+    let refused = dozo.run(&["list"]).exits(2);
+    assert!(
+        refused.stderr.contains("source.lake1.format: include and exclude go with")
+            && refused.stderr.contains("reuse-max-age: unknown key"),
+        "{}",
+        refused.stderr
+    );
     assert_eq!(same_rows("duckdb2", &out.join("plain.duckdb"), &again.join("plain.duckdb")), 12);
 }
 

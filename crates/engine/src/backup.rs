@@ -18,6 +18,8 @@ use dozo_model::{BackupId, Stage};
 pub(crate) use frame::Frame;
 #[cfg(feature = "duckdb")]
 pub(crate) use frame::{Draft, Work};
+#[cfg(feature = "duckdb")]
+pub(crate) use gate::Gate;
 pub(crate) use postgres::{Readable, readable, too_large, wanted_sequences};
 pub use report::{BackupReport, Bottleneck, TableReport};
 #[cfg(feature = "duckdb")]

@@ -219,6 +219,10 @@ mod tests {
             Layout::data(&source, &table, None, 0, &id, "abcdefgh"),
             Layout::data(&source, &table, Some("注文"), 12, &id, "abcdefgh"),
             Layout::file(&source, &id, "RESTORE.md"),
+            Layout::file(&source, &id, "schema-00000.sql"),
+            Layout::file(&source, &id, "after-00012.sql"),
+            Layout::table_data(&source, "data/Lake.duckdb", &table, 3, &id, "abcdefgh"),
+            Layout::file_data(&source, "データ/lake.duckdb", &id, "abcdefgh", "duckdb.gz"),
         ] {
             assert!(Layout::may_name(&source, &id, &key), "{key}");
         }
@@ -230,6 +234,9 @@ mod tests {
             Layout::may_name(&source, &other, &copy) && copy.ends_with("/p/00007-20261122T020000Z-abcdef-0011.parquet"),
             "{copy}"
         );
+        let whole = Layout::file_data(&source, "lake.duckdb", &id, "abcdefgh", "duckdb.zst");
+        let copied = Layout::copied(&whole, &other, "0011").unwrap();
+        assert!(Layout::owner(&whole) == Some(id.clone()) && copied.ends_with("-abcdef-0011.duckdb.zst"), "{copied}");
         assert_eq!(Layout::owner("data/shop/public/x/notes.parquet"), None);
         let folder = "backups/shop/20261121T020000Z-k3x9qa";
         let own = [copy.as_str(), "dozo-repository.json", "leases/shop/000000000001.json"];
@@ -248,6 +255,8 @@ mod tests {
             "data/shop/public/x/0.csv",
             "backups/shop/20261121T020000Z-k3x9qa/manifest.json",
             "backups/shop/20261122T020000Z-k3x9qa/schema.dump",
+            "backups/shop/20261121T020000Z-k3x9qa/schema-1.sql",
+            "backups/shop/20261121T020000Z-k3x9qa/after-0000x.sql",
             "",
         ] {
             assert!(!Layout::may_name(&source, &id, key), "{key}");

@@ -23,7 +23,7 @@ use dozo_store::Layout;
 use tokio_util::sync::CancellationToken;
 
 use super::{divide, restore_md};
-use crate::backup::{BackupReport, Draft, Frame, TableReport, Upload, UploadSink, Uploads, Work};
+use crate::backup::{BackupReport, Draft, Frame, Gate, TableReport, Upload, UploadSink, Uploads, Work};
 use crate::budget::Budget;
 use crate::context::{DuckdbSettings, SourceSettings};
 use crate::select::Patterns;
@@ -127,6 +127,7 @@ struct Shared {
     zstd_level: i32,
     uploads: Arc<Uploads>,
     progress: Arc<dyn Progress>,
+    gate: Arc<Gate>,
     cancel: CancellationToken,
 }
 
@@ -175,7 +176,11 @@ pub(crate) async fn run(frame: &Frame<'_>, found: Found<'_>) -> Result<BackupRep
         duckdb_memory,
         budget,
         uploads: Arc::new(Uploads::new(ctx, frame.repository.store(), budget.workers, stop)),
+        gate: Arc::new(Gate::new(source.rate.map(|r| r.0))),
     };
+    if frame.options.prove.is_some() {
+        frame.warnings.add("--prove is for Postgres: here nothing but dozo computed the fingerprints".into());
+    }
     let (mut files, mut left_out, mut first_failure) = (Vec::new(), Vec::new(), None);
     for (number, (name, path)) in found.files.iter().enumerate() {
         match job.one(number, name, path, &mut left_out).await {
@@ -266,6 +271,7 @@ struct Job<'a> {
     duckdb_memory: u64,
     budget: Budget,
     uploads: Arc<Uploads>,
+    gate: Arc<Gate>,
 }
 
 impl Job<'_> {
@@ -358,6 +364,7 @@ impl Job<'_> {
         frame.ctx.progress.stage(Stage::Data, 0, size);
         let (uploads, budget, level) = (Arc::clone(&self.uploads), self.budget, frame.source.zstd_level);
         let (cancel, progress, memory) = (frame.ctx.cancel.clone(), Arc::clone(&frame.ctx.progress), self.duckdb_memory);
+        let gate = Arc::clone(&self.gate);
         let (file, path, temp, label) = (Arc::clone(file), path.to_owned(), temp.to_owned(), name.to_owned());
         let stored_key = key.clone();
         let (written, mut upload) = blocking(move || {
@@ -372,7 +379,11 @@ impl Job<'_> {
             uploads.store(&stored_key, |sink| {
                 let encode = |source| EngineError::Encode { object: stored_key.clone(), source };
                 let mut writer = BlockWriter::new(compression, level, budget.workers, budget.parts.bytes, sink);
-                copy(input, &mut writer, &path, &cancel, |n| progress.advance(&label, 0, n)).map_err(|e| match e {
+                let advance = |n| {
+                    progress.advance(&label, 0, n);
+                    pass(&gate, n, &cancel)
+                };
+                copy(input, &mut writer, &path, advance).map_err(|e| match e {
                     EngineError::Encode { source, .. } => encode(source),
                     e => e,
                 })?;
@@ -420,6 +431,7 @@ impl Job<'_> {
             zstd_level: frame.source.zstd_level,
             uploads: Arc::clone(&self.uploads),
             progress: Arc::clone(&frame.ctx.progress),
+            gate: Arc::clone(&self.gate),
             cancel: frame.ctx.cancel.clone(),
         });
         let store = self.settings.form == DuckdbForm::Parquet;
@@ -478,8 +490,8 @@ fn run_unit(reader: &mut TableReader, unit: &Unit, shared: &Shared, store: bool)
     let mut progressed = |rows: &StoredRows| {
         bytes += rows.bytes;
         shared.progress.advance(&name, rows.batch.num_rows() as u64, rows.bytes);
+        pass(&shared.gate, rows.bytes, &shared.cancel)
     };
-    let stopped = || if shared.cancel.is_cancelled() { Err(EngineError::Cancelled) } else { Ok(()) };
     let (fingerprint, object) = if store {
         let random = random_suffix(&mut rand::rng(), 8);
         let of_table = QualifiedName::new(&table.schema, &table.name);
@@ -501,8 +513,7 @@ fn run_unit(reader: &mut TableReader, unit: &Unit, shared: &Shared, store: bool)
             let schema = reader.stored_schema(table)?;
             let mut encoder = Box::new(ParquetEncoder::new(&schema, &options, sink).map_err(encode)?);
             let fingerprint = reader.rows(table, unit.range, |rows| {
-                stopped()?;
-                progressed(&rows);
+                progressed(&rows)?;
                 encoder.write(&rows.batch).map_err(encode)
             })?;
             let (sink, encoded) = encoder.finish().map_err(encode)?;
@@ -511,11 +522,7 @@ fn run_unit(reader: &mut TableReader, unit: &Unit, shared: &Shared, store: bool)
         })?;
         (fingerprint, Some((object, upload)))
     } else {
-        let fingerprint = reader.digests(table, unit.range, |rows| {
-            stopped()?;
-            progressed(&rows);
-            Ok::<(), EngineError>(())
-        })?;
+        let fingerprint = reader.digests(table, unit.range, |rows| progressed(&rows))?;
         (fingerprint, None)
     };
     if unit.last {
@@ -544,13 +551,17 @@ fn with_wal(file: &DuckFile, path: &Path, temp: &Path, memory: u64) -> Result<Fi
     File::open(&copy_path).map_err(io(&copy_path))
 }
 
+/// Waits as `rate` says, and stops when somebody says stop.
+fn pass(gate: &Gate, bytes: u64, cancel: &CancellationToken) -> Result<()> {
+    if cancel.is_cancelled() { Err(EngineError::Cancelled) } else { gate.pass(bytes, cancel) }
+}
+
 /// Copies a file's bytes.
 fn copy<S: dozo_encode::PartSink>(
     mut input: &File,
     writer: &mut BlockWriter<S>,
     path: &Path,
-    cancel: &CancellationToken,
-    advance: impl Fn(u64),
+    advance: impl Fn(u64) -> Result<()>,
 ) -> Result<()> {
     let io = |source| EngineError::from(DuckdbError::File { path: path.to_owned(), source });
     input.seek(SeekFrom::Start(0)).map_err(io)?;
@@ -560,12 +571,9 @@ fn copy<S: dozo_encode::PartSink>(
         if n == 0 {
             return Ok(());
         }
-        if cancel.is_cancelled() {
-            return Err(EngineError::Cancelled);
-        }
         let written = writer.write_all(&buffer[..n]);
         written.map_err(|e| EngineError::Encode { object: String::new(), source: EncodeError::stream(&e) })?;
-        advance(n as u64);
+        advance(n as u64)?;
     }
 }
 

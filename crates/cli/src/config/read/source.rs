@@ -55,11 +55,18 @@ impl<'t> Reader<'t> {
         };
         let include = self.texts(&mut table, "include");
         let exclude = self.texts(&mut table, "exclude");
+        let whole = |k: &SourceKind| matches!(k, SourceKind::Duckdb(d) if d.form == DuckdbForm::File);
+        if kind.as_ref().is_some_and(whole) && !(include.is_empty() && exclude.is_empty()) {
+            let reason = "include and exclude go with format = \"parquet\": a file is kept as a whole".into();
+            self.problem(line, &format!("{path}.format"), reason);
+        }
         let workers = self.count(&mut table, "workers").or(defaults.workers).unwrap_or_else(default_workers);
         let memory = self.parsed::<ByteSize>(&mut table, "memory").or(defaults.memory).unwrap_or(MEMORY);
         let lock_timeout = self.parsed::<Span>(&mut table, "lock-timeout").map_or(LOCK_TIMEOUT, |s| s.0);
         let level = self.integer(&mut table, "zstd-level", 1..=19).and_then(|n| i32::try_from(n).ok());
-        let reuse_max_age = self.parsed::<Span>(&mut table, "reuse-max-age").map_or(REUSE_MAX_AGE, |s| s.0);
+        // Only tables of Postgres have tokens that tell whether they changed.
+        let reuse = matches!(kind, Some(SourceKind::Postgres(_)) | None);
+        let reuse = reuse.then(|| self.parsed::<Span>(&mut table, "reuse-max-age")).flatten();
         let shrink_max = self.parsed::<Percent>(&mut table, "shrink-max").unwrap_or(SHRINK_MAX).0;
         let shrink_ignore = self.texts(&mut table, "shrink-ignore");
         let rate = self.rate(&mut table, "rate").map(ByteSize);
@@ -77,7 +84,7 @@ impl<'t> Reader<'t> {
             lock_timeout,
             zstd_level: level.unwrap_or(ZSTD_LEVEL),
             time_zone: defaults.time_zone.to_owned(),
-            reuse_max_age,
+            reuse_max_age: reuse.map_or(REUSE_MAX_AGE, |s| s.0),
             shrink_max,
             shrink_ignore,
             rate,
