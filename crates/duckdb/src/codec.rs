@@ -7,8 +7,9 @@
 //!
 //! The *text* of a value is what its fingerprint is made of (`DuckType::text`).
 
-use crate::sql::{ident, literal};
+use crate::sql::literal;
 use crate::types::{DuckType, Plain};
+use dozo_model::quote_ident;
 
 /// Name of the column that holds what a readable column cannot.
 pub(crate) const EXACT: &str = "_dozo_exact";
@@ -48,7 +49,7 @@ impl DuckType {
             Self::Struct(members) => {
                 let fields = members.iter().map(|(name, t)| {
                     let field = format!("struct_extract({x}, {})", literal(name));
-                    format!("{} := {}", ident(name), t.portable(&field, depth))
+                    format!("{} := {}", quote_ident(name), t.portable(&field, depth))
                 });
                 or_null(pack(fields))
             }
@@ -68,10 +69,10 @@ impl DuckType {
                 )
             }
             Self::Union(members) => {
-                let tag = format!("{} := CAST(union_tag({x}) AS VARCHAR)", ident(&tag_name(members)));
+                let tag = format!("{} := CAST(union_tag({x}) AS VARCHAR)", quote_ident(&tag_name(members)));
                 let fields = members.iter().map(|(name, t)| {
                     let member = format!("union_extract({x}, {})", literal(name));
-                    format!("{} := {}", ident(name), t.portable(&member, depth))
+                    format!("{} := {}", quote_ident(name), t.portable(&member, depth))
                 });
                 or_null(pack(std::iter::once(tag).chain(fields)))
             }
@@ -100,7 +101,7 @@ impl DuckType {
             }
             Self::Array(inner, _) => format!("CAST({} AS {self})", Self::List(inner.clone()).value(x, depth)),
             Self::Struct(members) => {
-                let fields = members.iter().map(|(name, t)| format!("{} := {}", ident(name), t.value(&field(name), depth)));
+                let fields = members.iter().map(|(name, t)| format!("{} := {}", quote_ident(name), t.value(&field(name), depth)));
                 or_null(pack(fields))
             }
             Self::Tuple(members) => {
@@ -119,7 +120,7 @@ impl DuckType {
                 let tag = field(&tag_name(members));
                 let cases = members.iter().map(|(name, t)| {
                     let member = format!("CAST({} AS {t})", t.value(&field(name), depth));
-                    format!("WHEN {} THEN CAST(union_value({} := {member}) AS {self})", literal(name), ident(name))
+                    format!("WHEN {} THEN CAST(union_value({} := {member}) AS {self})", literal(name), quote_ident(name))
                 });
                 format!("CASE {tag} {} END", cases.collect::<Vec<_>>().join(" "))
             }
@@ -165,12 +166,12 @@ impl DuckType {
 
     /// Returns SQL for the value of the column called `name`, from the stored column called `stored`.
     pub(crate) fn restored(&self, name: &str, stored: &str) -> String {
-        let value = self.value(&ident(stored), 0);
+        let value = self.value(&quote_ident(stored), 0);
         if self.may_be_infinite() {
             let pointer = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
-            let exact = format!("CAST(json_extract_string({}, {}) AS {self})", ident(EXACT), literal(&pointer));
+            let exact = format!("CAST(json_extract_string({}, {}) AS {self})", quote_ident(EXACT), literal(&pointer));
             // Nothing is looked for where there is nothing.
-            return format!("CASE WHEN {} IS NULL THEN {value} ELSE COALESCE({value}, {exact}) END", ident(EXACT));
+            return format!("CASE WHEN {} IS NULL THEN {value} ELSE COALESCE({value}, {exact}) END", quote_ident(EXACT));
         }
         value
     }

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dozo_model::DuckdbColumn;
+use dozo_model::{DuckdbColumn, quote_ident};
 use duckdb::{Config, Connection};
 
 use crate::error::said;
-use crate::sql::{ident, literal};
+use crate::sql::literal;
 use crate::types::DuckType;
 use crate::{DuckdbError, Result, RowRange};
 
@@ -138,7 +138,7 @@ impl DuckFile {
         let real = path.canonicalize().map_err(at)?;
         let connection = instance(1, options.memory, Some(&options.temp))?;
         let catalog = catalog_name(path);
-        let attach = format!("ATTACH {} AS {} (READ_ONLY)", literal(&real.display().to_string()), ident(&catalog));
+        let attach = format!("ATTACH {} AS {} (READ_ONLY)", literal(&real.display().to_string()), quote_ident(&catalog));
         let began = Instant::now();
         let file = loop {
             let file = File::open(&real).map_err(at)?;
@@ -146,7 +146,7 @@ impl DuckFile {
                 // Another file may have taken the name since ours was opened.
                 Ok(()) if same_file(&file, &real).map_err(at)? => break file,
                 Ok(()) => connection
-                    .execute_batch(&format!("DETACH {}", ident(&catalog)))
+                    .execute_batch(&format!("DETACH {}", quote_ident(&catalog)))
                     .map_err(|e| DuckdbError::query(path.display().to_string(), &e))?,
                 Err(error) => {
                     let reason = said(&error);
@@ -172,7 +172,7 @@ impl DuckFile {
         let head = FileHead::of(&file);
         let held = Arc::new(Held { file });
         connection
-            .execute_batch(&format!("USE {}", ident(&catalog)))
+            .execute_batch(&format!("USE {}", quote_ident(&catalog)))
             .map_err(|e| DuckdbError::query(path.display().to_string(), &e))?;
         Ok(Self { connection: Mutex::new(connection), held, path: real, catalog, head })
     }
@@ -310,8 +310,10 @@ pub(crate) fn tables(connection: &Connection, catalog: &str) -> std::result::Res
         (table.end, table.rows) = connection.query_row(&asked, [], |r| Ok((r.get(0)?, r.get(1)?)))?;
         let may: Vec<usize> = (0..table.types.len()).filter(|i| table.types[*i].may_be_infinite()).collect();
         if !may.is_empty() {
-            let asked: Vec<String> =
-                may.iter().map(|i| format!("coalesce(bool_or(isinf({})), false)", ident(&table.columns[*i].name))).collect();
+            let asked: Vec<String> = may
+                .iter()
+                .map(|i| format!("coalesce(bool_or(isinf({})), false)", quote_ident(&table.columns[*i].name)))
+                .collect();
             let sql = format!("SELECT {} FROM {from}", asked.join(", "));
             let answers: Vec<bool> = connection.query_row(&sql, [], |r| (0..may.len()).map(|n| r.get(n)).collect())?;
             may.into_iter().zip(answers).for_each(|(i, infinite)| table.infinite[i] = infinite);

@@ -19,7 +19,7 @@ mod types;
 
 pub use error::DuckdbError;
 pub use file::{DuckFile, FileHead, OpenOptions, TableInfo, companions, engine_version};
-pub use load::{NewFile, StoredTable, checkpoint};
+pub use load::{NewFile, StoredTable, checkpoint, path_of};
 pub use query::{Queries, QueryTable};
 pub use read::{RowRange, StoredRows, TableReader};
 pub use schema::SchemaScript;

@@ -3,44 +3,23 @@
 //! *Crash behaviour*: the file has the name that the caller gives it (a temporary one); it is whole once `finish` has returned.
 
 use std::fs::File;
-use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use dozo_model::{DuckdbTable, TextFingerprint};
+use dozo_model::{DuckdbTable, TextFingerprint, quote_ident};
 use duckdb::Connection;
 
 use crate::file::{TableInfo, instance};
 use crate::read::{Query, unless};
 use crate::schema::SchemaScript;
-use crate::sql::{ident, literal};
+use crate::sql::literal;
 use crate::{DuckdbError, Result};
 
 /// Rows of one table in fetched objects.
 #[derive(Debug)]
 pub struct StoredTable {
     table: TableInfo,
-    files: Vec<Readable>,
-}
-
-/// A Parquet file that DuckDB can open by a path.
-#[derive(Debug)]
-enum Readable {
-    /// Open, perhaps without a name.
-    Open(File),
-    /// Written out.
-    Named(tempfile::NamedTempFile),
-}
-
-impl Readable {
-    fn path(&self) -> String {
-        match self {
-            Self::Open(file) => {
-                use std::os::fd::AsRawFd;
-                format!("/proc/self/fd/{}", file.as_raw_fd())
-            }
-            Self::Named(file) => file.path().display().to_string(),
-        }
-    }
+    files: Vec<File>,
 }
 
 impl StoredTable {
@@ -50,26 +29,14 @@ impl StoredTable {
         Self { table: TableInfo::described(table), files: Vec::new() }
     }
 
-    /// Adds an object that is an open file.
-    pub fn add_file(&mut self, file: File) {
-        self.files.push(Readable::Open(file));
-    }
-
-    /// Adds an object by its bytes.
-    ///
-    /// # Errors
-    /// When no temporary file can be written.
-    pub fn add_bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        let failed = |source| DuckdbError::File { path: std::env::temp_dir(), source };
-        let mut file = tempfile::NamedTempFile::new().map_err(failed)?;
-        file.write_all(bytes).and_then(|()| file.flush()).map_err(failed)?;
-        self.files.push(Readable::Named(file));
-        Ok(())
+    /// Adds a Parquet object.
+    pub fn add(&mut self, file: File) {
+        self.files.push(file);
     }
 
     /// Returns SQL for its rows, as the table had them.
     fn rows(&self) -> String {
-        let paths: Vec<String> = self.files.iter().map(|f| literal(&f.path())).collect();
+        let paths: Vec<String> = self.files.iter().map(|f| literal(&path_of(f))).collect();
         self.table.rows_sql(&format!("read_parquet([{}])", paths.join(", ")))
     }
 
@@ -84,6 +51,12 @@ impl StoredTable {
         let connection = instance(1, memory, None)?;
         Query::digest(&self.table, &format!("({})", self.rows()), None).run(&connection, &self.table.full_name(), unless(stopped))
     }
+}
+
+/// Returns a path by which an open file can be opened, whether it has a name or not.
+#[must_use]
+pub fn path_of(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 /// Columns of a table, and those that they refer to.
@@ -113,7 +86,7 @@ impl NewFile {
     ) -> Result<Self> {
         let connection = instance(threads, memory, Some(temp))?;
         let catalog = schema.catalog(named);
-        let name = ident(&catalog);
+        let name = quote_ident(&catalog);
         // Rows come in the order of the backup, one range after the other.
         let plain = |v: &&str| v.starts_with('v') && v.bytes().skip(1).all(|b| b.is_ascii_digit() || b == b'.');
         let version = version.map(|v| v.trim_end_matches('+')).filter(plain);
@@ -166,7 +139,7 @@ impl NewFile {
         let what = table.full_name();
         let failed = |e: duckdb::Error| DuckdbError::query(&what, &e);
         let into = table.from(&self.catalog);
-        let columns: Vec<String> = table.columns.iter().map(|c| ident(&c.name)).collect();
+        let columns: Vec<String> = table.columns.iter().map(|c| quote_ident(&c.name)).collect();
         let columns = columns.join(", ");
         let keys = self.self_references(table).map_err(failed)?;
         if keys.is_empty() {
@@ -174,16 +147,16 @@ impl NewFile {
             return self.connection.execute(&sql, []).map(drop).map_err(failed);
         }
         // DuckDB checks a foreign key row by row against what was there before the statement: those that are referred to come first.
-        let (waiting, number) = (ident("dozo waiting"), ident("dozo number"));
+        let (waiting, number) = (quote_ident("dozo waiting"), quote_ident("dozo number"));
         let made = format!("CREATE TEMP TABLE {waiting} AS SELECT row_number() OVER () AS {number}, * FROM ({})", stored.rows());
         self.connection.execute_batch(&made).map_err(failed)?;
         loop {
             let ready: Vec<String> = keys
                 .iter()
                 .map(|(from, to)| {
-                    let null: Vec<String> = from.iter().map(|c| format!("w.{} IS NULL", ident(c))).collect();
+                    let null: Vec<String> = from.iter().map(|c| format!("w.{} IS NULL", quote_ident(c))).collect();
                     let same: Vec<String> =
-                        from.iter().zip(to).map(|(f, t)| format!("p.{} = w.{}", ident(t), ident(f))).collect();
+                        from.iter().zip(to).map(|(f, t)| format!("p.{} = w.{}", quote_ident(t), quote_ident(f))).collect();
                     format!("({} OR EXISTS (SELECT 1 FROM {into} p WHERE {}))", null.join(" OR "), same.join(" AND "))
                 })
                 .collect();
@@ -248,7 +221,7 @@ impl NewFile {
     /// [`DuckdbError::Query`].
     pub fn finish(self) -> Result<()> {
         let failed = |e: duckdb::Error| DuckdbError::query(self.path.display().to_string(), &e);
-        let script = format!("CHECKPOINT {name}; USE memory; DETACH {name}", name = ident(&self.catalog));
+        let script = format!("CHECKPOINT {name}; USE memory; DETACH {name}", name = quote_ident(&self.catalog));
         self.connection.execute_batch(&script).map_err(failed)
     }
 }

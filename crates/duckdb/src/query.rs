@@ -7,10 +7,11 @@ use std::path::Path;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
+use dozo_model::quote_ident;
 use duckdb::Connection;
 
 use crate::file::instance;
-use crate::sql::{ident, literal, qualified};
+use crate::sql::{literal, qualified};
 use crate::{DuckdbError, Result};
 
 /// A table that can be asked.
@@ -39,7 +40,7 @@ impl Queries {
         let run = |what: &str, sql: &str| connection.execute_batch(sql).map_err(|e| DuckdbError::query(what, &e));
         for table in tables {
             let name = qualified(&[&table.schema, &table.name]);
-            let sql = format!("CREATE SCHEMA IF NOT EXISTS {}; CREATE VIEW {name} AS {}", ident(&table.schema), table.rows);
+            let sql = format!("CREATE SCHEMA IF NOT EXISTS {}; CREATE VIEW {name} AS {}", quote_ident(&table.schema), table.rows);
             run(&name, &sql)?;
         }
         // A name without a schema is looked for where most tables are: Postgres calls it public, DuckDB main.

@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{Schema, SchemaRef};
-use dozo_model::{DuckdbTable, TextFingerprint};
+use dozo_model::{DuckdbTable, TextFingerprint, quote_ident};
 use duckdb::Connection;
 
 use crate::codec::{EXACT, exact};
 use crate::file::{DuckFile, Held, TableInfo};
-use crate::sql::ident;
 use crate::text::{TextDigester, Texts};
 use crate::types::{DuckType, Plain};
 use crate::{DuckdbError, Result};
@@ -119,11 +118,11 @@ impl Query {
     fn stored(table: &TableInfo, from: &str, range: Option<RowRange>) -> Self {
         let mut columns: Vec<String> = Vec::new();
         for ((column, t), infinite) in table.columns.iter().zip(&table.types).zip(&table.infinite) {
-            columns.push(format!("{} AS {}", t.stored(&ident(&column.name), *infinite), ident(&column.parquet_name)));
+            columns.push(format!("{} AS {}", t.stored(&quote_ident(&column.name), *infinite), quote_ident(&column.parquet_name)));
         }
         let infinite = table.columns.iter().zip(&table.infinite).filter(|(_, i)| **i);
-        let infinite: Vec<(&str, String)> = infinite.map(|(c, _)| (c.name.as_str(), ident(&c.name))).collect();
-        columns.push(format!("{} AS {}", exact(&infinite), ident(EXACT)));
+        let infinite: Vec<(&str, String)> = infinite.map(|(c, _)| (c.name.as_str(), quote_ident(&c.name))).collect();
+        columns.push(format!("{} AS {}", exact(&infinite), quote_ident(EXACT)));
         let stored = columns.len();
         let mut texts = Vec::new();
         for (i, ((column, t), infinite)) in table.columns.iter().zip(&table.types).zip(&table.infinite).enumerate() {
@@ -131,7 +130,7 @@ impl Query {
                 texts.push(i);
             } else {
                 texts.push(columns.len());
-                columns.push(format!("{} AS {}", t.text(&ident(&column.name)), ident(&format!("t{i}"))));
+                columns.push(format!("{} AS {}", t.text(&quote_ident(&column.name)), quote_ident(&format!("t{i}"))));
             }
         }
         Self { sql: select(&columns, from, range.filter(|_| !table.whole)), stored, texts }
@@ -141,9 +140,9 @@ impl Query {
     pub(crate) fn digest(table: &TableInfo, from: &str, range: Option<RowRange>) -> Self {
         let columns: Vec<String> = (table.columns.iter().zip(&table.types).zip(&table.infinite).enumerate())
             .map(|(i, ((column, t), infinite))| {
-                let x = ident(&column.name);
+                let x = quote_ident(&column.name);
                 let made = if t.stored_tells_text() && !infinite { t.stored(&x, false) } else { t.text(&x) };
-                format!("{made} AS {}", ident(&format!("t{i}")))
+                format!("{made} AS {}", quote_ident(&format!("t{i}")))
             })
             .collect();
         Self { sql: select(&columns, from, range.filter(|_| !table.whole)), stored: 0, texts: (0..columns.len()).collect() }
@@ -229,7 +228,7 @@ impl TableInfo {
     /// Returns SQL that computes the fingerprint of the table `from`, for people.
     #[must_use]
     pub fn fingerprint_sql(&self, from: &str) -> String {
-        let texts: Vec<String> = self.columns.iter().zip(&self.types).map(|(c, t)| t.text(&ident(&c.name))).collect();
+        let texts: Vec<String> = self.columns.iter().zip(&self.types).map(|(c, t)| t.text(&quote_ident(&c.name))).collect();
         crate::codec::fingerprint(from, &texts)
     }
 
@@ -237,7 +236,7 @@ impl TableInfo {
     #[must_use]
     pub fn rows_sql(&self, source: &str) -> String {
         let columns: Vec<String> = (self.columns.iter().zip(&self.types))
-            .map(|(c, t)| format!("{} AS {}", t.restored(&c.name, &c.parquet_name), ident(&c.name)))
+            .map(|(c, t)| format!("{} AS {}", t.restored(&c.name, &c.parquet_name), quote_ident(&c.name)))
             .collect();
         format!("SELECT {} FROM {source}", columns.join(", "))
     }

@@ -1,16 +1,17 @@
 //! The schema of a file as SQL, in an order in which it runs.
 //!
 //! DuckDB's own EXPORT DATABASE loses comments, refuses tables that refer to themselves, and writes views before those that they
-//! need. Here every statement was run once, on an
-//! empty database in memory, before it is written: what does not run is told while the source still exists.
+//! need. Here every statement was run once, on an empty database in memory, before it is written: what does not run is told while the
+//! source still exists.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
+use dozo_model::quote_ident;
 use duckdb::Connection;
 
 use crate::file::{DuckFile, catalog_name, instance};
-use crate::sql::{ident, literal, qualified};
+use crate::sql::{literal, qualified};
 use crate::{DuckdbError, Result};
 
 /// Functions that may make a CHECK say no to rows that it once let in.
@@ -60,18 +61,22 @@ impl SchemaScript {
 
     /// Returns the name under which a database of this schema is opened: a schema of the file's own name would be ambiguous.
     pub(crate) fn catalog(&self, named: &Path) -> String {
-        let name = catalog_name(named);
-        let taken = |name: &str| self.before.iter().any(|s| s.eq_ignore_ascii_case(&create_schema(name)));
-        if taken(&name) { format!("{name}_db") } else { name }
+        catalog_beside(&self.before, named)
     }
 }
 
+fn catalog_beside(statements: &[String], named: &Path) -> String {
+    let name = catalog_name(named);
+    let taken = statements.iter().any(|s| s.eq_ignore_ascii_case(&create_schema(&name)));
+    if taken { format!("{name}_db") } else { name }
+}
+
 fn create_schema(name: &str) -> String {
-    format!("CREATE SCHEMA {}", ident(name))
+    format!("CREATE SCHEMA {}", quote_ident(name))
 }
 
 impl DuckFile {
-    /// Reads the schema. `exclude` tells tables that are left out.
+    /// Reads the schema. `left_out` tells by schema and name which tables are not in it.
     ///
     /// # Errors
     /// [`DuckdbError::Query`].
@@ -105,11 +110,10 @@ impl DuckFile {
             }
             open.push(sql);
         }
-        let types =
-            list(of("schema_name, type_name, coalesce(CAST(labels AS VARCHAR), '')", "duckdb_types") + " AND NOT internal");
+        let types = list(of("schema_name, type_name, ''", "duckdb_types") + " AND NOT internal");
         for (schema, name, _) in types.map_err(failed)? {
             let name = qualified(&[&schema, &name]);
-            let asked = format!("SELECT typeof(CAST(NULL AS {}.{name}))", ident(self.catalog()));
+            let asked = format!("SELECT typeof(CAST(NULL AS {}.{name}))", quote_ident(self.catalog()));
             let resolved: String = connection.query_row(&asked, [], |r| r.get(0)).map_err(failed)?;
             open.push(format!("CREATE TYPE {name} AS {resolved}"));
         }
@@ -138,7 +142,7 @@ impl DuckFile {
         }
         let comments = list(comments(&catalog)).map_err(failed)?;
         after.extend(comments.into_iter().filter(|(s, t, _)| !left_out(s, t)).map(|(.., sql)| sql));
-        let name = SchemaScript { before: open.clone(), ..SchemaScript::default() }.catalog(self.path());
+        let name = catalog_beside(&open, self.path());
         let mut script = try_out(&name, open, views, after)?;
         script.before.extend(spent);
         script.volatile = volatile;
@@ -159,8 +163,8 @@ impl DuckFile {
         let copy = "dozo schema";
         let begin = format!(
             "ATTACH ':memory:' AS {copy}; COPY FROM DATABASE {from} TO {copy} (SCHEMA)",
-            copy = ident(copy),
-            from = ident(self.catalog())
+            copy = quote_ident(copy),
+            from = quote_ident(self.catalog())
         );
         connection.execute_batch(&begin).map_err(failed)?;
         // A table goes after those that refer to it, whichever these are.
@@ -183,7 +187,7 @@ impl DuckFile {
         }
         let export = format!(
             "USE {copy}; EXPORT DATABASE {to}; USE memory; DETACH {copy}",
-            copy = ident(copy),
+            copy = quote_ident(copy),
             to = literal(&target.display().to_string()),
         );
         connection.execute_batch(&export).map_err(failed)?;
@@ -196,7 +200,7 @@ impl DuckFile {
 /// Runs the statements on an empty database, and returns them in an order in which they run.
 fn try_out(catalog: &str, open: Vec<String>, views: Vec<String>, after: Vec<String>) -> Result<SchemaScript> {
     let trial = instance(1, TRIAL, None)?;
-    let name = ident(catalog);
+    let name = quote_ident(catalog);
     trial
         .execute_batch(&format!("ATTACH ':memory:' AS {name}; USE {name}"))
         .map_err(|e| DuckdbError::query("a database in memory", &e))?;

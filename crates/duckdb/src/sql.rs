@@ -1,9 +1,6 @@
 //! Names and texts in SQL.
 
-/// Quotes a name.
-pub(crate) fn ident(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
+use dozo_model::quote_ident;
 
 /// Quotes a text.
 pub(crate) fn literal(text: &str) -> String {
@@ -12,5 +9,5 @@ pub(crate) fn literal(text: &str) -> String {
 
 /// Quotes the parts of a qualified name.
 pub(crate) fn qualified(parts: &[&str]) -> String {
-    parts.iter().map(|p| ident(p)).collect::<Vec<_>>().join(".")
+    parts.iter().map(|p| quote_ident(p)).collect::<Vec<_>>().join(".")
 }

@@ -4,13 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dozo_model::quote_ident;
 use duckdb::Connection;
 
 use crate::codec;
 use crate::file::{DuckFile, OpenOptions, TableInfo};
 use crate::load::NewFile;
 use crate::read::RowRange;
-use crate::sql::{ident, qualified};
+use crate::sql::qualified;
 use crate::{DuckdbError, SchemaScript};
 
 const ZOO: &str = include_str!("../../../fixtures/duckdb/zoo.sql");
@@ -38,11 +39,12 @@ fn text(connection: &Connection, sql: &str) -> String {
 /// Columns as they are stored, by SQL.
 fn stored_sql(table: &TableInfo, from: &str) -> String {
     let columns = table.columns.iter().zip(&table.types).zip(&table.infinite);
-    let mut list: Vec<String> =
-        columns.map(|((c, t), i)| format!("{} AS {}", t.stored(&ident(&c.name), *i), ident(&c.parquet_name))).collect();
+    let mut list: Vec<String> = columns
+        .map(|((c, t), i)| format!("{} AS {}", t.stored(&quote_ident(&c.name), *i), quote_ident(&c.parquet_name)))
+        .collect();
     let infinite = table.columns.iter().zip(&table.infinite).filter(|(_, i)| **i);
-    let infinite: Vec<_> = infinite.map(|(c, _)| (c.name.as_str(), ident(&c.name))).collect();
-    list.push(format!("{} AS {}", codec::exact(&infinite), ident(codec::EXACT)));
+    let infinite: Vec<_> = infinite.map(|(c, _)| (c.name.as_str(), quote_ident(&c.name))).collect();
+    list.push(format!("{} AS {}", codec::exact(&infinite), quote_ident(codec::EXACT)));
     format!("(SELECT {} FROM {from})", list.join(", "))
 }
 
@@ -59,7 +61,7 @@ fn every_type_comes_back_and_has_the_text_that_duckdb_gives() {
         assert!(table.inexact().is_empty(), "{:?}", table.inexact());
         columns += table.columns.len();
         // Back and forth.
-        let names: Vec<String> = table.columns.iter().map(|c| ident(&c.name)).collect();
+        let names: Vec<String> = table.columns.iter().map(|c| quote_ident(&c.name)).collect();
         let (there, back) = (format!("SELECT {} FROM {from}", names.join(", ")), table.rows_sql(&stored_sql(table, &from)));
         for (a, b) in [(&there, &back), (&back, &there)] {
             let sql = format!("SELECT count(*)::VARCHAR FROM ({a} EXCEPT ALL {b})");

@@ -7,7 +7,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Date32Type, Decimal128Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, BooleanArray, PrimitiveArray, StringArray};
 use arrow_schema::{DataType, TimeUnit};
-use dozo_model::{Fingerprint, RowDigester};
+use dozo_model::{Fingerprint, RowDigester, civil};
 
 /// A NULL in the framing of a row.
 const NULL: [u8; 4] = [0xff; 4];
@@ -253,17 +253,9 @@ impl Short {
         }
     }
 
-    /// Writes a date: days since 1970-01-01, proleptic Gregorian (H. Hinnant, `civil_from_days`).
+    /// Writes a date: days since 1970-01-01.
     fn add_date(&mut self, days: i64) {
-        let shifted = days + 719_468;
-        let era = shifted.div_euclid(146_097);
-        let day_of_era = shifted.rem_euclid(146_097);
-        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month_shifted = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * month_shifted + 2) / 5 + 1;
-        let month = if month_shifted < 10 { month_shifted + 3 } else { month_shifted - 9 };
-        let year = year_of_era + era * 400 + i64::from(month <= 2);
+        let (year, month, day) = civil(days);
         let shown = if year > 0 { year } else { 1 - year }.unsigned_abs();
         if year <= 0 {
             self.bytes(b" (BC)");

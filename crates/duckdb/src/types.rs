@@ -4,7 +4,8 @@
 
 use std::fmt;
 
-use crate::sql::{ident, literal};
+use crate::sql::literal;
+use dozo_model::quote_ident;
 
 /// A type of DuckDB.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +62,7 @@ plain! {
 impl fmt::Display for DuckType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let named = |members: &[(String, Self)]| {
-            members.iter().map(|(name, t)| format!("{} {t}", ident(name))).collect::<Vec<_>>().join(", ")
+            members.iter().map(|(name, t)| format!("{} {t}", quote_ident(name))).collect::<Vec<_>>().join(", ")
         };
         match self {
             Self::Plain(plain) => f.write_str(plain.name()),

@@ -164,16 +164,16 @@ pub struct Adopted {
 /// # Errors
 /// [`EngineError::Folder`] when it cannot be read.
 pub fn survey_dumps(folder: &Path, patterns: &[NamePattern], policy: &RetentionPolicy, now: Timestamp) -> Result<Adoption> {
-    let wrong = |e: &std::io::Error| EngineError::Folder { folder: folder.to_owned(), reason: e.to_string() };
+    let wrong = EngineError::folder(folder);
     let zone = policy.zone();
     let (mut found, mut strangers) = (Vec::new(), Vec::new());
-    for entry in fs::read_dir(folder).map_err(|e| wrong(&e))? {
-        let entry = entry.map_err(|e| wrong(&e))?;
+    for entry in fs::read_dir(folder).map_err(wrong)? {
+        let entry = entry.map_err(wrong)?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if name == RETIRED {
             continue;
         }
-        let kind = entry.file_type().map_err(|e| wrong(&e))?;
+        let kind = entry.file_type().map_err(wrong)?;
         let plain = kind.is_file() || kind.is_dir();
         match patterns.iter().find_map(|p| p.matches(&name, &zone)).filter(|_| plain && entry.file_name().to_str().is_some()) {
             Some((time, series)) => found.push((series, time, name, kind.is_dir())),
@@ -187,10 +187,10 @@ pub fn survey_dumps(folder: &Path, patterns: &[NamePattern], policy: &RetentionP
     let mut recent: HashMap<&SourceName, Vec<u64>> = HashMap::new();
     for (n, (series, time, name, is_folder)) in found.into_iter().enumerate() {
         let path = folder.join(&name);
-        let bytes = size(&path).map_err(|e| wrong(&e))?;
+        let bytes = size(&path).map_err(wrong)?;
         let source = &names[&series];
         let before = recent.entry(source).or_default();
-        let whole = intact(&path, is_folder, bytes).map_err(|e| wrong(&e))?;
+        let whole = intact(&path, is_folder, bytes).map_err(wrong)?;
         let state = match (whole, median(before)) {
             (false, _) => "damaged",
             (true, Some(usual)) if bytes.saturating_mul(100) < usual.saturating_mul(100 - SHRINK_MAX) => "suspect",
@@ -220,7 +220,7 @@ pub fn survey_dumps(folder: &Path, patterns: &[NamePattern], policy: &RetentionP
         }
     }
     dumps.sort_by(|a, b| (a.time, &a.name).cmp(&(b.time, &b.name)));
-    let retired = retired(folder, patterns, policy).map_err(|e| wrong(&e))?;
+    let retired = retired(folder, patterns, policy).map_err(wrong)?;
     Ok(Adoption { folder: folder.to_owned(), dumps, plan, strangers, retired })
 }
 
@@ -230,7 +230,6 @@ pub fn survey_dumps(folder: &Path, patterns: &[NamePattern], policy: &RetentionP
 /// [`EngineError::TooManyDumps`], [`EngineError::Folder`] when something cannot be moved or deleted; what was moved by then stays moved.
 pub fn retire_dumps(adoption: &Adoption, max_delete: Option<u8>, now: Timestamp) -> Result<Adopted> {
     let folder = &adoption.folder;
-    let wrong = |path: &Path, e: &std::io::Error| EngineError::Folder { folder: path.to_owned(), reason: e.to_string() };
     for source in &adoption.plan.sources {
         let most = max_delete.unwrap_or(source.policy.max_delete);
         if source.exceeds(most) {
@@ -242,7 +241,7 @@ pub fn retire_dumps(adoption: &Adoption, max_delete: Option<u8>, now: Timestamp)
     for old in adoption.retired.iter().filter(|r| r.due <= now) {
         let path = folder.join(&old.path);
         let gone = if is_real_folder(&path) { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        gone.map_err(|e| wrong(&path, &e))?;
+        gone.map_err(EngineError::folder(&path))?;
         done.deleted.push(old.path.clone());
         // Its folder goes with the last of them.
         let _ = path.parent().map(fs::remove_dir);
@@ -254,12 +253,12 @@ pub fn retire_dumps(adoption: &Adoption, max_delete: Option<u8>, now: Timestamp)
     }
     let aside = folder.join(RETIRED).join(now.strftime(RETIRED_FORMAT).to_string());
     for dump in adoption.dumps.iter().filter(|d| going.contains(&d.id)) {
-        fs::create_dir_all(&aside).map_err(|e| wrong(&aside, &e))?;
+        fs::create_dir_all(&aside).map_err(EngineError::folder(&aside))?;
         let (from, to) = (folder.join(&dump.name), aside.join(&dump.name));
         if to.exists() {
-            return Err(wrong(&to, &std::io::Error::from(std::io::ErrorKind::AlreadyExists)));
+            return Err(EngineError::folder(&to)(std::io::ErrorKind::AlreadyExists.into()));
         }
-        fs::rename(&from, &to).map_err(|e| wrong(&from, &e))?;
+        fs::rename(&from, &to).map_err(EngineError::folder(&from))?;
         done.retired.push(dump.name.clone());
         done.to = Some(aside.clone());
     }

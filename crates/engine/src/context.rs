@@ -192,6 +192,13 @@ impl SourceSettings {
         all.iter().find(|s| &s.name == name).or_else(|| all.iter().find(|s| s.has_database(name)))
     }
 
+    /// Tells whether losing so much is unlikely enough to make a backup suspect. `now`: none = it is gone altogether.
+    #[must_use]
+    pub(crate) fn shrank(&self, before: u64, now: Option<u64>) -> bool {
+        let lost = before.saturating_sub(now.unwrap_or(0));
+        now.is_none() || lost > 0 && u128::from(lost) * 100 >= u128::from(before) * u128::from(self.shrink_max)
+    }
+
     /// Returns what only a Postgres source has.
     #[must_use]
     pub fn postgres(&self) -> Option<&PostgresSettings> {

@@ -14,10 +14,13 @@ pub(crate) use restore::restore;
 pub(crate) use sql::sql;
 pub(crate) use verify::{Use, decode, uses};
 
-use dozo_store::Parts;
+use std::fs::File;
+use std::io::Write;
 
-use crate::EngineError;
+use dozo_store::{ObjectData, Parts};
+
 use crate::budget::Budget;
+use crate::{EngineError, Result};
 
 /// What DuckDB itself needs at least: a row group of a wide table, decompressed.
 const DUCKDB_LEAST: u64 = 64 << 20;
@@ -28,7 +31,13 @@ fn divide(memory: u64, workers: usize, parts: Parts) -> (u64, Budget) {
     (duckdb, Budget::new(memory.saturating_sub(duckdb), workers, parts))
 }
 
-/// Says which folder or file the system refused.
-fn folder(path: &std::path::Path) -> impl Fn(std::io::Error) -> EngineError + Copy + use<'_> {
-    move |e| EngineError::Folder { folder: path.to_owned(), reason: e.to_string() }
+/// Makes a file of what was fetched: DuckDB opens nothing else.
+fn file_of(data: ObjectData) -> Result<File> {
+    match data {
+        ObjectData::File(file) => Ok(file),
+        ObjectData::Memory(bytes) => {
+            let written = tempfile::tempfile().and_then(|mut file| file.write_all(&bytes).map(|()| file));
+            written.map_err(EngineError::folder(&std::env::temp_dir()))
+        }
+    }
 }

@@ -1,8 +1,10 @@
 //! Engine errors, by what the caller can do. Findings of a verification are data, not errors.
 
+use std::path::Path;
+
 use dozo_catalog::CatalogError;
 use dozo_encode::EncodeError;
-use dozo_model::{ErrorClass, Explain, Fingerprint, IdError, QualifiedName, human_bytes};
+use dozo_model::{ErrorClass, Explain, Fingerprint, IdError, Manifest, QualifiedName, human_bytes};
 use dozo_postgres::{PgError, WireError};
 use dozo_store::StoreError;
 
@@ -250,6 +252,18 @@ pub enum EngineError {
     /// A bug.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+impl EngineError {
+    /// Says that a backup is of another kind than the `wanted` one.
+    pub(crate) fn other_kind(manifest: &Manifest, wanted: &'static str) -> Self {
+        Self::OtherKind { backup: format!("{}@{}", manifest.source, manifest.id), kind: manifest.kind(), wanted }
+    }
+
+    /// Says which folder or file the system refused.
+    pub(crate) fn folder(path: &Path) -> impl Fn(std::io::Error) -> Self + Copy + use<'_> {
+        move |e| Self::Folder { folder: path.to_owned(), reason: e.to_string() }
+    }
 }
 
 /// Returns an error and what it came from in one line; what was said already is not said again.

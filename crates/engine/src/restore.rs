@@ -237,11 +237,7 @@ async fn opened(
 
 /// Returns what a backup holds of a Postgres database.
 pub(crate) fn postgres(manifest: &Manifest) -> Result<&PostgresContent> {
-    manifest.postgres().ok_or_else(|| EngineError::OtherKind {
-        backup: format!("{}@{}", manifest.source, manifest.id),
-        kind: manifest.kind(),
-        wanted: "postgres",
-    })
+    manifest.postgres().ok_or_else(|| EngineError::other_kind(manifest, "postgres"))
 }
 
 /// A restore that has begun.

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::path::Path;
 
 use dozo_catalog::Repository;
-use dozo_model::{Content, Finding, Manifest};
+use dozo_model::{Content, DuckdbContent, Finding, Manifest};
 use dozo_store::Fetched;
 use tokio_util::sync::CancellationToken;
 
@@ -61,6 +61,7 @@ pub(crate) async fn restore(
     _: &Context,
     _: &Repository,
     manifest: &Manifest,
+    _: &DuckdbContent,
     _: &Path,
     _: &FolderOptions,
 ) -> Result<FolderReport> {

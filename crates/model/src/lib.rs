@@ -19,7 +19,7 @@ mod severity;
 mod units;
 
 pub use change::{Acceptance, ChangeToken, Loss, RowVersions, SourceMatch};
-pub use clock::{Clock, FixedClock, SystemClock, Timestamp};
+pub use clock::{Clock, FixedClock, SystemClock, Timestamp, civil};
 pub use digest::{Sha256Digest, Sha256Hasher};
 pub use error::{ErrorClass, Explain};
 pub use events::{

@@ -102,19 +102,25 @@ fn below(path: &Path, settings: &DuckdbSettings) -> String {
 /// Tells about each file for `check`: its name, and its version and tables, or why it does not open.
 pub(crate) fn look_at(source: &SourceSettings, settings: &DuckdbSettings) -> Result<Vec<(String, Result<String>)>> {
     let found = Found::look(source, settings)?;
-    let temp = tempfile::tempdir().map_err(super::folder(&std::env::temp_dir()))?;
+    let temp = tempfile::tempdir().map_err(EngineError::folder(&std::env::temp_dir()))?;
     let look = |path: &Path| -> Result<String> {
         let options = OpenOptions { lock_timeout: source.lock_timeout, memory: source.memory.0 / 4, temp: temp.path().into() };
         let file = DuckFile::open(path, &options, || false)?;
         let tables = file.tables()?;
-        let inexact: Vec<String> = tables.iter().flat_map(TableInfo::inexact).collect();
-        if settings.form == DuckdbForm::Parquet && !inexact.is_empty() {
-            return Err(DuckdbError::Inexact { columns: inexact }.into());
-        }
+        exact(settings.form, &tables)?;
         let written_by = file.head.written_by.clone().unwrap_or_else(|| "an unknown version".into());
         Ok(format!("{} tables, written by DuckDB {written_by}", tables.len()))
     };
     Ok(found.files.iter().map(|(name, path)| (name.clone(), look(path))).collect())
+}
+
+/// Makes sure that the form holds every column exactly.
+fn exact(form: DuckdbForm, tables: &[TableInfo]) -> Result<()> {
+    let columns: Vec<String> = tables.iter().flat_map(TableInfo::inexact).collect();
+    if form == DuckdbForm::File || columns.is_empty() {
+        return Ok(());
+    }
+    Err(DuckdbError::Inexact { columns }.into())
 }
 
 /// What the units of one file share.
@@ -279,7 +285,7 @@ impl Job<'_> {
     async fn one(&self, number: usize, name: &str, path: &Path, left_out: &mut Vec<LeftOut>) -> Result<ReadFile> {
         let (ctx, source) = (self.frame.ctx, self.frame.source);
         ctx.progress.stage(Stage::Prepare, 0, 0);
-        let temp = tempfile::tempdir().map_err(super::folder(&std::env::temp_dir()))?;
+        let temp = tempfile::tempdir().map_err(EngineError::folder(&std::env::temp_dir()))?;
         let options = OpenOptions { lock_timeout: source.lock_timeout, memory: self.duckdb_memory, temp: temp.path().to_owned() };
         let (path, cancel) = (path.to_owned(), ctx.cancel.clone());
         let opened = path.clone();
@@ -304,16 +310,13 @@ impl Job<'_> {
             error: false,
             needed_by: vec![],
         }));
+        exact(self.settings.form, &tables)?;
         let file = Arc::new(file);
         let mut stored = None;
         let mut put = Vec::new();
         let mut objects = Vec::new();
         match self.settings.form {
             DuckdbForm::Parquet => {
-                let inexact: Vec<String> = tables.iter().flat_map(TableInfo::inexact).collect();
-                if !inexact.is_empty() {
-                    return Err(DuckdbError::Inexact { columns: inexact }.into());
-                }
                 put = self.schema(number, &file, &others).await?;
             }
             DuckdbForm::File => {
@@ -383,10 +386,7 @@ impl Job<'_> {
                     progress.advance(&label, 0, n);
                     pass(&gate, n, &cancel)
                 };
-                copy(input, &mut writer, &path, advance).map_err(|e| match e {
-                    EngineError::Encode { source, .. } => encode(source),
-                    e => e,
-                })?;
+                copy(input, &mut writer, &path, &stored_key, advance)?;
                 let (sink, done) = writer.finish().map_err(encode)?;
                 sink.end().map_err(|_| encode(EncodeError::Closed))?;
                 Ok(done)
@@ -561,6 +561,7 @@ fn copy<S: dozo_encode::PartSink>(
     mut input: &File,
     writer: &mut BlockWriter<S>,
     path: &Path,
+    key: &str,
     advance: impl Fn(u64) -> Result<()>,
 ) -> Result<()> {
     let io = |source| EngineError::from(DuckdbError::File { path: path.to_owned(), source });
@@ -572,7 +573,7 @@ fn copy<S: dozo_encode::PartSink>(
             return Ok(());
         }
         let written = writer.write_all(&buffer[..n]);
-        written.map_err(|e| EngineError::Encode { object: String::new(), source: EncodeError::stream(&e) })?;
+        written.map_err(|e| EngineError::Encode { object: key.to_owned(), source: EncodeError::stream(&e) })?;
         advance(n as u64)?;
     }
 }
@@ -586,10 +587,8 @@ fn losses(source: &SourceSettings, before: &DuckdbContent, now: &DuckdbContent, 
         let table = QualifiedName::new(&t.schema, &t.name);
         let name = QualifiedName::new(format!("{file}:{}", t.schema), &t.name);
         let (had, has) = (t.fingerprint.0.rows, rows.get(&t.full_name(file)).copied());
-        let gone = had - has.unwrap_or(0).min(had);
-        let unlikely = has.is_none() || gone > 0 && u128::from(gone) * 100 >= u128::from(had) * u128::from(source.shrink_max);
         let meant = ignored.matching(&table, None).is_some() || left_out.iter().any(|l| l.name == name) || unread(file);
-        (unlikely && !meant).then_some(Loss { name, before: had, now: has })
+        (source.shrank(had, has) && !meant).then_some(Loss { name, before: had, now: has })
     });
     Ok(lost.collect())
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use dozo_catalog::Repository;
 use dozo_duckdb::{DuckFile, DuckdbError, NewFile, OpenOptions, SchemaScript, StoredTable, companions};
-use dozo_model::{Content, DuckdbFile, DuckdbTable, Manifest, Sha256Digest, Stage};
+use dozo_model::{DuckdbContent, DuckdbFile, DuckdbTable, Manifest, Sha256Digest, Stage};
 use dozo_store::ObjectData;
 
 use super::backup::blocking;
@@ -26,15 +26,12 @@ pub(crate) async fn restore(
     ctx: &Context,
     repository: &Repository,
     manifest: &Manifest,
+    content: &DuckdbContent,
     folder: &Path,
     options: &FolderOptions,
 ) -> Result<FolderReport> {
     let began = Instant::now();
-    let backup = format!("{}@{}", manifest.source, manifest.id);
-    let Content::Duckdb(content) = &manifest.content else {
-        return Err(EngineError::OtherKind { backup, kind: manifest.kind(), wanted: "duckdb" });
-    };
-    std::fs::create_dir_all(folder).map_err(super::folder(folder))?;
+    std::fs::create_dir_all(folder).map_err(EngineError::folder(folder))?;
     let mut places = Vec::new();
     for file in &content.files {
         places.push((file, place(folder, &file.path)?));
@@ -55,11 +52,11 @@ pub(crate) async fn restore(
         let parent = path.parent().unwrap_or(folder).to_owned();
         let exists = parent.ancestors().find(|a| a.symlink_metadata().is_ok()).unwrap_or(folder);
         inside(folder, exists)?;
-        std::fs::create_dir_all(&parent).map_err(super::folder(&parent))?;
+        std::fs::create_dir_all(&parent).map_err(EngineError::folder(&parent))?;
         files.push(job.one(file, &path, &parent).await?);
     }
     Ok(FolderReport {
-        backup,
+        backup: format!("{}@{}", manifest.source, manifest.id),
         target: folder.display().to_string(),
         outcome: if manifest.complete { "done" } else { "partial" },
         files,
@@ -71,7 +68,7 @@ pub(crate) async fn restore(
 async fn unheld(path: &Path) -> Result<()> {
     let path = path.to_owned();
     blocking(move || {
-        let temp = tempfile::tempdir().map_err(super::folder(&std::env::temp_dir()))?;
+        let temp = tempfile::tempdir().map_err(EngineError::folder(&std::env::temp_dir()))?;
         let options = OpenOptions { lock_timeout: Duration::ZERO, memory: 64 << 20, temp: temp.path().to_owned() };
         match DuckFile::open(&path, &options, || false) {
             Err(e @ DuckdbError::Locked { .. }) => Err(e.into()),
@@ -94,7 +91,7 @@ pub(crate) fn place(folder: &Path, path: &str) -> Result<PathBuf> {
 
 /// Makes sure that no link leads a folder out of the target.
 fn inside(folder: &Path, parent: &Path) -> Result<()> {
-    let real = |path: &Path| path.canonicalize().map_err(super::folder(path));
+    let real = |path: &Path| path.canonicalize().map_err(EngineError::folder(path));
     if real(parent)?.starts_with(real(folder)?) {
         return Ok(());
     }
@@ -112,7 +109,7 @@ struct Job<'a> {
 impl Job<'_> {
     async fn one(&self, file: &DuckdbFile, path: &Path, parent: &Path) -> Result<RestoredFile> {
         let temp = tempfile::Builder::new().prefix(".dozo-restore-").tempdir_in(parent);
-        let temp = temp.map_err(super::folder(parent))?;
+        let temp = temp.map_err(EngineError::folder(parent))?;
         let name = path.file_name().unwrap_or_default();
         let made = temp.path().join(name);
         match &file.stored {
@@ -141,14 +138,14 @@ impl Job<'_> {
             let reason = "the restored tables have other fingerprints than the manifest".into();
             return Err(EngineError::Damaged { object: file.path.clone(), reason });
         }
-        let io = super::folder(path);
+        let io = EngineError::folder(path);
         std::fs::File::open(&made).and_then(|f| f.sync_all()).map_err(io)?;
         let bytes = std::fs::metadata(&made).map_err(io)?.len();
         for stale in companions(path) {
-            std::fs::remove_file(&stale).map_err(super::folder(&stale))?;
+            std::fs::remove_file(&stale).map_err(EngineError::folder(&stale))?;
         }
         std::fs::rename(&made, path).map_err(io)?;
-        std::fs::File::open(parent).and_then(|f| f.sync_all()).map_err(super::folder(parent))?;
+        std::fs::File::open(parent).and_then(|f| f.sync_all()).map_err(EngineError::folder(parent))?;
         Ok(RestoredFile {
             path: file.path.clone(),
             bytes,
@@ -178,10 +175,7 @@ impl Job<'_> {
         for table in tables {
             let mut stored = StoredTable::new(table);
             for part in &table.parts {
-                match self.fetch(&part.object).await? {
-                    ObjectData::Memory(bytes) => stored.add_bytes(&bytes)?,
-                    ObjectData::File(data) => stored.add_file(data),
-                }
+                stored.add(super::file_of(self.fetch(&part.object).await?)?);
             }
             let began = Instant::now();
             new = blocking(move || {

@@ -7,7 +7,6 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -16,11 +15,10 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
 use bytes::Bytes;
 use dozo_catalog::Repository;
-use dozo_duckdb::{Queries, QueryTable, TableInfo};
+use dozo_duckdb::{Queries, QueryTable, TableInfo, path_of};
 use dozo_encode::{EncodeOptions, ParquetEncoder, PartSink, SinkClosed, TableEncoder};
 use dozo_model::{Content, Dataset, DuckdbContent, DuckdbForm, Manifest, PostgresContent, QualifiedName, quote_ident};
 use dozo_postgres::arrow_schema;
-use dozo_store::ObjectData;
 
 use super::backup::blocking;
 use crate::context::Context;
@@ -80,29 +78,19 @@ pub(crate) async fn sql(
         let text = format!("the tables of the query have {bytes} bytes, which is above --cache-max {}", options.cache_max);
         return Err(EngineError::Options(text));
     }
-    let folder = tempfile::tempdir().map_err(super::folder(&std::env::temp_dir()))?;
+    let folder = tempfile::tempdir().map_err(EngineError::folder(&std::env::temp_dir()))?;
     let mut open: Vec<File> = Vec::new();
     let mut paths: HashMap<&str, String> = HashMap::new();
-    for (n, key) in keys.iter().enumerate() {
+    for key in &keys {
         let fetched = tokio::select! {
             biased;
             () = ctx.cancel.cancelled() => return Err(EngineError::Cancelled),
             fetched = repository.store().fetch(key) => fetched?,
         };
         digests.check(key, fetched.bytes, fetched.sha256)?;
-        let path = match fetched.data {
-            ObjectData::File(file) => {
-                let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-                open.push(file);
-                path
-            }
-            ObjectData::Memory(data) => {
-                let path = folder.path().join(format!("{n:06}.parquet"));
-                File::create(&path).and_then(|mut f| f.write_all(&data)).map_err(super::folder(&path))?;
-                path.display().to_string()
-            }
-        };
-        paths.insert(key, path);
+        let file = super::file_of(fetched.data)?;
+        paths.insert(key, path_of(&file));
+        open.push(file);
     }
     let tables: Vec<QueryTable> = asked
         .iter()
@@ -277,8 +265,8 @@ impl PartSink for FileSink {
 fn to_parquet(queries: &Queries, question: &str, path: &Path) -> Result<u64> {
     let encode = |source| EngineError::Encode { object: path.display().to_string(), source };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::NamedTempFile::new_in(folder).map_err(super::folder(folder))?;
-    let sink = FileSink { file: file.reopen().map_err(super::folder(path))?, failed: Arc::default() };
+    let file = tempfile::NamedTempFile::new_in(folder).map_err(EngineError::folder(folder))?;
+    let sink = FileSink { file: file.reopen().map_err(EngineError::folder(path))?, failed: Arc::default() };
     let failed = Arc::clone(&sink.failed);
     let options =
         EncodeOptions { zstd_level: 3, row_group_rows: ROW_GROUP, row_group_bytes: 8 * PART, part_bytes: PART, metadata: vec![] };
@@ -309,6 +297,6 @@ fn to_parquet(queries: &Queries, question: &str, path: &Path) -> Result<u64> {
         return Err(EngineError::Output(error));
     }
     finished?;
-    file.persist_noclobber(path).map_err(|e| super::folder(path)(e.error))?;
+    file.persist_noclobber(path).map_err(|e| EngineError::folder(path)(e.error))?;
     Ok(rows)
 }

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use dozo_duckdb::{DuckFile, DuckdbError, OpenOptions, StoredTable, TableInfo};
+use dozo_duckdb::{DuckFile, DuckdbError, OpenOptions, StoredTable};
 use dozo_encode::decompress;
 use dozo_model::{
     Content, DuckdbFile, DuckdbPart, DuckdbTable, Finding, FindingKind, Manifest, Sha256Hasher, StoredFile, TextFingerprint,
@@ -70,10 +70,7 @@ pub(crate) fn decode(key: &str, fetched: Fetched, used: &Use, cancel: &Cancellat
     match used {
         Use::Rows(file, table, part) => {
             let mut stored = StoredTable::new(table);
-            match fetched.data {
-                ObjectData::Memory(bytes) => stored.add_bytes(&bytes)?,
-                ObjectData::File(file) => stored.add_file(file),
-            }
+            stored.add(super::file_of(fetched.data)?);
             let name = table.full_name(file);
             match stored.fingerprint(MEMORY, stopped) {
                 Ok(found) => Ok((found.0.rows, compare(name, part.fingerprint, found).into_iter().collect())),
@@ -83,7 +80,7 @@ pub(crate) fn decode(key: &str, fetched: Fetched, used: &Use, cancel: &Cancellat
         }
         Use::File(described) => {
             let Some(stored) = &described.stored else { return Ok((0, Vec::new())) };
-            let folder = tempfile::tempdir().map_err(super::folder(&std::env::temp_dir()))?;
+            let folder = tempfile::tempdir().map_err(EngineError::folder(&std::env::temp_dir()))?;
             let path = folder.path().join(Path::new(&described.path).file_name().unwrap_or_default());
             let whole = described.path.clone();
             match unpack(fetched.data, stored, &path, cancel) {
@@ -127,7 +124,7 @@ pub(super) fn fingerprints(
     let reader = file.reader()?;
     let mut found = HashMap::new();
     for table in file.tables()? {
-        let print = reader.fingerprint(&table, TableInfo::all(&table), &stopped)?;
+        let print = reader.fingerprint(&table, table.all(), &stopped)?;
         found.insert((table.schema.clone(), table.name.clone()), print);
     }
     Ok(found)
@@ -135,7 +132,7 @@ pub(super) fn fingerprints(
 
 /// Decompresses a stored file to `path`. Returns what is wrong with its bytes.
 pub(super) fn unpack(data: ObjectData, stored: &StoredFile, path: &Path, cancel: &CancellationToken) -> Result<Option<String>> {
-    let io = super::folder(path);
+    let io = EngineError::folder(path);
     let damaged = |e: std::io::Error| EngineError::Damaged { object: stored.object.clone(), reason: e.to_string() };
     let input: Box<dyn Read + Send> = match data {
         ObjectData::Memory(bytes) => Box::new(std::io::Cursor::new(bytes)),

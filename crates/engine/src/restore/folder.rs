@@ -66,11 +66,7 @@ pub async fn restore_folder(
     options: &FolderOptions,
 ) -> Result<FolderReport> {
     match &manifest.content {
-        Content::Duckdb(_) => duckdb::restore(ctx, repository, manifest, folder, options).await,
-        Content::Postgres(_) => Err(EngineError::OtherKind {
-            backup: format!("{}@{}", manifest.source, manifest.id),
-            kind: manifest.kind(),
-            wanted: "duckdb",
-        }),
+        Content::Duckdb(content) => duckdb::restore(ctx, repository, manifest, content, folder, options).await,
+        Content::Postgres(_) => Err(EngineError::other_kind(manifest, "duckdb")),
     }
 }

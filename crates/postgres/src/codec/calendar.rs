@@ -4,24 +4,13 @@
 //! `civil_from_days` and `days_from_civil` (<https://howardhinnant.github.io/date_algorithms.html>), in 64 bits.
 
 use super::{Result, WireError};
+use dozo_model::civil;
 
 /// Days from 1970-01-01 to 2000-01-01, Postgres' epoch.
 pub(crate) const EPOCH_DAYS: i32 = 10_957;
 /// Microseconds from 1970-01-01 to 2000-01-01.
 pub(crate) const EPOCH_MICROS: i64 = 946_684_800_000_000;
 pub(crate) const DAY_MICROS: i64 = 86_400_000_000;
-
-/// Returns year (0 = 1 BC), month, day of a day counted from 1970-01-01.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    (yoe + era * 400 + i64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
-}
 
 fn days(year: i64, month: i64, day: i64) -> i64 {
     let y = year - i64::from(month <= 2);

@@ -22,12 +22,9 @@ pub(super) fn losses(source: &SourceSettings, before: &Manifest, now: &[Dataset]
         let of_tree =
             |d: &&Dataset| d.root.as_ref() == Some(tree) || &d.name == tree || leaves.iter().any(|leaf| leaf.name == d.name);
         let left: Vec<u64> = now.iter().filter(of_tree).map(|d| d.fingerprint.rows).collect();
-        let rows: u64 = left.iter().sum();
-        let lost = before.saturating_sub(rows);
-        let unlikely =
-            left.is_empty() || lost > 0 && u128::from(lost) * 100 >= u128::from(before) * u128::from(source.shrink_max);
-        let loss = Loss { name: tree.clone(), before, now: (!left.is_empty()).then_some(rows) };
-        (unlikely && ignored.matching(tree, None).is_none()).then_some(loss)
+        let now = (!left.is_empty()).then(|| left.iter().sum());
+        let loss = Loss { name: tree.clone(), before, now };
+        (source.shrank(before, now) && ignored.matching(tree, None).is_none()).then_some(loss)
     });
     Ok(lost.collect())
 }
