@@ -55,22 +55,53 @@ mod hex16 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Loss {
-    /// Table, or root of a partition tree.
+    /// Table, root of a partition tree, or whole source.
     #[serde(flatten)]
     pub name: QualifiedName,
-    /// Rows in the newest good backup before.
+    /// What is counted.
+    #[serde(default, skip_serializing_if = "LossUnit::is_rows")]
+    pub unit: LossUnit,
+    /// How many in the newest good backup before.
     pub before: u64,
-    /// Rows now; none when the table is gone.
+    /// How many now; none when it is gone.
     pub now: Option<u64>,
+}
+
+/// What a loss is counted in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossUnit {
+    /// Rows of a table.
+    #[default]
+    Rows,
+    /// Files of a set.
+    Files,
+    /// Bytes that a command printed.
+    Bytes,
+}
+
+impl LossUnit {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+    fn is_rows(&self) -> bool {
+        *self == Self::Rows
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Rows => "rows",
+            Self::Files => "files",
+            Self::Bytes => "bytes",
+        }
+    }
 }
 
 impl std::fmt::Display for Loss {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (name, before) = (&self.name, crate::human_count(self.before));
+        let (name, before, unit) = (&self.name, crate::human_count(self.before), self.unit.as_str());
         match self.now {
-            None => write!(f, "{name} is gone (it had {before} rows)"),
-            Some(0) => write!(f, "{name} is empty (it had {before} rows)"),
-            Some(now) => write!(f, "{name} has {} rows instead of {before}", crate::human_count(now)),
+            None => write!(f, "{name} is gone (it had {before} {unit})"),
+            Some(0) => write!(f, "{name} is empty (it had {before} {unit})"),
+            Some(now) => write!(f, "{name} has {} {unit} instead of {before}", crate::human_count(now)),
         }
     }
 }

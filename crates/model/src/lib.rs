@@ -18,7 +18,7 @@ mod progress;
 mod severity;
 mod units;
 
-pub use change::{Acceptance, ChangeToken, Loss, RowVersions, SourceMatch};
+pub use change::{Acceptance, ChangeToken, Loss, LossUnit, RowVersions, SourceMatch};
 pub use clock::{Clock, FixedClock, SystemClock, Timestamp, civil};
 pub use digest::{Sha256Digest, Sha256Hasher};
 pub use error::{ErrorClass, Explain};
@@ -30,10 +30,11 @@ pub use events::{
 pub use fingerprint::{ALGORITHM, Fingerprint, FingerprintError, RowDigester, TEXT_ALGORITHM, TextFingerprint};
 pub use ids::{BackupId, IdError, SourceName, random_suffix};
 pub use manifest::{
-    BlockRange, Column, Compression, Content, DatabaseFacts, DatabaseSetting, Dataset, DatasetKind, DuckdbColumn, DuckdbContent,
-    DuckdbFile, DuckdbForm, DuckdbPart, DuckdbTable, FORMAT_VERSION, Files, KeyRange, LargeObjects, LeftOut, Manifest,
-    ManifestError, ManifestForm, ManifestHead, MaterializedView, ObjectRef, ObjectSize, Part, PartitionedTable, PostgresContent,
-    SequenceValue, ServerHead, ServerIdentity, Settings, SnapshotInfo, StoredFile, Subscription,
+    BlockRange, Column, CommandContent, Compression, Content, DatabaseFacts, DatabaseSetting, Dataset, DatasetKind, DuckdbColumn,
+    DuckdbContent, DuckdbFile, DuckdbForm, DuckdbPart, DuckdbTable, FORMAT_VERSION, FileData, FileEntry, FileKind, FileMeta,
+    FilePath, FileTime, Files, FilesContent, KeyRange, LargeObjects, LeftOut, Manifest, ManifestError, ManifestForm,
+    ManifestHead, MaterializedView, ObjectRef, ObjectSize, Pack, Part, PartitionedTable, PostgresContent, SequenceValue,
+    ServerHead, ServerIdentity, Settings, SnapshotInfo, StoredFile, Subscription,
 };
 pub use names::{QualifiedName, quote_ident, quote_literal};
 pub use pgtype::{CompositeField, NumericMod, PgType, Profile};

@@ -5,12 +5,16 @@
 //! and refuse unknown versions (`min-reader`); whoever deletes obeys `min-deleter`. Every key that the backup needs
 //! stands in the flat list `objects`, in every version, for ever.
 
+mod command;
 mod duckdb;
+mod files;
 mod head;
 
 use std::collections::BTreeMap;
 
+pub use command::CommandContent;
 pub use duckdb::{Compression, DuckdbColumn, DuckdbContent, DuckdbFile, DuckdbForm, DuckdbPart, DuckdbTable, StoredFile};
+pub use files::{FileData, FileEntry, FileKind, FileMeta, FilePath, FileTime, FilesContent, Pack};
 pub use head::{ManifestForm, ManifestHead, ObjectSize, ServerHead};
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +109,10 @@ pub enum Content {
     Postgres(Box<PostgresContent>),
     /// DuckDB files.
     Duckdb(DuckdbContent),
+    /// A file set.
+    Files(FilesContent),
+    /// What a command printed.
+    Command(CommandContent),
 }
 
 /// What a backup of a Postgres database holds.
@@ -168,7 +176,7 @@ impl Manifest {
     pub fn postgres(&self) -> Option<&PostgresContent> {
         match &self.content {
             Content::Postgres(content) => Some(content),
-            Content::Duckdb(_) => None,
+            Content::Duckdb(_) | Content::Files(_) | Content::Command(_) => None,
         }
     }
 
@@ -184,6 +192,8 @@ impl Manifest {
         match &self.content {
             Content::Postgres(_) => "postgres",
             Content::Duckdb(_) => "duckdb",
+            Content::Files(_) => "files",
+            Content::Command(_) => "command",
         }
     }
 
@@ -199,6 +209,8 @@ impl Manifest {
                 let schemas = content.files.iter().flat_map(|f| [&f.schema_sql, &f.after_sql]).filter_map(Option::as_deref);
                 std::iter::once(content.restore_md.as_str()).chain(schemas).collect()
             }
+            Content::Files(content) => vec![&content.restore_md, &content.list],
+            Content::Command(content) => vec![&content.restore_md],
         }
     }
 
@@ -208,6 +220,7 @@ impl Manifest {
         match &self.content {
             Content::Postgres(content) => content.datasets.len(),
             Content::Duckdb(content) => content.tables().count(),
+            Content::Files(_) | Content::Command(_) => 0,
         }
     }
 
@@ -217,6 +230,7 @@ impl Manifest {
         match &self.content {
             Content::Postgres(content) => content.datasets.iter().map(|d| d.fingerprint.rows).sum(),
             Content::Duckdb(content) => content.tables().map(|(_, t)| t.fingerprint.0.rows).sum(),
+            Content::Files(_) | Content::Command(_) => 0,
         }
     }
 

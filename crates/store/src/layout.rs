@@ -19,7 +19,7 @@ impl Layout {
     /// Folder of all leases.
     pub const LEASES: &'static str = "leases";
     /// What the names of data objects end in.
-    pub const SUFFIXES: [&'static str; 3] = ["parquet", "duckdb.zst", "duckdb.gz"];
+    pub const SUFFIXES: [&'static str; 7] = ["parquet", "duckdb.zst", "duckdb.gz", "tar.zst", "tar.gz", "zst", "gz"];
     /// Folder of what is said about sources as such.
     pub const SOURCES: &'static str = "sources";
 
@@ -97,6 +97,12 @@ impl Layout {
         format!("{}/{source}/{}/{schema}/{name}/{chunk:05}-{id}-{random}.parquet", Self::DATA, encode_name(file))
     }
 
+    /// Key of the tar object number `chunk` that a backup of a file set writes; `suffix` is one of [`Layout::SUFFIXES`].
+    #[must_use]
+    pub fn pack(source: &SourceName, chunk: usize, id: &BackupId, random: &str, suffix: &str) -> String {
+        format!("{}/{source}/files/{chunk:05}-{id}-{random}.{suffix}", Self::DATA)
+    }
+
     /// Key of a file that is stored as a whole; `suffix` is one of [`Layout::SUFFIXES`], without the point.
     #[must_use]
     pub fn file_data(source: &SourceName, file: &str, id: &BackupId, random: &str, suffix: &str) -> String {
@@ -137,7 +143,7 @@ impl Layout {
     /// Tells whether a file of this name lies beside a manifest that names it.
     fn is_beside(name: &str) -> bool {
         let number = name.strip_prefix("schema-").or_else(|| name.strip_prefix("after-")).and_then(|n| n.strip_suffix(".sql"));
-        ["RESTORE.md", "schema.dump", "schema.sql", "globals.sql"].contains(&name)
+        ["RESTORE.md", "schema.dump", "schema.sql", "globals.sql", "files.jsonl.zst", "files.jsonl.gz"].contains(&name)
             || number.is_some_and(|n| n.len() == 5 && n.bytes().all(|b| b.is_ascii_digit()))
     }
 
@@ -223,6 +229,9 @@ mod tests {
             Layout::file(&source, &id, "after-00012.sql"),
             Layout::table_data(&source, "data/Lake.duckdb", &table, 3, &id, "abcdefgh"),
             Layout::file_data(&source, "データ/lake.duckdb", &id, "abcdefgh", "duckdb.gz"),
+            Layout::file_data(&source, "logs", &id, "abcdefgh", "zst"),
+            Layout::pack(&source, 17, &id, "abcdefgh", "tar.zst"),
+            Layout::file(&source, &id, "files.jsonl.gz"),
         ] {
             assert!(Layout::may_name(&source, &id, &key), "{key}");
         }

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use dozo_duckdb::{DuckFile, DuckdbError, OpenOptions, RowRange, StoredRows, TableInfo, TableReader, checkpoint, engine_version};
 use dozo_encode::{BlockWriter, EncodeError, EncodeOptions, ParquetEncoder, TableEncoder};
 use dozo_model::{
-    BackupId, Compression, Content, DuckdbContent, DuckdbFile, DuckdbForm, DuckdbPart, DuckdbTable, LeftOut, Loss, Manifest,
-    ObjectRef, Progress, QualifiedName, Sha256Digest, SourceName, Stage, StoredFile, TEXT_ALGORITHM, TextFingerprint,
+    BackupId, Compression, Content, DuckdbContent, DuckdbFile, DuckdbForm, DuckdbPart, DuckdbTable, LeftOut, Loss, LossUnit,
+    Manifest, ObjectRef, Progress, QualifiedName, Sha256Digest, SourceName, Stage, StoredFile, TEXT_ALGORITHM, TextFingerprint,
     random_suffix,
 };
 use dozo_store::Layout;
@@ -588,7 +588,7 @@ fn losses(source: &SourceSettings, before: &DuckdbContent, now: &DuckdbContent, 
         let name = QualifiedName::new(format!("{file}:{}", t.schema), &t.name);
         let (had, has) = (t.fingerprint.0.rows, rows.get(&t.full_name(file)).copied());
         let meant = ignored.matching(&table, None).is_some() || left_out.iter().any(|l| l.name == name) || unread(file);
-        (source.shrank(had, has) && !meant).then_some(Loss { name, before: had, now: has })
+        (source.shrank(had, has) && !meant).then_some(Loss { name, unit: LossUnit::Rows, before: had, now: has })
     });
     Ok(lost.collect())
 }

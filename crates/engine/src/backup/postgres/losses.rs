@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dozo_model::{Dataset, LeftOut, Loss, Manifest, QualifiedName};
+use dozo_model::{Dataset, LeftOut, Loss, LossUnit, Manifest, QualifiedName};
 
 use crate::Result;
 use crate::context::SourceSettings;
@@ -23,7 +23,7 @@ pub(super) fn losses(source: &SourceSettings, before: &Manifest, now: &[Dataset]
             |d: &&Dataset| d.root.as_ref() == Some(tree) || &d.name == tree || leaves.iter().any(|leaf| leaf.name == d.name);
         let left: Vec<u64> = now.iter().filter(of_tree).map(|d| d.fingerprint.rows).collect();
         let now = (!left.is_empty()).then(|| left.iter().sum());
-        let loss = Loss { name: tree.clone(), before, now };
+        let loss = Loss { name: tree.clone(), unit: LossUnit::Rows, before, now };
         (source.shrank(before, now) && ignored.matching(tree, None).is_none()).then_some(loss)
     });
     Ok(lost.collect())

@@ -1,0 +1,454 @@
+//! Writes members of a tar object, and digests what it reads.
+//!
+//! GNU format, long names as `L` and `K` headers, files with holes in the PAX format 1.0 of GNU tar: GNU tar, bsdtar and Python's
+//! `tarfile` read all of it (<https://www.gnu.org/software/tar/manual/html_section/Sparse-Formats.html>). *Invariant*: what is told of a
+//! file is what was stored of it: mode, times and size are those of the moment between whose two looks its bytes were read. One that
+//! changed between them is read again; the members of the attempts before stay, and no list names them.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use dozo_model::{FileData, FileEntry, FileKind, FileMeta, Sha256Hasher};
+use rustix::fs::{Mode, OFlags, SeekFrom};
+use tar::{Builder, EntryType, Header};
+
+use crate::walk::bare_meta;
+use crate::{FilesError, Item, ItemKind, Result};
+
+/// Files up to this size are read before anything of them is written.
+const SMALL: u64 = 1 << 20;
+const BUFFER: usize = 1 << 17;
+/// How often a file that changes is read, and the pause before each further time.
+const ATTEMPTS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(250)];
+/// Size of a tar block.
+const BLOCK: u64 = 512;
+
+/// What became of an item.
+#[derive(Debug)]
+pub enum Added {
+    /// It is a member; its number in the list of tar objects is left to the caller.
+    Stored(Box<FileEntry>),
+    /// It was gone, or something else, when it was read.
+    Vanished,
+    /// It could not be read.
+    Unreadable(io::Error),
+}
+
+/// Writes a tar object.
+pub struct PackWriter<W: Write> {
+    builder: Builder<Counter<W>>,
+    members: u32,
+}
+
+struct Counter<W> {
+    out: W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Counter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.out.write(bytes)?;
+        self.bytes += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// A range of a file that holds data.
+type Extent = (u64, u64);
+
+impl<W: Write> PackWriter<W> {
+    /// Begins an archive.
+    pub fn new(out: W) -> Self {
+        Self { builder: Builder::new(Counter { out, bytes: 0 }), members: 0 }
+    }
+
+    /// Ends it. Returns what it was written to, how many members it has, and its size.
+    ///
+    /// # Errors
+    /// [`FilesError::Write`].
+    pub fn finish(self) -> Result<(W, u32, u64)> {
+        let Counter { out, bytes } = self.builder.into_inner().map_err(FilesError::Write)?;
+        Ok((out, self.members, bytes))
+    }
+
+    /// Adds an item; `advance` is told of bytes as they are read.
+    ///
+    /// # Errors
+    /// [`FilesError::Write`], and what `advance` says. What is wrong with the item itself is in [`Added`].
+    pub fn add<E: From<FilesError>>(
+        &mut self,
+        root: &Path,
+        item: &Item,
+        mut advance: impl FnMut(u64) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Added, E> {
+        let (entry_type, kind) = match &item.kind {
+            ItemKind::File(_) => return self.file(root, item, &mut advance),
+            ItemKind::Folder => (EntryType::Directory, FileKind::Folder),
+            ItemKind::Symlink(target) => (EntryType::Symlink, FileKind::Symlink { target: target.clone() }),
+            ItemKind::Hardlink(target) => (EntryType::Link, FileKind::Hardlink { target: target.clone() }),
+            ItemKind::Fifo => (EntryType::Fifo, FileKind::Fifo),
+        };
+        let mut header = header_of(&item.meta, entry_type);
+        if let FileKind::Symlink { target } | FileKind::Hardlink { target } = &kind
+            && header.set_link_name_literal(target.bytes()).is_err()
+        {
+            self.long(EntryType::GNULongLink, target.bytes())?;
+        }
+        match kind {
+            // Its name ends in a slash there.
+            FileKind::Folder => self.member(&mut header, &[item.path.bytes(), b"/"].concat(), io::empty())?,
+            _ => self.member(&mut header, item.path.bytes(), io::empty())?,
+        }
+        Ok(Added::Stored(Box::new(self.entry(item, kind, item.meta.clone()))))
+    }
+
+    /// Writes a member as it is called: the library tidies names, and refuses long ones that are not UTF-8.
+    fn member(&mut self, header: &mut Header, name: &[u8], data: impl Read) -> Result<()> {
+        let field = &mut header.as_old_mut().name;
+        let shown = name.len().min(field.len());
+        field[..shown].copy_from_slice(&name[..shown]);
+        if name.len() > shown {
+            self.long(EntryType::GNULongName, name)?;
+        }
+        header.set_cksum();
+        self.builder.append(header, data).map_err(FilesError::Write)
+    }
+
+    /// Writes a name that the header of the next member has no room for.
+    fn long(&mut self, kind: EntryType, name: &[u8]) -> Result<()> {
+        let mut header = Header::new_gnu();
+        header.as_old_mut().name[..13].copy_from_slice(b"././@LongLink");
+        header.set_entry_type(kind);
+        header.set_mode(0o644);
+        header.set_size(name.len() as u64 + 1);
+        header.set_cksum();
+        self.builder.append(&header, name.chain([0].as_slice())).map_err(FilesError::Write)
+    }
+
+    fn entry(&mut self, item: &Item, kind: FileKind, meta: FileMeta) -> FileEntry {
+        self.members += 1;
+        FileEntry { path: item.path.clone(), kind, meta, pack: 0, member: self.members - 1 }
+    }
+
+    fn file<E: From<FilesError>>(
+        &mut self,
+        root: &Path,
+        item: &Item,
+        advance: &mut impl FnMut(u64) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Added, E> {
+        let full = root.join(item.path.path());
+        let mut entry = None;
+        for (i, pause) in ATTEMPTS.into_iter().enumerate() {
+            std::thread::sleep(pause);
+            let opened = match open(&full) {
+                Ok(Some(opened)) => opened,
+                Ok(None) => return Ok(Added::Vanished),
+                Err(e) => return Ok(Added::Unreadable(e)),
+            };
+            let found = match Attempt::begin(opened, item) {
+                Ok(attempt) => self.attempt(attempt, item, i + 1 == ATTEMPTS.len(), advance)?,
+                Err(e) => Tried::Unreadable(e),
+            };
+            match found {
+                Tried::Stored(stored) => return Ok(Added::Stored(stored)),
+                Tried::Changed(stored) => entry = stored,
+                Tried::Unreadable(e) => return Ok(Added::Unreadable(e)),
+            }
+        }
+        Ok(entry.map_or(Added::Vanished, Added::Stored))
+    }
+
+    fn attempt<E: From<FilesError>>(
+        &mut self,
+        mut attempt: Attempt,
+        item: &Item,
+        last: bool,
+        advance: &mut impl FnMut(u64) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Tried, E> {
+        let size = attempt.size;
+        if size <= SMALL && attempt.extents.is_none() {
+            let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+            if let Err(e) = (&attempt.file).take(size).read_to_end(&mut bytes) {
+                return Ok(Tried::Unreadable(e));
+            }
+            let changed = match attempt.changed(bytes.len() as u64) {
+                Ok(changed) => changed,
+                Err(e) => return Ok(Tried::Unreadable(e)),
+            };
+            advance(bytes.len() as u64)?;
+            if changed && !last {
+                return Ok(Tried::Changed(None));
+            }
+            // It shrank: what there was of it is what is stored.
+            attempt.size = bytes.len() as u64;
+            let mut hasher = Sha256Hasher::default();
+            hasher.update(&bytes);
+            let mut header = header_of(&attempt.meta, EntryType::Regular);
+            header.set_size(attempt.size);
+            self.member(&mut header, item.path.bytes(), bytes.as_slice())?;
+            let data = FileData { size: attempt.size, sha256: hasher.finish(), sparse: false, changed };
+            let entry = Box::new(self.entry(item, FileKind::File(data), attempt.meta));
+            return Ok(Tried::Stored(entry));
+        }
+        let sparse = attempt.extents.is_some();
+        let mut reader = Content::new(&attempt, advance);
+        let empty = if sparse { Header::new_ustar() } else { Header::new_gnu() };
+        let mut header = described(empty, &attempt.meta, EntryType::Regular);
+        let left = reader.left;
+        let mut buffered = BufReader::with_capacity(BUFFER, &mut reader);
+        let written = match &attempt.extents {
+            None => {
+                header.set_size(left);
+                self.member(&mut header, item.path.bytes(), &mut buffered)
+            }
+            Some(extents) => {
+                let map = sparse_map(extents, size);
+                header.set_size(left + map.len() as u64);
+                // GNU tar looks for such maps behind POSIX headers alone. The true name stands before it.
+                self.builder
+                    .append_pax_extensions([
+                        ("GNU.sparse.major", b"1".as_slice()),
+                        ("GNU.sparse.minor", b"0"),
+                        ("GNU.sparse.name", item.path.bytes()),
+                        ("GNU.sparse.realsize", size.to_string().as_bytes()),
+                    ])
+                    .map_err(FilesError::Write)
+                    .and_then(|()| self.member(&mut header, b"GNUSparseFile.0/file", map.as_slice().chain(&mut buffered)))
+            }
+        };
+        let (read, failed, stopped) = (reader.read, reader.failed.take(), reader.stopped.take());
+        let sha256 = reader.finish(size);
+        if let Some(stopped) = stopped {
+            return Err(stopped);
+        }
+        written?;
+        // The member is there, filled with zeros where nothing could be read; only a list makes it count.
+        let changed = match (failed, attempt.changed(read)) {
+            (Some(e), _) | (None, Err(e)) => {
+                self.members += 1;
+                return Ok(Tried::Unreadable(e));
+            }
+            (None, Ok(changed)) => changed,
+        };
+        let data = FileData { size, sha256, sparse, changed };
+        let entry = Box::new(self.entry(item, FileKind::File(data), attempt.meta.clone()));
+        Ok(if changed && !last { Tried::Changed(Some(entry)) } else { Tried::Stored(entry) })
+    }
+}
+
+enum Tried {
+    Stored(Box<FileEntry>),
+    /// It is to be read again.
+    Changed(Option<Box<FileEntry>>),
+    Unreadable(io::Error),
+}
+
+/// A file that is being read.
+struct Attempt {
+    file: File,
+    meta: FileMeta,
+    size: u64,
+    /// Where its data is; none = all of it.
+    extents: Option<Vec<Extent>>,
+}
+
+impl Attempt {
+    fn begin(file: File, item: &Item) -> io::Result<Self> {
+        let found = file.metadata()?;
+        // What is shorter on the disk than it says has holes, or is compressed by the file system, which has none.
+        let extents = if found.blocks() * BLOCK < found.len() { extents(&file, found.len())? } else { None };
+        let meta = FileMeta { user: item.meta.user.clone(), group: item.meta.group.clone(), ..bare_meta(&found) };
+        Ok(Self { file, meta, size: found.len(), extents })
+    }
+
+    /// Tells whether the file is another one than when it was opened, or gave fewer bytes than it has.
+    fn changed(&self, read: u64) -> io::Result<bool> {
+        let found = self.file.metadata()?;
+        let now = bare_meta(&found);
+        let expected = self.extents.as_ref().map_or(self.size, |extents| extents.iter().map(|(_, length)| length).sum());
+        Ok(read < expected || (now.mtime, now.ctime, found.len()) != (self.meta.mtime, self.meta.ctime, self.size))
+    }
+}
+
+/// Opens a regular file for reading, and nothing else: a link is not followed, a pipe not waited for.
+fn open(path: &Path) -> io::Result<Option<File>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    Ok(file.metadata()?.is_file().then_some(file))
+}
+
+/// Returns where a file has data; none = it has no holes, or its file system does not tell.
+fn extents(file: &File, size: u64) -> io::Result<Option<Vec<Extent>>> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let from = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(from) => from.min(size),
+            // Only a hole is left.
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        let to = rustix::fs::seek(file, SeekFrom::Hole(from))?.min(size);
+        if to <= from {
+            break;
+        }
+        found.push((from, to - from));
+        at = to;
+    }
+    rustix::fs::seek(file, SeekFrom::Start(0))?;
+    Ok((found != [(0, size)]).then_some(found))
+}
+
+/// The map before the data of a file with holes: numbers, one a line, to the end of a block.
+fn sparse_map(extents: &[Extent], size: u64) -> Vec<u8> {
+    // GNU tar ends with an empty range, so that a hole at the end has its size.
+    let ranges = extents.iter().copied().chain([(size, 0)]);
+    let mut text = format!("{}\n", extents.len() + 1);
+    ranges.for_each(|(offset, length)| text.push_str(&format!("{offset}\n{length}\n")));
+    let mut bytes = text.into_bytes();
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes
+}
+
+fn header_of(meta: &FileMeta, kind: EntryType) -> Header {
+    described(Header::new_gnu(), meta, kind)
+}
+
+fn described(mut header: Header, meta: &FileMeta, kind: EntryType) -> Header {
+    header.set_entry_type(kind);
+    header.set_mode(meta.mode);
+    header.set_uid(meta.uid.into());
+    header.set_gid(meta.gid.into());
+    header.set_mtime(u64::try_from(meta.mtime.seconds).unwrap_or(0));
+    // A name that is too long for the header stands in the list.
+    let _ = meta.user.as_deref().map(|name| header.set_username(name));
+    let _ = meta.group.as_deref().map(|name| header.set_groupname(name));
+    header.set_size(0);
+    header
+}
+
+/// The data of a file, exactly as many bytes as its header says, digested with its holes.
+struct Content<'a, E, F> {
+    file: &'a File,
+    whole: [Extent; 1],
+    extents: Option<&'a [Extent]>,
+    next: usize,
+    /// Bytes of the range that is being read, and of all ranges, that are still to come.
+    in_range: u64,
+    left: u64,
+    /// Where the digest has come to.
+    digested: u64,
+    hasher: Sha256Hasher,
+    /// Bytes that the file gave.
+    read: u64,
+    ended: bool,
+    failed: Option<io::Error>,
+    stopped: Option<E>,
+    advance: &'a mut F,
+}
+
+impl<'a, E, F: FnMut(u64) -> std::result::Result<(), E>> Content<'a, E, F> {
+    fn new(attempt: &'a Attempt, advance: &'a mut F) -> Self {
+        let whole = [(0, attempt.size)];
+        let extents = attempt.extents.as_deref();
+        let left = extents.map_or(attempt.size, |e| e.iter().map(|(_, length)| length).sum());
+        Self {
+            file: &attempt.file,
+            whole,
+            extents,
+            next: 0,
+            in_range: 0,
+            left,
+            digested: 0,
+            hasher: Sha256Hasher::default(),
+            read: 0,
+            ended: false,
+            failed: None,
+            stopped: None,
+            advance,
+        }
+    }
+
+    fn zeros_to(&mut self, offset: u64) {
+        zeros(&mut self.hasher, offset.saturating_sub(self.digested));
+        self.digested = self.digested.max(offset);
+    }
+
+    /// Returns the digest of all `size` bytes.
+    fn finish(mut self, size: u64) -> dozo_model::Sha256Digest {
+        self.zeros_to(size);
+        self.hasher.finish()
+    }
+
+    fn some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.in_range == 0 {
+            let ranges: &[Extent] = self.extents.unwrap_or(&self.whole);
+            let Some((offset, length)) = ranges.get(self.next).copied() else { return Ok(0) };
+            self.next += 1;
+            self.in_range = length;
+            self.zeros_to(offset);
+            if !self.ended {
+                rustix::fs::seek(self.file, SeekFrom::Start(offset))?;
+            }
+        }
+        let most = usize::try_from(self.in_range).unwrap_or(usize::MAX).min(buffer.len()).min(BUFFER);
+        let buffer = &mut buffer[..most];
+        let n = if self.ended { 0 } else { self.file.read(buffer)? };
+        if n == 0 {
+            // It is shorter than it was: the header's promise is kept with zeros.
+            self.ended = true;
+            buffer.fill(0);
+            return Ok(most);
+        }
+        self.read += n as u64;
+        Ok(n)
+    }
+}
+
+impl<E, F: FnMut(u64) -> std::result::Result<(), E>> Read for Content<'_, E, F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let n = match self.some(buffer) {
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
+            Err(e) => {
+                self.failed = Some(e);
+                self.ended = true;
+                self.some(buffer)?
+            }
+        };
+        self.hasher.update(&buffer[..n]);
+        self.digested += n as u64;
+        self.in_range -= n as u64;
+        self.left -= n as u64;
+        if let Err(stopped) = (self.advance)(n as u64) {
+            self.stopped = Some(stopped);
+            return Err(io::Error::other("stopped"));
+        }
+        Ok(n)
+    }
+}
+
+/// Digests so many zeros.
+pub(crate) fn zeros(hasher: &mut Sha256Hasher, mut count: u64) {
+    static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+    while count > 0 {
+        let n = usize::try_from(count).unwrap_or(usize::MAX).min(ZEROS.len());
+        hasher.update(&ZEROS[..n]);
+        count -= n as u64;
+    }
+}
