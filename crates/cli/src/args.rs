@@ -75,6 +75,8 @@ pub(crate) enum Verb {
     Sql(Sql),
     /// Keep what the tiers promise, let go what they do not
     Retention(Retention),
+    /// Compress and delete old files of a file set, once a verified backup holds them
+    Rotate(Rotate),
     /// Keep a backup whatever the tiers say; without one, list what is held
     Hold(HoldArgs),
     /// The servers that backups came from
@@ -261,8 +263,11 @@ pub(crate) struct Show {
     #[arg(value_name = "BACKUP")]
     pub(crate) backup: String,
     /// What each column became: its Parquet type, how it travelled, values in the exact column
-    #[arg(long)]
+    #[arg(long, conflicts_with = "files")]
     pub(crate) types: bool,
+    /// The files of a file set: mode, owner, size, time, sha256
+    #[arg(long)]
+    pub(crate) files: bool,
 }
 
 /// Levels of `verify`, as words.
@@ -318,12 +323,21 @@ pub(crate) enum OnExisting {
 #[derive(Debug, Args)]
 pub(crate) struct Restore {
     /// SOURCE@latest, SOURCE@ID, or a unique prefix of an id; several only of files
-    #[arg(value_name = "BACKUP", required = true)]
+    #[arg(value_name = "BACKUP", required_unless_present = "all")]
     pub(crate) backups: Vec<String>,
+    /// The latest backup of every source that is no database server: files of all kinds, into one folder
+    #[arg(long, conflicts_with = "backups")]
+    pub(crate) all: bool,
     /// Database to restore into: env:NAME, file:PATH, a URL without password, or a source of the configuration; a folder for
-    /// backups of files
-    #[arg(long, value_name = "URL|FOLDER")]
-    pub(crate) to: String,
+    /// backups of files; - for a command's output on stdout
+    #[arg(long, value_name = "URL|FOLDER", required_unless_present = "command")]
+    pub(crate) to: Option<String>,
+    /// Give a command's output to the standard input of this command, such as: -- mysql crm
+    #[arg(value_name = "COMMAND", last = true, conflicts_with_all = ["to", "all"])]
+    pub(crate) command: Vec<String>,
+    /// Only these files of a file set, and the folders above them: a pattern as in .gitignore (repeatable)
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) path: Vec<String>,
     /// Only this schema (repeatable)
     #[arg(long, value_name = "SCHEMA")]
     pub(crate) schema: Vec<String>,
@@ -492,6 +506,31 @@ pub(crate) struct Retention {
     /// What to do [default: plan]
     #[command(subcommand)]
     pub(crate) verb: Option<RetentionVerb>,
+}
+
+/// `dozo rotate`
+#[derive(Debug, Args)]
+pub(crate) struct Rotate {
+    /// What to do [default: plan]
+    #[command(subcommand)]
+    pub(crate) verb: Option<RotateVerb>,
+}
+
+/// Verbs of `rotate`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RotateVerb {
+    /// List the files that are old enough, and what holds them back; change nothing
+    Plan {
+        /// Only this source (repeatable) [default: all that have a rule]
+        #[arg(value_name = "SOURCE")]
+        sources: Vec<String>,
+    },
+    /// Compress and delete them
+    Apply {
+        /// Only this source (repeatable) [default: all that have a rule]
+        #[arg(value_name = "SOURCE")]
+        sources: Vec<String>,
+    },
 }
 
 /// Verbs of `retention`.

@@ -15,6 +15,7 @@ mod notify;
 mod replicate;
 mod restore;
 mod retention;
+mod rotate;
 mod schedule;
 mod show;
 mod simulate;
@@ -112,6 +113,7 @@ pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken, up
             Verb::Fingerprint(args) => fingerprint::run(&session, args).await,
             Verb::Sql(args) => sql::run(&session, args).await,
             Verb::Retention(args) => retention::run(&session, args).await,
+            Verb::Rotate(args) => rotate::run(&session, args).await,
             Verb::Hold(args) => hold::run(&session, args).await,
             Verb::Source(args) => source::run(&session, args).await,
             Verb::Notify(args) => notify::run(&session, args).await,

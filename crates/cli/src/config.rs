@@ -131,7 +131,8 @@ impl Config {
 
     /// Reads the text of a file.
     pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let base = path.parent().map(Path::to_owned).unwrap_or_default();
+        // The parent of a bare name is empty, which is no folder to any call of the system.
+        let base = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
         let base = std::path::absolute(&base).unwrap_or(base);
         read::Reader::read(path, &base, text).map_err(|problems| ConfigError::Invalid(path.to_owned(), problems))
     }

@@ -4,6 +4,7 @@
 
 mod frame;
 mod gate;
+mod lean;
 mod postgres;
 mod report;
 mod uploads;
@@ -16,18 +17,16 @@ use dozo_catalog::Repository;
 use dozo_model::{BackupId, Stage};
 
 pub(crate) use frame::Frame;
-#[cfg(feature = "duckdb")]
 pub(crate) use frame::{Draft, Work};
-#[cfg(feature = "duckdb")]
 pub(crate) use gate::Gate;
+pub(crate) use lean::{Offers, newest, stands};
 pub(crate) use postgres::{Readable, readable, too_large, wanted_sequences};
-pub use report::{BackupReport, Bottleneck, TableReport};
-#[cfg(feature = "duckdb")]
+pub use report::{BackupReport, Bottleneck, FilesReport, TableReport};
 pub(crate) use uploads::{Upload, UploadSink, Uploads};
 
 use crate::backup::warnings::Warnings;
-use crate::context::{Context, OnBlock, RepositorySettings, SourceKind, SourceSettings};
-use crate::{EngineError, Result, duckdb, hooks};
+use crate::context::{CommandSettings, Context, OnBlock, RepositorySettings, SourceKind, SourceSettings};
+use crate::{EngineError, Result, command, duckdb, files, hooks};
 
 /// How often a backup starts over because others waited behind its locks.
 const RELEASES: usize = 3;
@@ -100,6 +99,8 @@ async fn once(
     let opened = match &source.kind {
         SourceKind::Postgres(settings) => Opened::Postgres(Box::new(postgres::Opened::open(source, settings).await?)),
         SourceKind::Duckdb(settings) => Opened::Duckdb(duckdb::Found::look(source, settings)?),
+        SourceKind::Files(settings) => Opened::Files(Box::new(files::Set::look(source, settings)?)),
+        SourceKind::Command(settings) => Opened::Command(settings),
     };
     let id = BackupId::new(ctx.clock.now(), &mut rand::rng());
     let lease = repository.lease(&source.name, &id, Arc::clone(&ctx.clock), options.wait).await?;
@@ -114,6 +115,8 @@ async fn once(
         match opened {
             Opened::Postgres(opened) => postgres::run(&frame, *opened).await,
             Opened::Duckdb(found) => duckdb::run(&frame, found).await,
+            Opened::Files(set) => files::run(&frame, *set).await,
+            Opened::Command(settings) => command::run(&frame, settings).await,
         }
     };
     let done = tokio::select! {
@@ -134,4 +137,6 @@ async fn once(
 enum Opened<'a> {
     Postgres(Box<postgres::Opened<'a>>),
     Duckdb(duckdb::Found<'a>),
+    Files(Box<files::Set<'a>>),
+    Command(&'a CommandSettings),
 }

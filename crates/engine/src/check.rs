@@ -5,14 +5,16 @@ use dozo_model::{Ability, Capabilities, Explain, human_bytes, random_suffix};
 use dozo_postgres::{
     PgError, PgTools, Session, large_objects, lock_budget, missing_grants, sequences, tables, visible_user_mappings,
 };
-use dozo_store::Parts;
+use dozo_store::{Parts, Store};
 use serde::Serialize;
 
 use crate::backup::{Readable, readable, wanted_sequences};
 use crate::budget::Budget;
-use crate::context::{Context, DuckdbSettings, PostgresSettings, RepositorySettings, SourceKind, SourceSettings};
+use crate::context::{
+    CommandSettings, Context, DuckdbSettings, FilesSettings, PostgresSettings, RepositorySettings, SourceKind, SourceSettings,
+};
 use crate::select::Patterns;
-use crate::{EngineError, Result, duckdb};
+use crate::{EngineError, Result, command, duckdb, files};
 
 /// Answer to one question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -83,9 +85,9 @@ pub async fn check(ctx: &Context, repository: &RepositorySettings, sources: &[So
         for replica in &repository.replicas {
             lines.extend(check_repository(Some(&replica.name), &replica.repository, &[]).await);
         }
-        let parts = repository.store().map(|s| s.parts()).unwrap_or_default();
+        let store = repository.store().ok();
         for source in sources {
-            lines.extend(check_source(ctx, source, parts).await);
+            lines.extend(check_source(ctx, source, store.as_ref()).await);
         }
         lines
     };
@@ -205,16 +207,57 @@ fn tell_capabilities(doctor: &mut Doctor, found: &Capabilities, recorded: Option
     doctor.ok("store", words.join(", "));
 }
 
-async fn check_source(ctx: &Context, source: &SourceSettings, parts: Parts) -> Vec<CheckLine> {
+async fn check_source(ctx: &Context, source: &SourceSettings, store: Option<&Store>) -> Vec<CheckLine> {
     let mut doctor = Doctor { about: source.name.to_string(), lines: Vec::new() };
     let looked = match &source.kind {
-        SourceKind::Postgres(settings) => look_at_database(ctx, source, settings, parts, &mut doctor).await,
+        SourceKind::Postgres(settings) => {
+            let parts = store.map(Store::parts).unwrap_or_default();
+            look_at_database(ctx, source, settings, parts, &mut doctor).await
+        }
         SourceKind::Duckdb(settings) => look_at_files(source, settings, &mut doctor),
+        SourceKind::Files(settings) => look_at_set(ctx, source, settings, store, &mut doctor).await,
+        SourceKind::Command(settings) => {
+            look_at_command(settings, &mut doctor);
+            Ok(())
+        }
     };
     if let Err(e) = looked {
         doctor.fail("source", &e);
     }
     doctor.lines
+}
+
+/// Looks whether a file set is there, and what of it cannot be read.
+async fn look_at_set(
+    ctx: &Context,
+    source: &SourceSettings,
+    settings: &FilesSettings,
+    store: Option<&Store>,
+    doctor: &mut Doctor,
+) -> Result<()> {
+    let walked = files::Tree::look(source, settings)?.walk(store, &ctx.cancel).await?;
+    let bytes = walked.items.iter().map(files::size_of).sum();
+    let status = if walked.items.is_empty() { CheckStatus::Fail } else { CheckStatus::Ok };
+    let detail =
+        format!("{} files, folders and links below {}, {}", walked.items.len(), settings.root.display(), human_bytes(bytes));
+    let next = (status == CheckStatus::Fail).then(|| "correct root, include or exclude".to_owned());
+    doctor.add("files", status, detail, next);
+    for problem in walked.problems {
+        let status = if problem.error { CheckStatus::Fail } else { CheckStatus::Warn };
+        let next = "give whoever backs up the right to read it, or leave it out with exclude".to_owned();
+        doctor.add("files", status, format!("{}: {}", problem.path, problem.reason), Some(next));
+    }
+    Ok(())
+}
+
+/// Looks whether the programs are there; they are not run.
+fn look_at_command(settings: &CommandSettings, doctor: &mut Doctor) {
+    for program in [settings.command.first(), settings.check.first()].into_iter().flatten() {
+        match command::find_program(&settings.base, program) {
+            Ok(path) => doctor.ok("command", format!("{program} is {}", path.display())),
+            Err(why) => doctor.add("command", CheckStatus::Fail, why, Some("install it, or write its whole path".into())),
+        }
+    }
 }
 
 /// Looks whether the files are there and open.

@@ -145,6 +145,10 @@ pub enum SourceKind {
     Postgres(PostgresSettings),
     /// DuckDB files.
     Duckdb(DuckdbSettings),
+    /// A file set.
+    Files(FilesSettings),
+    /// What a command prints.
+    Command(CommandSettings),
 }
 
 /// What only a Postgres source has.
@@ -185,6 +189,47 @@ pub struct DuckdbSettings {
     pub compression: Compression,
 }
 
+/// What only a file set has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilesSettings {
+    /// Folder that everything lies below.
+    pub root: std::path::PathBuf,
+    /// How tar objects are compressed.
+    pub compression: Compression,
+    /// What becomes of old files; none = nothing.
+    pub rotate: Option<RotateSettings>,
+}
+
+/// What becomes of old files of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RotateSettings {
+    /// One that was not written for so long is compressed.
+    pub compress_after: Option<Duration>,
+    /// One that was not written for so long, compressed or not, is deleted.
+    pub delete_after: Option<Duration>,
+    /// Nothing is done to a file that no verified backup holds.
+    pub after_backup: bool,
+}
+
+/// What only a command has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandSettings {
+    /// Folder that it runs in.
+    pub base: std::path::PathBuf,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Program and arguments that must succeed afterwards; empty = none.
+    pub check: Vec<String>,
+    /// Each is killed after this long.
+    pub timeout: Duration,
+    /// Fewer bytes than this are no backup.
+    pub min_size: ByteSize,
+    /// Name of the file that holds what it printed.
+    pub file: String,
+    /// How that is compressed.
+    pub compression: Compression,
+}
+
 impl SourceSettings {
     /// Returns the source that makes backups under this name: the one of that name, or the server that it is a database of.
     #[must_use]
@@ -204,7 +249,7 @@ impl SourceSettings {
     pub fn postgres(&self) -> Option<&PostgresSettings> {
         match &self.kind {
             SourceKind::Postgres(settings) => Some(settings),
-            SourceKind::Duckdb(_) => None,
+            SourceKind::Duckdb(_) | SourceKind::Files(_) | SourceKind::Command(_) => None,
         }
     }
 

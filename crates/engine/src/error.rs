@@ -4,6 +4,7 @@ use std::path::Path;
 
 use dozo_catalog::CatalogError;
 use dozo_encode::EncodeError;
+use dozo_files::FilesError;
 use dozo_model::{ErrorClass, Explain, Fingerprint, IdError, Manifest, QualifiedName, human_bytes};
 use dozo_postgres::{PgError, WireError};
 use dozo_store::StoreError;
@@ -19,6 +20,17 @@ pub enum EngineError {
     #[cfg(feature = "duckdb")]
     #[error(transparent)]
     Duckdb(#[from] dozo_duckdb::DuckdbError),
+    /// Files.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// A command is no good backup.
+    #[error("command `{program}`: {reason}")]
+    Command {
+        /// Program.
+        program: String,
+        /// Why.
+        reason: String,
+    },
     /// This program was built without DuckDB.
     #[error("{what}: this dozo was built without DuckDB")]
     WithoutDuckdb {
@@ -55,6 +67,14 @@ pub enum EngineError {
         pattern: String,
         /// Where.
         place: String,
+    },
+    /// A pattern matches no file of a backup.
+    #[error("pattern `{pattern}` matches no file of {backup}")]
+    NoFile {
+        /// Pattern.
+        pattern: String,
+        /// Source and id.
+        backup: String,
     },
     /// Texts of a database that does not know its encoding, where these are to be refused.
     #[error("the database has no encoding (SQL_ASCII), and these columns hold texts: {}", columns.join(", "))]
@@ -286,11 +306,13 @@ impl Explain for EngineError {
             Self::Postgres(e) => e.class(),
             #[cfg(feature = "duckdb")]
             Self::Duckdb(e) => e.class(),
+            Self::Files(e) => e.class(),
             Self::Store(e) => e.class(),
             Self::Catalog(e) => e.class(),
             Self::Encode { source, .. } => source.class(),
             Self::BadPattern { .. }
             | Self::NoMatch { .. }
+            | Self::NoFile { .. }
             | Self::Name(_)
             | Self::Options(_)
             | Self::OtherKind { .. }
@@ -303,6 +325,7 @@ impl Explain for EngineError {
             | Self::NoTable(_)
             | Self::LowSpace { .. }
             | Self::Hook { .. }
+            | Self::Command { .. }
             | Self::Folder { .. }
             | Self::Output(_)
             | Self::TooManyDumps { .. }
@@ -326,6 +349,7 @@ impl Explain for EngineError {
             Self::Postgres(e) => e.code(),
             #[cfg(feature = "duckdb")]
             Self::Duckdb(e) => e.code(),
+            Self::Files(e) => e.code(),
             Self::Store(e) => e.code(),
             Self::Catalog(e) => e.code(),
             Self::Encode { source, .. } => source.code(),
@@ -357,6 +381,8 @@ impl Explain for EngineError {
             Self::OtherKind { .. } => "DOZO-E6027",
             Self::WithoutDuckdb { .. } => "DOZO-E6028",
             Self::Output(_) => "DOZO-E6029",
+            Self::Command { .. } => "DOZO-E6030",
+            Self::NoFile { .. } => "DOZO-E6031",
             Self::Cancelled => "DOZO-E6010",
             Self::Internal(_) => "DOZO-E6099",
         }
@@ -367,12 +393,14 @@ impl Explain for EngineError {
             Self::Postgres(e) => return e.next(),
             #[cfg(feature = "duckdb")]
             Self::Duckdb(e) => return e.next(),
+            Self::Files(e) => return e.next(),
             Self::Store(e) => return e.next(),
             Self::Catalog(e) => return e.next(),
             Self::Encode { source, .. } => return source.next(),
             Self::BadPattern { .. } | Self::NoMatch { .. } => {
                 "patterns are schema.table with * and ?; dozo check lists the tables".into()
             }
+            Self::NoFile { .. } => "patterns are those of .gitignore; dozo show --files lists the files".into(),
             Self::Options(_) => "dozo help, and the verb".into(),
             Self::OtherKind { .. } => "dozo list shows what there is".into(),
             Self::Output(_) => "check the path, its permissions and its disk".into(),
@@ -400,7 +428,7 @@ impl Explain for EngineError {
             }
             Self::Blocking { .. } => "run it again when no migration runs, or raise max-block, or set on-block".into(),
             Self::LowSpace { .. } => "make room (dozo gc plan shows what belongs to no backup), or lower min-free".into(),
-            Self::Hook { .. } => "run the command by hand".into(),
+            Self::Hook { .. } | Self::Command { .. } => "run the command by hand".into(),
             Self::Folder { .. } => "check the path, its permissions and its disk".into(),
             Self::TooManyDumps { .. } => "look at it without --apply; if that is meant, add --max-delete 100%".into(),
             Self::NotSuspect { .. } => "dozo list".into(),

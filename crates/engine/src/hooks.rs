@@ -9,10 +9,8 @@ use std::process::Stdio;
 use tokio::io::AsyncReadExt;
 
 use crate::context::Hook;
+use crate::process::{Running, tail};
 use crate::{EngineError, Result};
-
-/// Bytes of its output that are quoted.
-const QUOTED: usize = 400;
 
 /// Runs a hook; `facts` become `DOZO_…` variables.
 ///
@@ -25,20 +23,10 @@ pub async fn run(name: &'static str, hook: &Hook, facts: &[(&str, String)]) -> R
     let kept = ["PATH", "HOME", "LANG", "TZ"].into_iter().filter_map(|k| Some((k.to_owned(), std::env::var(k).ok()?)));
     let told = facts.iter().map(|(k, v)| (format!("DOZO_{k}"), v.clone()));
     let environment: BTreeMap<String, String> = kept.chain(told).collect();
-    let mut child = tokio::process::Command::new(program)
-        .args(arguments)
-        .env_clear()
-        .envs(environment)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        // Its own group, so that a shell's children die with it.
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|e| failed(e.to_string()))?;
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
-    let mut output = child.stderr.take();
+    let mut command = tokio::process::Command::new(program);
+    command.args(arguments).env_clear().envs(environment).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut running = Running::start(&mut command).map_err(|e| failed(e.to_string()))?;
+    let mut output = running.child.stderr.take();
     let read = async {
         let mut text = Vec::new();
         if let Some(pipe) = &mut output {
@@ -47,25 +35,13 @@ pub async fn run(name: &'static str, hook: &Hook, facts: &[(&str, String)]) -> R
         }
         text
     };
-    let work = async {
-        let (text, status) = tokio::join!(read, child.wait());
-        (text, status)
-    };
-    let outcome = tokio::time::timeout(hook.timeout, work).await;
-    match outcome {
-        Err(_) => {
-            if let Some(group) = group {
-                // It may have ended just now.
-                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-            }
-            Err(failed(format!("it did not end within {}", dozo_model::human_duration(hook.timeout))))
-        }
+    let work = async { tokio::join!(read, running.child.wait()) };
+    match tokio::time::timeout(hook.timeout, work).await {
+        Err(_) => Err(failed(format!("it did not end within {}", dozo_model::human_duration(hook.timeout)))),
         Ok((_, Err(e))) => Err(failed(e.to_string())),
         Ok((_, Ok(status))) if status.success() => Ok(()),
         Ok((text, Ok(status))) => {
-            let text = String::from_utf8_lossy(&text);
-            let start = text.trim().len().saturating_sub(QUOTED);
-            let tail: String = text.trim().chars().skip(start).collect();
+            let tail = tail(&text);
             Err(failed(if tail.is_empty() { status.to_string() } else { format!("{status}: {tail}") }))
         }
     }

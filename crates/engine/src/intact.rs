@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 
+use dozo_catalog::Repository;
 use dozo_model::{Manifest, Sha256Digest};
+use dozo_store::ObjectData;
 
+use crate::context::Context;
 use crate::{EngineError, Result};
 
 /// Size and digest of each object of a manifest.
@@ -18,6 +21,20 @@ impl Digests {
     /// Returns the size of an object; none = the manifest does not name it.
     pub(crate) fn bytes(&self, key: &str) -> Option<u64> {
         self.0.get(key).map(|(bytes, _)| *bytes)
+    }
+
+    /// Fetches an object, and makes sure that it is the one that the manifest names.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`]; [`EngineError::Cancelled`]; what the store says.
+    pub(crate) async fn fetch(&self, ctx: &Context, repository: &Repository, key: &str) -> Result<ObjectData> {
+        let fetched = tokio::select! {
+            biased;
+            () = ctx.cancel.cancelled() => return Err(EngineError::Cancelled),
+            fetched = repository.store().fetch(key) => fetched?,
+        };
+        self.check(key, fetched.bytes, fetched.sha256)?;
+        Ok(fetched.data)
     }
 
     /// Makes sure that bytes of this size and digest are the object's.

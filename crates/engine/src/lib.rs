@@ -11,6 +11,7 @@ mod backup;
 mod budget;
 mod check;
 mod cluster;
+mod command;
 mod compare;
 mod context;
 #[cfg(feature = "duckdb")]
@@ -19,31 +20,36 @@ mod duckdb;
 #[path = "without_duckdb.rs"]
 mod duckdb;
 mod error;
+mod files;
 mod fingerprint;
 mod hooks;
 mod init;
 mod intact;
+mod process;
 mod replicate;
 mod restore;
 mod restore_md;
 mod select;
 mod sql;
 mod status;
+mod stored;
 mod verify;
 mod workers;
 
 pub use adopt::{Adopted, Adoption, Dump, NamePattern, Retired, retire_dumps, survey_dumps};
 pub use alarms::{Alarm, AlarmRules};
-pub use backup::{BackupOptions, BackupReport, Bottleneck, TableReport, backup};
+pub use backup::{BackupOptions, BackupReport, Bottleneck, FilesReport, TableReport, backup};
 pub use budget::Budget;
 pub use check::{CheckLine, CheckStatus, check};
 pub use cluster::{Expanded, expand, vanished};
+pub use command::{StreamReport, restore_stream};
 pub use compare::{CompareOptions, CompareReport, CompareSide, PartitionComparison, RowDifference, TableComparison, compare};
 pub use context::{
-    Context, DatabaseChoice, DuckdbSettings, Hook, Hooks, OnBlock, PostgresSettings, ReplicaSettings, RepositorySettings,
-    SourceKind, SourceSettings,
+    CommandSettings, Context, DatabaseChoice, DuckdbSettings, FilesSettings, Hook, Hooks, OnBlock, PostgresSettings,
+    ReplicaSettings, RepositorySettings, RotateSettings, SourceKind, SourceSettings,
 };
 pub use error::EngineError;
+pub use files::{RotateAction, RotateLine, RotatePlan, list_files, rotate_apply, rotate_plan};
 pub use fingerprint::{FingerprintLine, FingerprintReport, fingerprint, fingerprint_statements};
 pub use hooks::run as run_hook;
 pub use init::{Draft, inspect_for_init};
@@ -52,7 +58,7 @@ pub use replicate::{
 };
 pub use restore::{
     Content, Existing, FolderOptions, FolderReport, PreviewTable, RestoreOptions, RestorePreview, RestoreReport, RestoredFile,
-    RestoredTable, preview, restore, restore_folder,
+    RestoredSet, RestoredTable, preview, restore, restore_folder,
 };
 pub use select::Patterns;
 pub use sql::{SqlForm, SqlOptions, SqlReport, SqlRows, sql};

@@ -23,7 +23,7 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-pub use folder::{FolderOptions, FolderReport, RestoredFile, restore_folder};
+pub use folder::{FolderOptions, FolderReport, RestoredFile, RestoredSet, restore_folder};
 pub use preview::{PreviewTable, RestorePreview, preview};
 
 use crate::context::Context;

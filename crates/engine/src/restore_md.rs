@@ -235,7 +235,7 @@ fn foreign_money<'a>(mut datasets: impl Iterator<Item = &'a Dataset>) -> bool {
 }
 
 /// Makes text of the database harmless where it is printed for people: one line, no markup.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || c == '`' { ' ' } else { c }).collect()
 }
 

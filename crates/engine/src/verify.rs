@@ -3,7 +3,7 @@
 //! All findings are collected, not only the first. The result is an event beside the manifest. A check that could not run
 //! is *not run*, never green. *Memory*: one object per worker; large remote ones are spooled to a temporary file.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use dozo_catalog::{BackupEntry, BackupState, Repository, tool};
 use dozo_encode::{EncodeError, ParquetInput, ParquetReader};
 use dozo_model::{
     CheckEvent, Content, Dataset, DatasetKind, DuckdbForm, FORMAT_VERSION, Finding, FindingKind, Fingerprint, Manifest,
-    ObjectRef, Part, RowDigester, SkippedObject, Stage, TextFingerprint, Timestamp, Verdict, VerifyLevel,
+    ObjectRef, Part, RowDigester, SkippedObject, Stage, StoredFile, TextFingerprint, Timestamp, Verdict, VerifyLevel,
 };
 use dozo_postgres::{LARGE_OBJECT_PIECE, RowEncoder, arrow_schema};
 use dozo_store::{Fetched, Layout, ObjectData, StoreError};
@@ -20,7 +20,8 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::chain;
-use crate::{EngineError, Result, duckdb};
+use crate::stored::unpack;
+use crate::{EngineError, Result, duckdb, files};
 
 /// Rows decoded at a time, unless they are wide.
 const BATCH_ROWS: u64 = 8192;
@@ -63,9 +64,21 @@ pub async fn verify(
     };
     let data: u64 = manifest.stored_bytes();
     ctx.progress.stage(Stage::Verify, manifest.rows(), data);
-    let uses = uses(manifest);
+    let mut uses = uses(manifest);
     let mut findings = contradictions(manifest);
     let mut not_run = Vec::new();
+    if let (Content::Files(content), VerifyLevel::Content) = (&manifest.content, level) {
+        match files::uses(repository, manifest, content).await {
+            Ok(found) => uses.extend(found.into_iter().map(|(key, used)| (key, Use::Files(used)))),
+            Err(e @ (EngineError::Damaged { .. } | EngineError::Files(_))) => findings.push(Finding {
+                kind: FindingKind::Decode,
+                object: content.list.clone(),
+                tables: vec!["(list)".into()],
+                detail: chain(&e),
+            }),
+            Err(e) => not_run.push(format!("{}: {}", content.list, chain(&e))),
+        }
+    }
     let (mut bytes, mut rows) = (0, 0);
     let parallel =
         if level == VerifyLevel::Exists { LOOKS } else { std::thread::available_parallelism().map_or(2, usize::from).min(4) };
@@ -155,11 +168,10 @@ async fn read_not_long_ago(
 ) -> Result<BTreeMap<String, Timestamp>> {
     let history = repository.history(&manifest.source).await?;
     let (checked, distrusted) = (history.content_checked(), history.distrusted());
-    let own: HashSet<&str> =
-        manifest.datasets().iter().filter(|d| d.copied_by.is_none()).flat_map(|d| &d.parts).map(|p| p.object.as_str()).collect();
-    let shared = manifest.datasets().iter().filter(|d| d.copied_by.is_some()).flat_map(|d| &d.parts).map(|p| p.object.as_str());
+    let foreign = |key: &&str| Layout::owner(key).is_some_and(|owner| owner != manifest.id);
+    let shared = manifest.objects.iter().map(|o| o.key.as_str()).filter(foreign);
     let now = ctx.clock.now();
-    let recent = shared.filter(|key| !own.contains(key) && !distrusted.contains(key)).filter_map(|key| {
+    let recent = shared.filter(|key| !distrusted.contains(key)).filter_map(|key| {
         let at = *checked.get(key)?;
         (now.duration_since(at).unsigned_abs() < within).then(|| (key.to_owned(), at))
     });
@@ -210,6 +222,10 @@ enum Use<'a> {
     Parts(Vec<(&'a Dataset, &'a Part)>),
     /// Rows of a DuckDB table, or a DuckDB file.
     Duckdb(duckdb::Use),
+    /// Files of a set.
+    Files(files::Use),
+    /// What a command printed.
+    Stored(&'a StoredFile),
 }
 
 impl Use<'_> {
@@ -217,6 +233,8 @@ impl Use<'_> {
         match self {
             Self::Parts(parts) => parts.iter().map(|(d, _)| d.name.to_string()).collect(),
             Self::Duckdb(used) => used.tables(),
+            Self::Files(used) => used.names(),
+            Self::Stored(_) => vec!["(output)".into()],
         }
     }
 }
@@ -231,7 +249,11 @@ fn uses(manifest: &Manifest) -> Uses<'_> {
         }
     }
     let parts = parts.into_iter().map(|(key, parts)| (key, Use::Parts(parts)));
-    parts.chain(duckdb::uses(manifest).into_iter().map(|(key, used)| (key, Use::Duckdb(used)))).collect()
+    let stored = match &manifest.content {
+        Content::Command(content) => Some((content.stored.object.as_str(), Use::Stored(&content.stored))),
+        _ => None,
+    };
+    parts.chain(duckdb::uses(manifest).into_iter().map(|(key, used)| (key, Use::Duckdb(used)))).chain(stored).collect()
 }
 
 /// What the manifest says about itself must fit together.
@@ -272,7 +294,12 @@ fn contradictions(manifest: &Manifest) -> Vec<Finding> {
             }
         }
     }
-    for key in manifest.beside() {
+    let packs = match &manifest.content {
+        Content::Files(content) => content.packs.iter().map(|p| p.object.as_str()).collect(),
+        Content::Command(content) => vec![content.stored.object.as_str()],
+        Content::Postgres(_) | Content::Duckdb(_) => Vec::new(),
+    };
+    for key in manifest.beside().into_iter().chain(packs) {
         if !known.contains_key(key) {
             findings.push(finding(key, vec![], "it is not in the list of objects".into()));
         }
@@ -334,14 +361,28 @@ async fn look(
             look.rows = decoded.iter().map(|d| d.0).sum();
             look.findings.extend(decoded.into_iter().filter_map(|(_, finding)| finding));
         }
-        // Bytes that are not what was written need not be looked at by a database.
-        Some(Use::Duckdb(_)) if !look.findings.is_empty() => {}
+        // Bytes that are not what was written need not be looked at any closer.
+        Some(_) if !look.findings.is_empty() => {}
         Some(Use::Duckdb(used)) => {
             let used = used.clone();
             let decoded = tokio::task::spawn_blocking(move || duckdb::decode(&key, fetched, &used, &cancel));
             let (rows, findings) = decoded.await.map_err(joined)??;
             look.rows = rows;
             look.findings.extend(findings);
+        }
+        Some(Use::Files(used)) => {
+            let used = used.clone();
+            let decoded = tokio::task::spawn_blocking(move || files::decode(fetched, &used, &cancel));
+            look.findings.extend(decoded.await.map_err(joined)??);
+        }
+        Some(Use::Stored(stored)) => {
+            let stored = (*stored).clone();
+            let decoded = tokio::task::spawn_blocking(move || unpack(fetched.data, &stored, &cancel, |_| Ok(())));
+            match decoded.await.map_err(joined)? {
+                Ok(wrong) => look.findings.extend(wrong.map(|why| finding(FindingKind::Content, why))),
+                Err(e @ EngineError::Damaged { .. }) => look.findings.push(finding(FindingKind::Decode, chain(&e))),
+                Err(e) => return Err(e),
+            }
         }
     }
     Ok(look)

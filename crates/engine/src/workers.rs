@@ -103,6 +103,11 @@ impl<R> Drop for Workers<R> {
     }
 }
 
+/// Runs what waits for files on a thread of its own.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| EngineError::Internal(e.to_string()))?
+}
+
 /// Keeps the first error, unless it only says that another one stopped it.
 pub(crate) fn first_error(first: Option<EngineError>, next: EngineError) -> EngineError {
     use dozo_model::{ErrorClass, Explain};

@@ -17,11 +17,11 @@ mod walk;
 
 pub use error::FilesError;
 pub use list::{read_list, write_entry};
-pub use pack::{Added, PackWriter};
+pub use pack::{Added, PackWriter, same_content};
 pub use rules::Rules;
 pub use target::{Owners, Target};
 pub use unpack::{ContentSink, Member, copy_content, members};
 pub use usage::Writers;
-pub use walk::{Item, ItemKind, Problem, Walked, walk};
+pub use walk::{Item, ItemKind, Problem, Walked, bare_meta, walk};
 
 pub(crate) type Result<T> = std::result::Result<T, FilesError>;

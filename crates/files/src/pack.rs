@@ -243,6 +243,31 @@ impl<W: Write> PackWriter<W> {
     }
 }
 
+/// Reads a file and tells whether its content is `data`: then, what the system says of it.
+///
+/// # Errors
+/// What `advance` says, which is told of bytes as they are read. A file that cannot be read is another one.
+pub fn same_content<E: From<FilesError>>(
+    root: &Path,
+    item: &Item,
+    data: &FileData,
+    mut advance: impl FnMut(u64) -> std::result::Result<(), E>,
+) -> std::result::Result<Option<FileMeta>, E> {
+    let attempt = match open(&root.join(item.path.path())).and_then(|file| file.map(|f| Attempt::begin(f, item)).transpose()) {
+        Ok(Some(attempt)) if attempt.size == data.size => attempt,
+        _ => return Ok(None),
+    };
+    let mut reader = Content::new(&attempt, &mut advance);
+    let copied = io::copy(&mut BufReader::with_capacity(BUFFER, &mut reader), &mut io::sink());
+    let (read, failed, stopped) = (reader.read, reader.failed.is_some(), reader.stopped.take());
+    let sha256 = reader.finish(attempt.size);
+    if let Some(stopped) = stopped {
+        return Err(stopped);
+    }
+    let stood = copied.is_ok() && !failed && attempt.changed(read).is_ok_and(|changed| !changed);
+    Ok((stood && sha256 == data.sha256).then_some(attempt.meta))
+}
+
 enum Tried {
     Stored(Box<FileEntry>),
     /// It is to be read again.

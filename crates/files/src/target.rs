@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use dozo_model::{FileMeta, FilePath, FileTime, random_suffix};
+use dozo_model::{FileKind, FileMeta, FilePath, FileTime, random_suffix};
 use nix::unistd::{Group, User};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
@@ -148,6 +148,38 @@ impl Target {
         }
     }
 
+    /// Tells whether a link or a pipe stands there as it is to be.
+    ///
+    /// # Errors
+    /// [`FilesError::File`].
+    pub fn is(&self, path: &FilePath, kind: &FileKind) -> Result<bool> {
+        let failed = self.failed(path);
+        let (folder, name) = self.parent(path, false).map_err(failed)?;
+        let found = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        Ok(match kind {
+            FileKind::Symlink { target } => {
+                rustix::fs::readlinkat(&folder, name, Vec::new()).is_ok_and(|says| says.to_bytes() == target.bytes())
+            }
+            FileKind::Hardlink { target } => {
+                let other = self.parent(target, false);
+                let other = other.and_then(|(folder, name)| rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW));
+                other.is_ok_and(|other| (other.st_dev, other.st_ino) == (found.st_dev, found.st_ino))
+            }
+            FileKind::Fifo => FileType::from_raw_mode(found.st_mode) == FileType::Fifo,
+            FileKind::File(_) | FileKind::Folder => false,
+        })
+    }
+
+    /// Deletes a file.
+    ///
+    /// # Errors
+    /// [`FilesError::File`].
+    pub fn remove(&self, path: &FilePath) -> Result<()> {
+        let failed = self.failed(path);
+        let (folder, name) = self.parent(path, false).map_err(failed)?;
+        rustix::fs::unlinkat(&folder, name, AtFlags::empty()).map_err(failed)
+    }
+
     /// Makes a folder, for its owner alone until [`Target::describe`].
     ///
     /// # Errors
@@ -173,6 +205,16 @@ impl Target {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&folder, &hidden, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
         Ok(NewFile { file: File::from(fd), folder, hidden, kept: false })
+    }
+
+    /// Opens a file that is being made, to read what was written.
+    ///
+    /// # Errors
+    /// [`FilesError::File`].
+    pub fn read_back(&self, new: &NewFile) -> Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(&new.folder, &new.hidden, flags, Mode::empty());
+        opened.map(File::from).map_err(FilesError::system(&self.path))
     }
 
     /// Gives a file that is whole its owner, mode, times and name.

@@ -218,7 +218,8 @@ impl Names {
 }
 
 /// What the system says, without names.
-pub(crate) fn bare_meta(found: &Metadata) -> FileMeta {
+#[must_use]
+pub fn bare_meta(found: &Metadata) -> FileMeta {
     let time = |seconds, nanos| FileTime { seconds, nanos: u32::try_from(nanos).unwrap_or(0) };
     FileMeta {
         mode: found.mode() & 0o7777,

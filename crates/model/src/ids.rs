@@ -66,6 +66,14 @@ impl BackupId {
     pub fn second(&self) -> &str {
         &self.0[..16]
     }
+
+    /// Returns when it was made, to the second; 1970 where no calendar has that second.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        let parsed = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", self.second());
+        let utc = parsed.and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC));
+        utc.map_or(Timestamp::UNIX_EPOCH, |time| time.timestamp())
+    }
 }
 
 impl fmt::Display for BackupId {

@@ -521,6 +521,12 @@ impl Store {
         Ok(found)
     }
 
+    /// Returns the folder of a local store.
+    #[must_use]
+    pub fn folder(&self) -> Option<&std::path::Path> {
+        self.local.as_deref()
+    }
+
     /// Returns the free bytes of the file system of a local store, and how many it would have if it were empty, both for
     /// a user without privileges, as `df` counts them.
     #[must_use]

@@ -288,6 +288,21 @@ fn tell_losses(session: &Session, report: &BackupReport) {
 
 fn text(r: &BackupReport) -> String {
     let seconds = r.seconds.get("total").copied().unwrap_or(0.0);
+    let took = human_duration(Duration::from_secs_f64(seconds));
+    let stored = human_bytes(r.bytes_written);
+    if let Some(files) = &r.files {
+        let parent = r.parent.as_ref().map_or("an earlier backup", |p| p.as_str());
+        let what = match &r.full_because {
+            Some(why) => format!("all stored ({why})"),
+            None => format!("{} stored and {} unchanged since {parent}", human_count(files.stored), human_count(files.unchanged)),
+        };
+        let (count, size) = (human_count(files.files), human_bytes(files.bytes));
+        return format!("{}@{} {}: {count} files ({size}), {what}, {stored} written, {took}", r.source, r.id, r.outcome);
+    }
+    if r.kind == "command" {
+        let read = human_bytes(r.bytes_read);
+        return format!("{}@{} {}: {read} printed, {stored} written, {took}", r.source, r.id, r.outcome);
+    }
     let data = r.seconds.get("data").copied().unwrap_or(0.0).max(0.001);
     #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
     let rate = r.bytes_read as f64 / data / 1e6;
@@ -313,14 +328,12 @@ fn text(r: &BackupReport) -> String {
         None => String::new(),
     };
     format!(
-        "{}@{} {}: {} rows of {} tables{excluded}{reused}, {} read ({rate:.1} MB/s), {} stored, {}{bound}",
+        "{}@{} {}: {} rows of {} tables{excluded}{reused}, {} read ({rate:.1} MB/s), {stored} stored, {took}{bound}",
         r.source,
         r.id,
         r.outcome,
         human_count(r.rows),
         r.tables.len(),
         human_bytes(r.bytes_read),
-        human_bytes(r.bytes_written),
-        human_duration(Duration::from_secs_f64(seconds)),
     )
 }

@@ -1,16 +1,18 @@
 //! `dozo restore`: exit 3 when a restored table differs, 6 when one could not be compared, 4 when the backup is partial.
 
+mod folder;
+
 use std::time::Duration;
 
 use dozo_engine::{
-    BackupSelector, CompareOptions, CompareSide, Content, Existing, FolderOptions, FolderReport, Repository, RestoreOptions,
-    RestorePreview, RestoreReport, ToolChoice, compare, preview, restore, restore_folder,
+    BackupSelector, CompareOptions, CompareSide, Content, Existing, RestoreOptions, RestorePreview, RestoreReport, ToolChoice,
+    compare, preview, restore,
 };
-use dozo_model::{Manifest, human_bytes, human_count, human_duration};
+use dozo_model::{human_bytes, human_count, human_duration};
 
 use super::{Outcome, Session, database};
 use crate::args::{OnExisting, Restore};
-use crate::config::{Config, default_workers};
+use crate::config::default_workers;
 use crate::error::{CliError, Usage};
 
 const FINDING: u8 = 3;
@@ -19,27 +21,44 @@ const PARTIAL: u8 = 4;
 const FAILED: u8 = 1;
 /// Locks of live tables are waited for this long.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Memory for files of a source that is not configured any more.
-const MEMORY: u64 = 256_000_000;
 /// Differing keys that are told after a restore beside the live table.
 const DIFFERENCES: usize = 20;
 
 pub(super) async fn run(session: &Session, args: Restore) -> Outcome {
     let config = session.config()?;
-    let selectors = args.backups.iter().map(|b| b.parse()).collect::<Result<Vec<BackupSelector>, _>>()?;
+    let names = if args.all { folder::all(&config)? } else { args.backups.clone() };
+    let selectors = names.iter().map(|b| b.parse()).collect::<Result<Vec<BackupSelector>, _>>()?;
     let repository = config.repository.open().await?;
     let mut manifests = Vec::new();
+    let mut missing = None;
     for selector in &selectors {
-        manifests.push(repository.resolve(selector).await?);
+        match repository.resolve(selector).await {
+            Ok(manifest) => manifests.push(manifest),
+            // What there is of all of them is restored.
+            Err(e) if args.all => {
+                let error = CliError::from(e);
+                session.output.message(&format!("warning: {}", error.text()));
+                missing.get_or_insert(error);
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    if let Some(error) = missing.take_if(|_| manifests.is_empty()) {
+        return Err(error);
     }
     if manifests.iter().all(|m| m.postgres().is_none()) {
-        return into_folder(session, &config, &repository, &manifests, &args).await;
+        let code = folder::run(session, &config, &repository, &manifests, &args).await?;
+        return Ok(if missing.is_some() && code == 0 { PARTIAL } else { code });
     }
     let [manifest] = manifests.as_slice() else {
         let text = "several backups are restored at once only where all are of files".to_owned();
         return Err(CliError::Usage(Usage::Options, text, "restore each database by itself".into()));
     };
-    let target = database(session, &args.to)?;
+    let Some(to) = args.to.as_deref().filter(|_| args.path.is_empty()) else {
+        let text = "a database is restored into one: --to, and no --path or command".to_owned();
+        return Err(CliError::Usage(Usage::Options, text, "dozo help restore".into()));
+    };
+    let target = database(session, to)?;
     let pg_tools = config
         .owner(&manifest.source)
         .map_or(ToolChoice::Auto, |s| s.postgres().map_or(ToolChoice::Auto, |pg| pg.pg_tools.clone()));
@@ -118,63 +137,6 @@ pub(super) async fn run(session: &Session, args: Restore) -> Outcome {
     } else {
         0
     })
-}
-
-/// Restores backups of files.
-async fn into_folder(
-    session: &Session,
-    config: &Config,
-    repository: &Repository,
-    manifests: &[Manifest],
-    args: &Restore,
-) -> Outcome {
-    let parts = [args.schema.is_empty(), args.table.is_empty(), args.rename.is_none(), args.filter.is_none()];
-    let of_database = [args.swap, args.beside, args.schema_only, args.data_only, args.plan, args.create_db];
-    if parts.contains(&false) || of_database.contains(&true) || matches!(args.existing, OnExisting::Append) {
-        let text = "files are restored as a whole: of the options, only --existing replace, --no-verify and --jobs are for them";
-        return Err(CliError::Usage(Usage::Options, text.into(), "restore into a new folder, and take what is wanted".into()));
-    }
-    let folder = std::path::absolute(&args.to).map_err(CliError::Output)?;
-    let mut reports = Vec::new();
-    for manifest in manifests {
-        let options = FolderOptions {
-            replace: matches!(args.existing, OnExisting::Replace),
-            verify: !args.no_verify,
-            threads: args.jobs.unwrap_or_else(default_workers).max(1),
-            memory: config.owner(&manifest.source).map_or(MEMORY, |s| s.memory.0),
-        };
-        reports.push(restore_folder(&session.ctx, repository, manifest, &folder, &options).await?);
-    }
-    let lines = || reports.iter().map(folder_text).collect::<Vec<_>>().join("\n");
-    match reports.as_slice() {
-        [one] => session.output.result(one, lines)?,
-        all => session.output.result(&serde_json::json!({ "restored": all }), lines)?,
-    }
-    let unchecked = !args.no_verify && reports.iter().flat_map(|r| &r.files).any(|f| f.verdict == "not run");
-    Ok(if unchecked {
-        NOT_RUN
-    } else if reports.iter().any(|r| r.outcome == "partial") {
-        PARTIAL
-    } else {
-        0
-    })
-}
-
-fn folder_text(r: &FolderReport) -> String {
-    let (tables, rows) = r.files.iter().fold((0, 0), |(t, n), f| (t + f.tables, n + f.rows));
-    let compared = if r.files.iter().all(|f| f.verdict == "equal") {
-        format!("all {tables} tables equal the manifest")
-    } else {
-        "nothing was compared".into()
-    };
-    format!(
-        "{} restored into {}: {} files, {} rows, {compared}, {}",
-        r.backup,
-        r.target,
-        r.files.len(),
-        human_count(rows),
-        human_duration(Duration::from_secs_f64(r.seconds)),
-    )
 }
 
 fn text(r: &RestoreReport) -> String {

@@ -1,7 +1,10 @@
 //! `dozo show`: one backup in full.
 
-use dozo_engine::BackupSelector;
-use dozo_model::{Content, DuckdbContent, DuckdbTable, Manifest, human_bytes, human_count};
+use dozo_engine::{BackupSelector, Repository, list_files};
+use dozo_model::{
+    CommandContent, Content, DuckdbContent, DuckdbTable, FileEntry, FileKind, FilesContent, Manifest, Pack, Timestamp,
+    human_bytes, human_count,
+};
 use serde::Serialize;
 use serde_json::json;
 
@@ -16,6 +19,9 @@ pub(super) async fn run(session: &Session, args: Show) -> Outcome {
     let manifest = repository.resolve(&selector).await?;
     if args.types {
         return types(session, &manifest);
+    }
+    if args.files {
+        return files(session, &repository, &manifest).await;
     }
     let history = repository.history(&manifest.source).await?;
     let copies = history.physical_copies(&manifest);
@@ -74,6 +80,8 @@ pub(super) async fn run(session: &Session, args: Show) -> Outcome {
                 rows,
             ),
             Content::Duckdb(content) => duckdb_tables(content),
+            Content::Files(content) => packs(content),
+            Content::Command(content) => output(content),
         });
         for left in &manifest.left_out {
             text.push_str(&format!("\nnot in it: {} ({})", left.name, left.reason));
@@ -95,6 +103,43 @@ fn duckdb_tables(content: &DuckdbContent) -> String {
         ]
     };
     table(&["FILE", "TABLE", "ROWS", "FINGERPRINT", "PARTS"], &[2, 4], content.tables().map(line).collect())
+}
+
+fn packs(content: &FilesContent) -> String {
+    let line = |p: &Pack| vec![p.object.clone(), p.members.to_string(), human_bytes(p.bytes)];
+    let table = table(&["TAR OBJECT", "MEMBERS", "BEFORE COMPRESSION"], &[1, 2], content.packs.iter().map(line).collect());
+    format!("{table}\nthe files themselves: dozo show --files")
+}
+
+fn output(content: &CommandContent) -> String {
+    let stored = &content.stored;
+    let line = vec![content.name.clone(), human_bytes(stored.bytes), stored.sha256.to_string()];
+    table(&["FILE", "SIZE", "SHA256"], &[1], vec![line])
+}
+
+/// Lists the files of a set.
+async fn files(session: &Session, repository: &Repository, manifest: &Manifest) -> Outcome {
+    let entries = list_files(repository, manifest).await?;
+    session.output.result(&entries, || {
+        let line = |e: &FileEntry| {
+            let (kind, size, more) = match &e.kind {
+                FileKind::File(data) => ("-", data.size.to_string(), format!("sha256:{}", data.sha256)),
+                FileKind::Folder => ("d", String::new(), String::new()),
+                FileKind::Symlink { target } => ("l", String::new(), format!("-> {target}")),
+                FileKind::Hardlink { target } => ("h", String::new(), format!("= {target}")),
+                FileKind::Fifo => ("p", String::new(), String::new()),
+            };
+            let owner = format!(
+                "{}:{}",
+                e.meta.user.clone().unwrap_or_else(|| e.meta.uid.to_string()),
+                e.meta.group.clone().unwrap_or_else(|| e.meta.gid.to_string())
+            );
+            let time = Timestamp::from_second(e.meta.mtime.seconds).ok();
+            vec![format!("{kind}{:04o}", e.meta.mode), owner, size, when(time), e.path.to_string(), more]
+        };
+        table(&["MODE", "OWNER", "SIZE", "CHANGED", "PATH", "CONTENT"], &[2], entries.iter().map(line).collect())
+    })?;
+    Ok(0)
 }
 
 /// A column of a backup.
@@ -176,6 +221,23 @@ fn head(m: &Manifest, state: &str) -> String {
             when(Some(m.started)),
             duckdb.tables().count(),
             human_count(m.rows()),
+        ),
+        Content::Files(files) => format!(
+            "root        {} at {}\n\
+             contents    {} files ({}), {} folders and links",
+            files.root,
+            when(Some(m.started)),
+            human_count(files.files),
+            human_bytes(files.bytes),
+            human_count(files.entries.saturating_sub(files.files)),
+        ),
+        Content::Command(command) => format!(
+            "command     {} at {}\n\
+             contents    {}, as {}",
+            command.command.join(" "),
+            when(Some(m.started)),
+            human_bytes(command.stored.bytes),
+            command.name,
         ),
     };
     format!(

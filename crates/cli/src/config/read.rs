@@ -24,7 +24,7 @@ const DISK_LEVELS: [u8; 3] = [70, 80, 85];
 
 /// Tables of the configuration's agreed shape that this version does not act upon. They are refused: a retention policy that
 /// is accepted and ignored would be worse than none.
-const LATER: [&str; 3] = ["archive", "drill", "rotate"];
+const LATER: [&str; 2] = ["archive", "drill"];
 
 pub(super) struct Reader<'t> {
     text: &'t str,

@@ -16,7 +16,7 @@ use dozo_model::{
 use dozo_store::{Layout, RequestCounts};
 
 use super::BackupOptions;
-use super::report::{BackupReport, Bottleneck, TableReport};
+use super::report::{BackupReport, Bottleneck, FilesReport, TableReport};
 use super::warnings::Warnings;
 use crate::Result;
 use crate::context::{Context, RepositorySettings, SourceSettings};
@@ -199,6 +199,7 @@ impl Frame<'_> {
             bottleneck: work.bottleneck,
             requests: self.repository.store().requests().since(&self.requests_before),
             tables: work.tables,
+            files: work.files,
             left_out: manifest.left_out,
             losses: manifest.losses,
             seconds: manifest.seconds,
@@ -216,4 +217,5 @@ pub(crate) struct Work {
     pub(crate) memory_budget: u64,
     pub(crate) bottleneck: Option<Bottleneck>,
     pub(crate) tables: Vec<TableReport>,
+    pub(crate) files: Option<FilesReport>,
 }

@@ -36,6 +36,15 @@ impl Gate {
         }
     }
 
+    /// Books `bytes`, and returns how long they have to wait.
+    pub(crate) fn cost(&self, bytes: u64) -> Duration {
+        let (Some(rate), Ok(mut free_at)) = (self.rate, self.free_at.lock()) else { return Duration::ZERO };
+        #[expect(clippy::cast_precision_loss, reason = "a share of a second")]
+        let cost = Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
+        *free_at = (*free_at).max(Instant::now()) + cost;
+        free_at.saturating_duration_since(Instant::now())
+    }
+
     /// Waits until `bytes` may pass.
     ///
     /// # Errors
@@ -50,14 +59,7 @@ impl Gate {
             paused = self.changed.wait_timeout(paused, LOOK).map_err(|_| broken())?.0;
         }
         drop(paused);
-        let Some(rate) = self.rate else { return Ok(()) };
-        #[expect(clippy::cast_precision_loss, reason = "a share of a second")]
-        let cost = Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
-        let until = {
-            let mut free_at = self.free_at.lock().map_err(|_| broken())?;
-            *free_at = (*free_at).max(Instant::now()) + cost;
-            *free_at
-        };
+        let until = Instant::now() + self.cost(bytes);
         while Instant::now() < until {
             if cancel.is_cancelled() {
                 return Err(EngineError::Cancelled);

@@ -279,6 +279,7 @@ impl Run<'_> {
             memory_budget: plan.budget.peak_bytes() as u64,
             bottleneck: Bottleneck::find(&tables, waited),
             tables,
+            files: None,
         };
         Ok(self.frame.report(committed, work))
     }

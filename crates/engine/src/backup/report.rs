@@ -48,12 +48,33 @@ pub struct BackupReport {
     pub requests: RequestCounts,
     /// Per table.
     pub tables: Vec<TableReport>,
+    /// Of a file set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<FilesReport>,
     /// What is not in it.
     pub left_out: Vec<LeftOut>,
     /// Tables that lost more rows than is likely.
     pub losses: Vec<Loss>,
     /// What people should know.
     pub warnings: Vec<String>,
+}
+
+/// What a backup did with a file set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FilesReport {
+    /// Regular files in it.
+    pub files: u64,
+    /// Folders, links and pipes.
+    pub others: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
+    /// Regular files whose content this backup stored.
+    pub stored: u64,
+    /// Regular files whose content an earlier backup stored.
+    pub unchanged: u64,
+    /// Files that changed each time that they were read.
+    pub changed: Vec<String>,
 }
 
 /// What a run was bound by.

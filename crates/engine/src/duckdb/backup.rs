@@ -27,13 +27,12 @@ use crate::backup::{BackupReport, Draft, Frame, Gate, TableReport, Upload, Uploa
 use crate::budget::Budget;
 use crate::context::{DuckdbSettings, SourceSettings};
 use crate::select::Patterns;
-use crate::workers::Workers;
+use crate::stored::level_of;
+use crate::workers::{Workers, blocking};
 use crate::{EngineError, Result};
 
 /// Rows of a unit: eight row groups of DuckDB's.
 const UNIT_ROWS: u64 = 8 * 122_880;
-/// gzip level of the file form: what `gzip` does by default.
-const GZIP_LEVEL: i32 = 6;
 
 /// The files that a source's pattern matches.
 pub(crate) struct Found<'a> {
@@ -265,6 +264,7 @@ pub(crate) async fn run(frame: &Frame<'_>, found: Found<'_>) -> Result<BackupRep
         memory_budget: duckdb_memory + budget.peak_bytes() as u64,
         bottleneck: None,
         tables,
+        files: None,
     };
     Ok(frame.report(committed, work))
 }
@@ -378,7 +378,7 @@ impl Job<'_> {
                 together = with_wal(&file, &path, &temp, memory)?;
                 &together
             };
-            let level = if compression == Compression::Gzip { GZIP_LEVEL } else { level };
+            let level = level_of(compression, level);
             uploads.store(&stored_key, |sink| {
                 let encode = |source| EngineError::Encode { object: stored_key.clone(), source };
                 let mut writer = BlockWriter::new(compression, level, budget.workers, budget.parts.bytes, sink);
@@ -591,9 +591,4 @@ fn losses(source: &SourceSettings, before: &DuckdbContent, now: &DuckdbContent, 
         (source.shrank(had, has) && !meant).then_some(Loss { name, unit: LossUnit::Rows, before: had, now: has })
     });
     Ok(lost.collect())
-}
-
-/// Runs what waits for files on a thread of its own.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| EngineError::Internal(e.to_string()))?
 }

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use dozo_catalog::Repository;
 use dozo_duckdb::{DuckFile, DuckdbError, NewFile, OpenOptions, SchemaScript, StoredTable, companions};
 use dozo_model::{DuckdbContent, DuckdbFile, DuckdbTable, Manifest, Sha256Digest, Stage};
-use dozo_store::ObjectData;
 
-use super::backup::blocking;
-use super::verify::{fingerprints, unpack};
+use super::verify::fingerprints;
 use crate::context::Context;
 use crate::intact::Digests;
 use crate::restore::{FolderOptions, FolderReport, RestoredFile};
+use crate::stored::unpack_to;
+use crate::workers::blocking;
 use crate::{EngineError, Result};
 
 /// Restores the files of a backup.
@@ -60,6 +60,7 @@ pub(crate) async fn restore(
         target: folder.display().to_string(),
         outcome: if manifest.complete { "done" } else { "partial" },
         files,
+        set: None,
         seconds: began.elapsed().as_secs_f64(),
     })
 }
@@ -114,9 +115,9 @@ impl Job<'_> {
         let made = temp.path().join(name);
         match &file.stored {
             Some(stored) => {
-                let data = self.fetch(&stored.object).await?;
+                let data = self.objects.fetch(self.ctx, self.repository, &stored.object).await?;
                 let (stored, made, cancel) = (stored.clone(), made.clone(), self.ctx.cancel.clone());
-                let wrong = blocking(move || Ok((unpack(data, &stored, &made, &cancel)?, stored.object))).await?;
+                let wrong = blocking(move || Ok((unpack_to(data, &stored, &made, &cancel)?, stored.object))).await?;
                 if let (Some(reason), object) = wrong {
                     return Err(EngineError::Damaged { object, reason });
                 }
@@ -175,7 +176,7 @@ impl Job<'_> {
         for table in tables {
             let mut stored = StoredTable::new(table);
             for part in &table.parts {
-                stored.add(super::file_of(self.fetch(&part.object).await?)?);
+                stored.add(super::file_of(self.objects.fetch(self.ctx, self.repository, &part.object).await?)?);
             }
             let began = Instant::now();
             new = blocking(move || {
@@ -201,15 +202,5 @@ impl Job<'_> {
         let bytes = self.repository.store().get(key).await?;
         self.objects.check(key, bytes.len() as u64, Sha256Digest::of(&bytes))?;
         String::from_utf8(bytes.to_vec()).map_err(|e| EngineError::Damaged { object: key.to_owned(), reason: e.to_string() })
-    }
-
-    async fn fetch(&self, key: &str) -> Result<ObjectData> {
-        let fetched = tokio::select! {
-            biased;
-            () = self.ctx.cancel.cancelled() => return Err(EngineError::Cancelled),
-            fetched = self.repository.store().fetch(key) => fetched?,
-        };
-        self.objects.check(key, fetched.bytes, fetched.sha256)?;
-        Ok(fetched.data)
     }
 }

@@ -8,6 +8,8 @@ use std::path::Path;
 use dozo_duckdb::TableInfo;
 use dozo_model::{Content, DuckdbFile, Manifest, human_count, quote_ident};
 
+use crate::restore_md::plain;
+
 /// Returns the text.
 pub(super) fn write(manifest: &Manifest, url: &str) -> String {
     let mut out = String::new();
@@ -132,9 +134,4 @@ fn heredoc(out: &mut String, command: &str, text: &str) {
 /// Quotes a word for a shell.
 fn shell(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
-}
-
-/// Makes text of users harmless where it is printed for people: one line, no markup.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() || c == '`' { ' ' } else { c }).collect()
 }

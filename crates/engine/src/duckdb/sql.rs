@@ -6,24 +6,22 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
-use bytes::Bytes;
 use dozo_catalog::Repository;
 use dozo_duckdb::{Queries, QueryTable, TableInfo, path_of};
-use dozo_encode::{EncodeOptions, ParquetEncoder, PartSink, SinkClosed, TableEncoder};
+use dozo_encode::{EncodeOptions, ParquetEncoder, TableEncoder};
 use dozo_model::{Content, Dataset, DuckdbContent, DuckdbForm, Manifest, PostgresContent, QualifiedName, quote_ident};
 use dozo_postgres::arrow_schema;
 
-use super::backup::blocking;
 use crate::context::Context;
 use crate::intact::Digests;
 use crate::sql::{SqlForm, SqlOptions, SqlReport, SqlRows};
+use crate::stored::FileSink;
+use crate::workers::blocking;
 use crate::{EngineError, Result};
 
 /// Rows of a row group of an answer.
@@ -61,6 +59,10 @@ pub(crate) async fn sql(
             let text = format!("{}@{} holds whole files: restore it, and ask those", manifest.source, manifest.id);
             return Err(EngineError::Options(text));
         }
+        Content::Files(_) | Content::Command(_) => {
+            let text = format!("{}@{} holds files and no tables: restore it", manifest.source, manifest.id);
+            return Err(EngineError::Options(text));
+        }
     };
     // A table that is asked for stands in the text, whatever else does.
     let text = query.to_lowercase();
@@ -82,13 +84,7 @@ pub(crate) async fn sql(
     let mut open: Vec<File> = Vec::new();
     let mut paths: HashMap<&str, String> = HashMap::new();
     for key in &keys {
-        let fetched = tokio::select! {
-            biased;
-            () = ctx.cancel.cancelled() => return Err(EngineError::Cancelled),
-            fetched = repository.store().fetch(key) => fetched?,
-        };
-        digests.check(key, fetched.bytes, fetched.sha256)?;
-        let file = super::file_of(fetched.data)?;
+        let file = super::file_of(digests.fetch(ctx, repository, key).await?)?;
         paths.insert(key, path_of(&file));
         open.push(file);
     }
@@ -244,30 +240,12 @@ fn texts(queries: &Queries, question: &str, each: &mut dyn FnMut(SqlRows<'_>) ->
     Ok(count)
 }
 
-/// Writes parts into a file, and keeps what went wrong.
-struct FileSink {
-    file: File,
-    failed: Arc<Mutex<Option<std::io::Error>>>,
-}
-
-impl PartSink for FileSink {
-    fn part(&mut self, part: Bytes) -> std::result::Result<(), SinkClosed> {
-        self.file.write_all(&part).map_err(|e| {
-            if let Ok(mut failed) = self.failed.lock() {
-                failed.get_or_insert(e);
-            }
-            SinkClosed
-        })
-    }
-}
-
 /// Writes the answer into a new file.
 fn to_parquet(queries: &Queries, question: &str, path: &Path) -> Result<u64> {
     let encode = |source| EngineError::Encode { object: path.display().to_string(), source };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = tempfile::NamedTempFile::new_in(folder).map_err(EngineError::folder(folder))?;
-    let sink = FileSink { file: file.reopen().map_err(EngineError::folder(path))?, failed: Arc::default() };
-    let failed = Arc::clone(&sink.failed);
+    let (sink, failed) = FileSink::new(file.reopen().map_err(EngineError::folder(path))?);
     let options =
         EncodeOptions { zstd_level: 3, row_group_rows: ROW_GROUP, row_group_bytes: 8 * PART, part_bytes: PART, metadata: vec![] };
     let (encoder, sink) = (RefCell::new(None), RefCell::new(Some(sink)));
@@ -293,7 +271,7 @@ fn to_parquet(queries: &Queries, question: &str, path: &Path) -> Result<u64> {
         None => Ok(()),
     });
     // The disk's own error explains a sink that closed.
-    if let Some(error) = failed.lock().ok().and_then(|mut f| f.take()) {
+    if let Some(error) = failed.take() {
         return Err(EngineError::Output(error));
     }
     finished?;

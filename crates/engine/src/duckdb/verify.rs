@@ -1,20 +1,16 @@
 //! `verify` of stored DuckDB files: the rows of each object are decoded as a restore would, by DuckDB, and digested again.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use dozo_duckdb::{DuckFile, DuckdbError, OpenOptions, StoredTable};
-use dozo_encode::decompress;
-use dozo_model::{
-    Content, DuckdbFile, DuckdbPart, DuckdbTable, Finding, FindingKind, Manifest, Sha256Hasher, StoredFile, TextFingerprint,
-};
-use dozo_store::{Fetched, ObjectData};
+use dozo_model::{Content, DuckdbFile, DuckdbPart, DuckdbTable, Finding, FindingKind, Manifest, TextFingerprint};
+use dozo_store::Fetched;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
+use crate::stored::unpack_to;
 use crate::{EngineError, Result};
 
 /// Memory of the DuckDB that decodes an object.
@@ -83,7 +79,7 @@ pub(crate) fn decode(key: &str, fetched: Fetched, used: &Use, cancel: &Cancellat
             let folder = tempfile::tempdir().map_err(EngineError::folder(&std::env::temp_dir()))?;
             let path = folder.path().join(Path::new(&described.path).file_name().unwrap_or_default());
             let whole = described.path.clone();
-            match unpack(fetched.data, stored, &path, cancel) {
+            match unpack_to(fetched.data, stored, &path, cancel) {
                 Ok(None) => {}
                 Ok(Some(why)) => return Ok((0, vec![finding(FindingKind::Content, whole, why)])),
                 Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
@@ -128,38 +124,4 @@ pub(super) fn fingerprints(
         found.insert((table.schema.clone(), table.name.clone()), print);
     }
     Ok(found)
-}
-
-/// Decompresses a stored file to `path`. Returns what is wrong with its bytes.
-pub(super) fn unpack(data: ObjectData, stored: &StoredFile, path: &Path, cancel: &CancellationToken) -> Result<Option<String>> {
-    let io = EngineError::folder(path);
-    let damaged = |e: std::io::Error| EngineError::Damaged { object: stored.object.clone(), reason: e.to_string() };
-    let input: Box<dyn Read + Send> = match data {
-        ObjectData::Memory(bytes) => Box::new(std::io::Cursor::new(bytes)),
-        ObjectData::File(file) => Box::new(file),
-    };
-    let mut input = decompress(stored.compression, input).map_err(damaged)?;
-    let mut out = File::create(path).map_err(io)?;
-    let mut hasher = Sha256Hasher::default();
-    let mut buffer = vec![0; 1 << 20];
-    let mut bytes = 0;
-    loop {
-        if cancel.is_cancelled() {
-            return Err(EngineError::Cancelled);
-        }
-        let n = input.read(&mut buffer).map_err(damaged)?;
-        if n == 0 {
-            break;
-        }
-        hasher.update(&buffer[..n]);
-        bytes += n as u64;
-        out.write_all(&buffer[..n]).map_err(io)?;
-    }
-    out.sync_all().map_err(io)?;
-    let sha256 = hasher.finish();
-    Ok(match (bytes == stored.bytes, sha256 == stored.sha256) {
-        (true, true) => None,
-        (false, _) => Some(format!("{bytes} bytes, decompressed, instead of {}", stored.bytes)),
-        (true, false) => Some(format!("sha256 {sha256}, decompressed, instead of {}", stored.sha256)),
-    })
 }

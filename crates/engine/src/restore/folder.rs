@@ -7,7 +7,7 @@ use dozo_model::{Content, Manifest};
 use serde::Serialize;
 
 use crate::context::Context;
-use crate::{EngineError, Result, duckdb};
+use crate::{EngineError, Result, command, duckdb, files};
 
 /// How files are restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,10 @@ pub struct FolderOptions {
     pub replace: bool,
     /// Compare what was restored with the manifest.
     pub verify: bool,
+    /// Of a file set: patterns of what is wanted, as in `.gitignore`; empty = everything.
+    pub paths: Vec<String>,
+    /// Everything belongs to whoever restores.
+    pub no_owner: bool,
     /// Threads.
     pub threads: usize,
     /// Memory, in bytes.
@@ -32,8 +36,11 @@ pub struct FolderReport {
     pub target: String,
     /// `done`, or `partial` when the backup is.
     pub outcome: &'static str,
-    /// Files, in the manifest's order.
+    /// DuckDB files and outputs of commands, in the manifest's order.
     pub files: Vec<RestoredFile>,
+    /// A file set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set: Option<RestoredSet>,
     /// Seconds.
     pub seconds: f64,
 }
@@ -54,6 +61,20 @@ pub struct RestoredFile {
     pub verdict: &'static str,
 }
 
+/// A file set that was restored.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RestoredSet {
+    /// Regular files.
+    pub files: u64,
+    /// Folders, links and pipes.
+    pub others: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
+    /// `equal`: every file has the digest of the list. One that differs is an error.
+    pub verdict: &'static str,
+}
+
 /// Restores a backup into a folder.
 ///
 /// # Errors
@@ -67,6 +88,8 @@ pub async fn restore_folder(
 ) -> Result<FolderReport> {
     match &manifest.content {
         Content::Duckdb(content) => duckdb::restore(ctx, repository, manifest, content, folder, options).await,
-        Content::Postgres(_) => Err(EngineError::other_kind(manifest, "duckdb")),
+        Content::Files(content) => files::restore(ctx, repository, manifest, content, folder, options).await,
+        Content::Command(content) => command::restore(ctx, repository, manifest, content, folder, options).await,
+        Content::Postgres(_) => Err(EngineError::other_kind(manifest, "files")),
     }
 }

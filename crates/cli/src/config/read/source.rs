@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dozo_engine::{
-    DatabaseChoice, DuckdbSettings, Hook, Hooks, OnBlock, PostgresSettings, SourceKind, SourceSettings, ToolChoice, UrlRef,
+    CommandSettings, DatabaseChoice, DuckdbSettings, FilesSettings, Hook, Hooks, OnBlock, PostgresSettings, RotateSettings,
+    SourceKind, SourceSettings, ToolChoice, UrlRef,
 };
-use dozo_model::{ByteSize, Compression, DuckdbForm, Percent, Profile, SourceName, Span};
+use dozo_model::{ByteSize, Compression, DuckdbForm, FilePath, Percent, Profile, SourceName, Span};
 use toml::de::{DeTable, DeValue};
 
 use super::{Defaults, Reader, Table, default_workers};
@@ -24,7 +25,9 @@ const MAX_BLOCK: Duration = Duration::from_secs(5);
 const MAX_REPLICATION_LAG: Duration = Duration::from_secs(10);
 const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
 /// Kinds of sources.
-const KINDS: &str = "postgres or duckdb";
+const KINDS: &str = "postgres, duckdb, files or command";
+/// A command that says nothing for so long hangs.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
 
 impl<'t> Reader<'t> {
     pub(super) fn source(
@@ -40,7 +43,9 @@ impl<'t> Reader<'t> {
         let kind = match self.text(&mut table, "kind").as_deref() {
             Some("postgres") => self.postgres(&mut table, &path, line).map(SourceKind::Postgres),
             Some("duckdb") => self.duckdb(&mut table, &path, line).map(SourceKind::Duckdb),
-            Some(kind @ ("postgres-physical" | "files" | "command")) => {
+            Some("files") => self.files(&mut table, &path, line).map(SourceKind::Files),
+            Some("command") => self.command(&mut table, &path, line, name).map(SourceKind::Command),
+            Some(kind @ "postgres-physical") => {
                 self.problem(line, &format!("{path}.kind"), format!("`{kind}` is not available in this version"));
                 return None;
             }
@@ -53,8 +58,10 @@ impl<'t> Reader<'t> {
                 return None;
             }
         };
-        let include = self.texts(&mut table, "include");
-        let exclude = self.texts(&mut table, "exclude");
+        // There is one output, and it is kept as a whole.
+        let parts = !matches!(kind, Some(SourceKind::Command(_)));
+        let mut patterns = |key| if parts { self.texts(&mut table, key) } else { Vec::new() };
+        let (include, exclude) = (patterns("include"), patterns("exclude"));
         let whole = |k: &SourceKind| matches!(k, SourceKind::Duckdb(d) if d.form == DuckdbForm::File);
         if kind.as_ref().is_some_and(whole) && !(include.is_empty() && exclude.is_empty()) {
             let reason = "include and exclude go with format = \"parquet\": a file is kept as a whole".into();
@@ -64,8 +71,8 @@ impl<'t> Reader<'t> {
         let memory = self.parsed::<ByteSize>(&mut table, "memory").or(defaults.memory).unwrap_or(MEMORY);
         let lock_timeout = self.parsed::<Span>(&mut table, "lock-timeout").map_or(LOCK_TIMEOUT, |s| s.0);
         let level = self.integer(&mut table, "zstd-level", 1..=19).and_then(|n| i32::try_from(n).ok());
-        // Only tables of Postgres have tokens that tell whether they changed.
-        let reuse = matches!(kind, Some(SourceKind::Postgres(_)) | None);
+        // Only of tables of Postgres and of files is it known whether they changed.
+        let reuse = matches!(kind, Some(SourceKind::Postgres(_) | SourceKind::Files(_)) | None);
         let reuse = reuse.then(|| self.parsed::<Span>(&mut table, "reuse-max-age")).flatten();
         let shrink_max = self.parsed::<Percent>(&mut table, "shrink-max").unwrap_or(SHRINK_MAX).0;
         let shrink_ignore = self.texts(&mut table, "shrink-ignore");
@@ -141,6 +148,59 @@ impl<'t> Reader<'t> {
         ];
         let (form, compression) = self.one_of(table, "format", forms);
         Some(DuckdbSettings { base: self.base.clone(), path: PathBuf::from(files?), form, compression })
+    }
+
+    fn files(&mut self, table: &mut Table<'t>, path: &str, line: usize) -> Option<FilesSettings> {
+        let root = self.text(table, "root");
+        if root.is_none() {
+            self.problem(line, &format!("{path}.root"), "it is missing (the folder that all files lie below)".into());
+        }
+        let formats = [("tar.zst", Compression::Zstd), ("tar.gz", Compression::Gzip)];
+        let compression = self.one_of(table, "format", formats);
+        let rotate = self.rotate(table, path);
+        Some(FilesSettings { root: self.base.join(root?), compression, rotate })
+    }
+
+    fn rotate(&mut self, table: &mut Table<'t>, path: &str) -> Option<RotateSettings> {
+        let (line, value) = self.take(table, "rotate")?;
+        let key = format!("{path}.rotate");
+        let DeValue::Table(inner) = value else {
+            self.problem(line, &key, "it must be a table, like { compress-after = \"1d\", delete-after = \"30d\" }".into());
+            return None;
+        };
+        let mut rules = self.table(key.clone(), inner);
+        let compress_after = self.parsed::<Span>(&mut rules, "compress-after").map(|s| s.0);
+        let delete_after = self.parsed::<Span>(&mut rules, "delete-after").map(|s| s.0);
+        let after_backup = self.boolean(&mut rules, "after-backup").unwrap_or(true);
+        self.no_more(&rules);
+        if compress_after.is_none() && delete_after.is_none() {
+            self.problem(line, &key, "it needs compress-after or delete-after".into());
+        }
+        if let (Some(compress), Some(delete)) = (compress_after, delete_after)
+            && delete <= compress
+        {
+            self.problem(line, &key, "delete-after must be longer than compress-after".into());
+        }
+        Some(RotateSettings { compress_after, delete_after, after_backup })
+    }
+
+    fn command(&mut self, table: &mut Table<'t>, path: &str, line: usize, name: &str) -> Option<CommandSettings> {
+        let command = self.texts(table, "command");
+        if command.is_empty() {
+            let reason = "it is missing (program and arguments, like [\"docker\", \"compose\", \"logs\"])";
+            self.problem(line, &format!("{path}.command"), reason.into());
+        }
+        let check = self.texts(table, "check");
+        let timeout = self.parsed::<Span>(table, "timeout").map_or(COMMAND_TIMEOUT, |s| s.0);
+        let min_size = self.parsed::<ByteSize>(table, "min-size").unwrap_or(ByteSize(1));
+        let file = self.text(table, "file").unwrap_or_else(|| format!("{name}.out"));
+        let plain = FilePath::new(file.as_bytes());
+        if !plain.is_plain() || plain.names().count() != 1 {
+            self.problem(line, &format!("{path}.file"), "it must be the name of a file, without a folder".into());
+        }
+        let compression = self.one_of(table, "format", [("zst", Compression::Zstd), ("gz", Compression::Gzip)]);
+        let base = self.base.clone();
+        (!command.is_empty()).then_some(CommandSettings { base, command, check, timeout, min_size, file, compression })
     }
 
     fn databases(&mut self, table: &mut Table<'t>, path: &str, line: usize) -> Option<DatabaseChoice> {

@@ -1,0 +1,409 @@
+//! What a command prints: its backup and restore.
+//!
+//! *Invariant*: nothing is committed unless the command ended well within its time, printed enough, and its check found it good; until
+//! then its upload is not finished. *Cancellation*: the command dies with the run, and everything that it has started.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use dozo_catalog::Repository;
+use dozo_encode::{BlockWriter, Compressed, EncodeError};
+use dozo_files::{FilesError, Owners, Target};
+use dozo_model::{
+    CommandContent, Compression, Content, FileMeta, FilePath, FileTime, Loss, LossUnit, Manifest, ObjectRef, QualifiedName,
+    Stage, StoredFile, human_bytes, human_duration, random_suffix,
+};
+use dozo_store::Layout;
+use serde::Serialize;
+use tokio::io::AsyncReadExt;
+use tokio::process::{ChildStderr, ChildStdout, Command};
+use tokio::sync::mpsc;
+
+use crate::backup::{BackupReport, Draft, Frame, Gate, Upload, UploadSink, Uploads, Work};
+use crate::budget::Budget;
+use crate::context::{CommandSettings, Context};
+use crate::intact::Digests;
+use crate::process::{Running, tail};
+use crate::restore::{FolderOptions, FolderReport, RestoredFile};
+use crate::restore_md::plain;
+use crate::stored::{level_of, unpack};
+use crate::workers::blocking;
+use crate::{EngineError, Result};
+
+/// Bytes that are read at a time.
+const READ: usize = 1 << 18;
+/// Pieces between reader and compression.
+const QUEUE: usize = 4;
+/// Bytes of its standard error that are kept.
+const SAID_MAX: usize = 1 << 16;
+
+/// On its way to the store.
+enum Piece {
+    Data(Bytes),
+    /// The command is good: the object is whole.
+    End,
+}
+
+/// Runs a command and backs up what it prints.
+pub(crate) async fn run(frame: &Frame<'_>, settings: &CommandSettings) -> Result<BackupReport> {
+    frame.begin(None).await?;
+    let (ctx, source) = (frame.ctx, frame.source);
+    let started = ctx.clock.now();
+    let since = Instant::now();
+    if frame.options.prove.is_some() {
+        frame.warnings.add("--prove is for Postgres: of a command's output there is nothing to compare with".into());
+    }
+    ctx.progress.stage(Stage::Data, 0, 0);
+    let key =
+        Layout::file_data(&source.name, "output", &frame.id, &random_suffix(&mut rand::rng(), 8), settings.compression.suffix());
+    let budget = Budget::new(source.memory.0, source.workers, frame.repository.store().parts());
+    let stop = ctx.cancel.child_token();
+    let unless_stored = stop.clone().drop_guard();
+    let uploads = Arc::new(Uploads::new(ctx, frame.repository.store(), 1, stop));
+    let (sender, pieces) = mpsc::channel(QUEUE);
+    let (compression, level) = (settings.compression, level_of(settings.compression, source.zstd_level));
+    let (to, of_key) = (Arc::clone(&uploads), key.clone());
+    let stored =
+        tokio::spawn(blocking(move || to.store(&of_key, |sink| store(&of_key, compression, level, budget, sink, pieces))));
+    let printed = print(frame, settings, &sender).await;
+    if printed.is_ok() {
+        // Whoever does not listen any more says why.
+        let _ = sender.send(Piece::End).await;
+    }
+    drop(sender);
+    let stored = stored.await.map_err(|e| EngineError::Internal(e.to_string()))?;
+    let (written, mut upload): (Compressed, Upload) = match (printed, stored) {
+        (Ok(()), stored) => stored?,
+        // Reading stopped because nobody took it.
+        (Err(EngineError::Cancelled), Err(e)) if !ctx.cancel.is_cancelled() => return Err(e),
+        (Err(e), _) => return Err(e),
+    };
+    let object = ObjectRef { key: key.clone(), bytes: written.bytes, sha256: written.sha256 };
+    uploads.stored(&mut upload, &object).await?;
+    unless_stored.disarm();
+    let data = since.elapsed().as_secs_f64();
+
+    ctx.progress.stage(Stage::Commit, 0, 0);
+    let since = Instant::now();
+    let stored = StoredFile { object: key, compression, bytes: written.raw_bytes, sha256: written.raw_sha256 };
+    let losses = match frame.history.newest_good().map(|r| &r.manifest.content) {
+        Some(Content::Command(was)) if source.shrank(was.stored.bytes, Some(stored.bytes)) => {
+            let name = QualifiedName::new("command", source.name.as_str());
+            vec![Loss { name, unit: LossUnit::Bytes, before: was.stored.bytes, now: Some(stored.bytes) }]
+        }
+        _ => Vec::new(),
+    };
+    let read = stored.bytes;
+    let content = CommandContent {
+        command: settings.command.clone(),
+        check: settings.check.clone(),
+        name: settings.file.clone(),
+        stored,
+        restore_md: Layout::file(&source.name, &frame.id, "RESTORE.md"),
+    };
+    let draft = Draft {
+        parent: None,
+        started,
+        finished: ctx.clock.now(),
+        format: compression.suffix(),
+        workers: budget.workers,
+        fingerprint: "sha256",
+        left_out: vec![],
+        losses,
+        objects: vec![object],
+        put: vec![],
+        seconds: BTreeMap::from([("data".to_owned(), data)]),
+        content: Content::Command(content),
+    };
+    let url = frame.repository.store().url();
+    let committed = frame.commit(draft, since, |m: &Manifest| restore_md(m, url), async || Ok(())).await?;
+    let work = Work {
+        full_because: None,
+        bytes_read: read,
+        written: written.bytes,
+        memory_budget: budget.peak_bytes() as u64,
+        bottleneck: None,
+        tables: vec![],
+        files: None,
+    };
+    Ok(frame.report(committed, work))
+}
+
+/// Compresses pieces into an object, which is whole only when somebody says so.
+fn store(
+    key: &str,
+    compression: Compression,
+    level: i32,
+    budget: Budget,
+    sink: UploadSink,
+    mut pieces: mpsc::Receiver<Piece>,
+) -> Result<Compressed> {
+    let encode = |source| EngineError::Encode { object: key.to_owned(), source };
+    let mut out = BlockWriter::new(compression, level, budget.workers, budget.parts.bytes, sink);
+    loop {
+        match pieces.blocking_recv() {
+            Some(Piece::Data(bytes)) => out.write_all(&bytes).map_err(|e| encode(EncodeError::stream(&e)))?,
+            Some(Piece::End) => break,
+            None => return Err(EngineError::Cancelled),
+        }
+    }
+    let (sink, written) = out.finish().map_err(encode)?;
+    sink.end().map_err(|_| encode(EncodeError::Closed))?;
+    Ok(written)
+}
+
+fn failed(command: &[String], reason: String) -> EngineError {
+    EngineError::Command { program: command.first().cloned().unwrap_or_default(), reason }
+}
+
+fn start(frame: &Frame<'_>, settings: &CommandSettings, command: &[String], stdout: Stdio) -> Result<Running> {
+    let Some((program, arguments)) = command.split_first() else { return Err(failed(command, "it is empty".into())) };
+    let mut command_line = Command::new(program);
+    command_line
+        .args(arguments)
+        .current_dir(&settings.base)
+        .env("DOZO_SOURCE", frame.source.name.as_str())
+        .env("DOZO_BACKUP", frame.id.as_str())
+        .stdout(stdout)
+        .stderr(Stdio::piped());
+    Running::start(&mut command_line).map_err(|e| failed(command, e.to_string()))
+}
+
+/// Runs the command and its check, and passes on what it prints.
+async fn print(frame: &Frame<'_>, settings: &CommandSettings, to: &mpsc::Sender<Piece>) -> Result<()> {
+    let mut running = start(frame, settings, &settings.command, Stdio::piped())?;
+    let (stdout, stderr) = (running.child.stdout.take(), running.child.stderr.take());
+    let gate = Gate::new(frame.source.rate.map(|r| r.0));
+    let work = async {
+        let (bytes, said) = tokio::join!(pass(frame, &gate, stdout, to), listen(stderr));
+        Ok::<_, EngineError>((bytes?, said, running.child.wait().await))
+    };
+    let (bytes, said, status) = limited(settings, &settings.command, work).await?;
+    judged(&settings.command, &said, status)?;
+    if bytes == 0 {
+        return Err(failed(&settings.command, "it printed nothing".into()));
+    }
+    if bytes < settings.min_size.0 {
+        let (printed, least) = (human_bytes(bytes), human_bytes(settings.min_size.0));
+        return Err(failed(&settings.command, format!("it printed {printed}, less than min-size = {least}")));
+    }
+    let said = tail(&said);
+    if !said.is_empty() {
+        frame.warnings.add(format!("the command ended well, and said: {}", said.replace('\n', " ")));
+    }
+    if settings.check.is_empty() {
+        return Ok(());
+    }
+    let mut running = start(frame, settings, &settings.check, Stdio::null())?;
+    let stderr = running.child.stderr.take();
+    let work = async { Ok::<_, EngineError>((listen(stderr).await, running.child.wait().await)) };
+    let (said, status) = limited(settings, &settings.check, work).await?;
+    judged(&settings.check, &said, status)
+}
+
+/// Waits for a command as long as it may take.
+async fn limited<T>(settings: &CommandSettings, command: &[String], work: impl Future<Output = Result<T>>) -> Result<T> {
+    let too_long = |_| failed(command, format!("it did not end within timeout = {}", human_duration(settings.timeout)));
+    tokio::time::timeout(settings.timeout, work).await.map_err(too_long)?
+}
+
+fn judged(command: &[String], said: &[u8], status: std::io::Result<ExitStatus>) -> Result<()> {
+    let status = status.map_err(|e| failed(command, e.to_string()))?;
+    if status.success() {
+        return Ok(());
+    }
+    let said = tail(said);
+    Err(failed(command, if said.is_empty() { status.to_string() } else { format!("{status}: {said}") }))
+}
+
+/// Passes on what is printed. Returns how much that was.
+async fn pass(frame: &Frame<'_>, gate: &Gate, stdout: Option<ChildStdout>, to: &mpsc::Sender<Piece>) -> Result<u64> {
+    let Some(mut stdout) = stdout else { return Ok(0) };
+    let mut bytes = 0;
+    loop {
+        let mut buffer = BytesMut::with_capacity(READ);
+        let n = stdout.read_buf(&mut buffer).await.map_err(|e| EngineError::Internal(e.to_string()))?;
+        if n == 0 {
+            return Ok(bytes);
+        }
+        bytes += n as u64;
+        frame.ctx.progress.advance("output", 0, n as u64);
+        tokio::time::sleep(gate.cost(n as u64)).await;
+        if to.send(Piece::Data(buffer.freeze())).await.is_err() {
+            return Err(EngineError::Cancelled);
+        }
+    }
+}
+
+/// Takes in what is said on standard error, the end of it at least.
+async fn listen(stderr: Option<ChildStderr>) -> Vec<u8> {
+    let Some(mut stderr) = stderr else { return Vec::new() };
+    let mut said = Vec::new();
+    // What cannot be read is only missing from the message.
+    while stderr.read_buf(&mut said).await.is_ok_and(|n| n > 0) {
+        if said.len() > 2 * SAID_MAX {
+            said.drain(..said.len() - SAID_MAX);
+        }
+    }
+    said
+}
+
+/// Restores a command's output as a file.
+pub(crate) async fn restore(
+    ctx: &Context,
+    repository: &Repository,
+    manifest: &Manifest,
+    content: &CommandContent,
+    folder: &Path,
+    options: &FolderOptions,
+) -> Result<FolderReport> {
+    let began = Instant::now();
+    let (stored, path) = (content.stored.clone(), FilePath::new(content.name.as_bytes()));
+    let target = Target::open(folder, Owners::Ours, options.replace)?;
+    if !options.replace && target.occupied(&path, false)? {
+        return Err(EngineError::TargetOccupied { target: folder.display().to_string(), tables: vec![content.name.clone()] });
+    }
+    ctx.progress.stage(Stage::Data, 0, stored.bytes);
+    let data = Digests::of(manifest).fetch(ctx, repository, &stored.object).await?;
+    let at = manifest.started;
+    let meta = FileMeta {
+        mode: 0o600,
+        uid: rustix::process::geteuid().as_raw(),
+        mtime: FileTime { seconds: at.as_second(), nanos: u32::try_from(at.subsec_nanosecond()).unwrap_or(0) },
+        ..FileMeta::default()
+    };
+    let cancel = ctx.cancel.clone();
+    let of_thread = stored.clone();
+    blocking(move || {
+        let mut new = target.begin(&path)?;
+        let io = FilesError::file(path.path());
+        let wrong = unpack(data, &of_thread, &cancel, |bytes| Ok(new.file.write_all(bytes).map_err(io)?))?;
+        if let Some(reason) = wrong {
+            return Err(EngineError::Damaged { object: of_thread.object, reason });
+        }
+        new.file.sync_all().map_err(io)?;
+        Ok(target.finish(new, &path, &meta)?)
+    })
+    .await?;
+    Ok(FolderReport {
+        backup: format!("{}@{}", manifest.source, manifest.id),
+        target: folder.display().to_string(),
+        outcome: "done",
+        files: vec![RestoredFile { path: content.name.clone(), bytes: stored.bytes, tables: 0, rows: 0, verdict: "equal" }],
+        set: None,
+        seconds: began.elapsed().as_secs_f64(),
+    })
+}
+
+/// What a restore into a stream did.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StreamReport {
+    /// Source and id.
+    pub backup: String,
+    /// Bytes that were written.
+    pub bytes: u64,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+/// Writes a command's output again; `out` is given its bytes, from another thread. The object was compared with the manifest before.
+///
+/// # Errors
+/// [`EngineError::OtherKind`]; [`EngineError::Output`] when `out` fails.
+pub async fn restore_stream(
+    ctx: &Context,
+    repository: &Repository,
+    manifest: &Manifest,
+    mut out: impl FnMut(&[u8]) -> std::io::Result<()> + Send + 'static,
+) -> Result<StreamReport> {
+    let began = Instant::now();
+    let Content::Command(content) = &manifest.content else { return Err(EngineError::other_kind(manifest, "command")) };
+    let stored = content.stored.clone();
+    let bytes = stored.bytes;
+    let data = Digests::of(manifest).fetch(ctx, repository, &stored.object).await?;
+    let cancel = ctx.cancel.clone();
+    let wrong = blocking(move || {
+        let wrong = unpack(data, &stored, &cancel, |bytes| out(bytes).map_err(EngineError::Output))?;
+        Ok(wrong.map(|reason| EngineError::Damaged { object: stored.object, reason }))
+    })
+    .await?;
+    match wrong {
+        Some(error) => Err(error),
+        None => Ok(StreamReport {
+            backup: format!("{}@{}", manifest.source, manifest.id),
+            bytes,
+            seconds: began.elapsed().as_secs_f64(),
+        }),
+    }
+}
+
+/// Says how to restore without dozo.
+fn restore_md(manifest: &Manifest, url: &str) -> String {
+    let Content::Command(content) = &manifest.content else { return String::new() };
+    let StoredFile { object, compression, bytes, sha256 } = &content.stored;
+    let tool = match compression {
+        Compression::Zstd => "zstd -dc",
+        Compression::Gzip => "gunzip -c",
+    };
+    format!(
+        "# Restore backup {source}@{id} without dozo
+
+What `{command}` printed at {started}: {size}.
+
+Set this first; the repository was at `{url}`. If it lies in a bucket, copy `{object}` to a folder first, keeping its path.
+
+    export REPO=/path/to/the/repository    # the folder that holds dozo-repository.json
+    export TARGET=/path/to/a/new/folder
+
+```sh
+set -eu
+mkdir -p \"$TARGET\"
+{tool} \"$REPO/{object}\" > \"$TARGET\"/'{name}'
+echo \"{sha256}  $TARGET/\"'{name}' | sha256sum -c
+```
+
+## Objects
+
+Sizes and SHA-256 stand in `manifest.json` under `objects`.
+
+- `{object}`
+",
+        source = manifest.source,
+        id = manifest.id,
+        command = plain(&content.command.join(" ")),
+        started = manifest.started,
+        size = human_bytes(*bytes),
+        name = content.name.replace('\'', "'\\''"),
+    )
+}
+
+/// Tells where a program is, or why it cannot be run.
+pub(crate) fn find_program(base: &Path, program: &str) -> std::result::Result<std::path::PathBuf, String> {
+    use std::os::unix::fs::PermissionsExt;
+    let runs = |path: &Path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    if program.contains('/') {
+        let path = base.join(program);
+        return if runs(&path) { Ok(path) } else { Err(format!("{} is not a program", path.display())) };
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|p| runs(p));
+    found.ok_or_else(|| format!("there is no program `{program}` in PATH"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_as_the_system_finds_them() {
+        let base = Path::new("/bin");
+        assert!(find_program(base, "sh").is_ok() && find_program(base, "./sh").is_ok());
+        assert!(find_program(base, "no-such-program").is_err() && find_program(base, "/etc/passwd").is_err());
+    }
+}
