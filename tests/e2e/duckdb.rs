@@ -20,7 +20,7 @@ fn python(version: &str) -> PathBuf {
 }
 
 /// Runs Python with DuckDB; `path` is the file that it is given. Returns what it prints.
-fn run_python(version: &str, path: &Path, script: &str) -> String {
+pub(crate) fn run_python(version: &str, path: &Path, script: &str) -> String {
     let out = Command::new(python(version))
         .args(["-c", &format!("import duckdb, sys, os\npath = sys.argv[1]\n{script}"), &path.display().to_string()])
         .output()
@@ -50,7 +50,7 @@ fn zoo(version: &str, path: &Path) -> (usize, usize) {
 }
 
 /// Both files have the same tables and rows, in DuckDB's eyes: EXCEPT ALL finds nothing, in either direction.
-fn same_rows(version: &str, a: &Path, b: &Path) -> usize {
+pub(crate) fn same_rows(version: &str, a: &Path, b: &Path) -> usize {
     let script = format!(
         "c = duckdb.connect()\nc.execute(f\"ATTACH '{{path}}' AS a (READ_ONLY)\"); c.execute(\"ATTACH '{}' AS b (READ_ONLY)\")\n\
          def tables(n): return c.execute(f\"SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = '{{n}}' ORDER BY ALL\").fetchall()\n\
@@ -64,7 +64,7 @@ fn same_rows(version: &str, a: &Path, b: &Path) -> usize {
     run_python(version, a, &script).trim().parse().unwrap()
 }
 
-fn manifest(dozo: &Dozo, source: &str) -> Value {
+pub(crate) fn manifest(dozo: &Dozo, source: &str) -> Value {
     dozo.run(&["--json", "show", &format!("{source}@latest")]).exits(0).json()["manifest"].clone()
 }
 
@@ -357,7 +357,7 @@ fn damage_in_any_object_is_found_and_never_restored() {
 }
 
 /// Makes a manifest say of an object what it is now.
-fn reseal(dozo: &Dozo, source: &str, object: &Path) {
+pub(crate) fn reseal(dozo: &Dozo, source: &str, object: &Path) {
     let folder = dozo.repository().join("backups").join(source);
     let file = files(&folder).into_iter().find(|f| f.ends_with("manifest.json")).unwrap();
     let text = fs::read_to_string(&file).unwrap();

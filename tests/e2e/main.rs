@@ -7,12 +7,14 @@
 
 mod adopt;
 mod chaos;
+mod command;
 mod commands;
 mod compare;
 mod cron;
 mod damage;
 mod duckdb;
 mod errors;
+mod files;
 mod gc;
 mod grants;
 mod harness;
@@ -29,6 +31,7 @@ mod readme;
 mod replicate;
 mod retention;
 mod reuse;
+mod rotate;
 mod roundtrip;
 mod schedule;
 mod sql;

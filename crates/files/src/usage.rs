@@ -14,8 +14,8 @@ const KERNEL_THREAD: u64 = 0x0020_0000;
 pub struct Writers {
     /// Process and its command, by device and inode.
     files: HashMap<(u64, u64), (u32, String)>,
-    /// Processes that may not be looked into.
-    unseen: Vec<u32>,
+    /// Processes that may not be looked into, and whose they are.
+    unseen: Vec<(u32, u32)>,
 }
 
 impl Writers {
@@ -31,7 +31,9 @@ impl Writers {
                 match found.process(pid, &entry.path()) {
                     // It has ended meanwhile.
                     Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(3) => {}
-                    Err(_) => found.unseen.push(pid),
+                    // The first process hands files to services and keeps none of them.
+                    Err(_) if pid == 1 => {}
+                    Err(_) => found.unseen.extend(entry.metadata().map(|m| (pid, m.uid()))),
                     Ok(()) => {}
                 }
             }
@@ -74,15 +76,20 @@ impl Writers {
         Ok(())
     }
 
-    /// Returns who has a file open for writing, or may have.
+    /// Counts processes of other users that may not be looked into: only root sees what they write.
+    #[must_use]
+    pub fn unseen(&self) -> usize {
+        self.unseen.len()
+    }
+
+    /// Returns who has a file open for writing, or may have: a process of its owner that may not be looked into.
     #[must_use]
     pub fn of(&self, file: &fs::Metadata) -> Option<String> {
         if let Some((pid, command)) = self.files.get(&(file.dev(), file.ino())) {
             return Some(format!("process {pid} ({command}) has it open for writing"));
         }
-        let pid = self.unseen.first()?;
-        let others = if self.unseen.len() > 1 { format!(" and {} more", self.unseen.len() - 1) } else { String::new() };
-        Some(format!("whether process {pid}{others} writes to it cannot be seen: run this as root"))
+        let (pid, _) = self.unseen.iter().find(|(_, uid)| *uid == file.uid())?;
+        Some(format!("whether process {pid} of its owner writes to it cannot be seen: run this as root"))
     }
 }
 
@@ -103,7 +110,8 @@ mod tests {
         let read = fs::File::open(&path).unwrap();
         let looked = Writers { unseen: Vec::new(), ..Writers::look().unwrap() };
         assert_eq!(looked.of(&read.metadata().unwrap()), None);
-        let blind = Writers { unseen: vec![1, 7], ..looked };
-        assert!(blind.of(&read.metadata().unwrap()).unwrap().contains("process 1 and 1 more"));
+        let meta = read.metadata().unwrap();
+        let blind = Writers { unseen: vec![(6, meta.uid() + 1), (7, meta.uid())], ..looked };
+        assert!(blind.of(&meta).unwrap().contains("process 7") && blind.unseen() == 2);
     }
 }

@@ -87,6 +87,9 @@ fn text(plan: &RotatePlan) -> String {
         out.push('\n');
         out.push_str(&table(&["WHAT", "NOT WRITTEN FOR", "SIZE", "PATH", "BACKUP, OR WHY NOT"], &[2], rows));
     }
+    if plan.unseen > 0 {
+        out.push_str(&format!("\n  what {} processes of other users write to cannot be seen: root can", plan.unseen));
+    }
     if !plan.applied && compressed + deleted > 0 {
         out.push_str("\n  next: dozo rotate apply");
     }

@@ -94,6 +94,8 @@ pub struct RotatePlan {
     pub applied: bool,
     /// Files that are old enough.
     pub lines: Vec<RotateLine>,
+    /// Processes of other users that may not be looked into: whether they write to a file is not known.
+    pub unseen: usize,
     /// Bytes that it frees, or freed; of files that are still to be compressed it is not known.
     pub freed: u64,
 }
@@ -135,7 +137,7 @@ pub async fn rotate_plan(
     }
     let going = lines.iter().filter(|l| l.action == RotateAction::Delete && l.held_back.is_none());
     let freed = going.map(|l| l.bytes).sum();
-    Ok(RotatePlan { source: source.name.to_string(), root: tree.root, applied: false, lines, freed })
+    Ok(RotatePlan { source: source.name.to_string(), root: tree.root, applied: false, lines, unseen: writers.unseen(), freed })
 }
 
 fn line_of(tree: &Tree, rule: &RotateSettings, item: &Item, now: Timestamp) -> Option<RotateLine> {
