@@ -5,8 +5,8 @@ import platform
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-digest, peers = (json.load(open(p)) for p in sys.argv[1:3])
-scale, baseline = sys.argv[3], "--baseline" in sys.argv
+digest, peers, lake = (json.load(open(p)) for p in sys.argv[1:4])
+scale, baseline = sys.argv[4], "--baseline" in sys.argv
 cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.processor())
 best = min((v["seconds-for-lineitem"], k) for k, v in digest.items() if k != "md-5 crate")
 mb = lambda n: f"{n / 1e6:.1f} MB"
@@ -29,6 +29,24 @@ shares with its client. Wall times differ from machine to machine and from minut
 
 Stages of the whole backup: {whole}. On the workers, seconds summed over both: {stages}.
 
+## TPC-H, scale {scale}, in a DuckDB file of {mb(lake['database']['bytes'])}; two threads each
+
+| | wall | | peak memory | stored |
+|---|---|---|---|---|
+| DuckDB 2.0.0, EXPORT DATABASE (parquet, zstd) | {lake['EXPORT']['wall']:.2f} s | 1.00 | {mb(lake['EXPORT']['rss'])} | {mb(lake['EXPORT']['stored'])} |
+| **dozo, `format = "parquet"`, data stage** (digests every row) | **{lake['parquet']['data']:.2f} s** | **{lake['ratios']['parquet form / EXPORT']:.2f}** | {mb(lake['parquet']['rss'])} | {mb(lake['parquet']['stored'])} |
+| `pigz -p2 -6` | {lake['pigz']['wall']:.2f} s | 1.00 | {mb(lake['pigz']['rss'])} | {mb(lake['pigz']['stored'])} |
+| **dozo, `format = "duckdb.gz"`, whole backup** (digests every row; throughput) | **{lake['file']['wall']:.2f} s** | **{lake['ratios']['pigz / file form']:.2f}** | {mb(lake['file']['rss'])} | {mb(lake['file']['stored'])} |
+
+## {lake['set']['files']:,} files, {mb(lake['set']['bytes'])}
+
+| | wall | | peak memory | stored |
+|---|---|---|---|---|
+| `tar`, `zstd -1 -T2` | {lake['tar']['wall']:.2f} s | 1.00 | {mb(lake['tar']['rss'])} | {mb(lake['tar']['stored'])} |
+| **dozo, first backup** (digests every file) | **{lake['first']['wall']:.2f} s** | **{lake['ratios']['first / tar, zstd']:.2f}** | {mb(lake['first']['rss'])} | {mb(lake['first']['stored'])} |
+| **dozo, second backup, {lake['set']['changed']} files changed** (of the first) | **{lake['second']['wall']:.2f} s** | **{lake['ratios']['second / first']:.2f}** | {mb(lake['second']['rss'])} | {mb(lake['second']['stored'])} |
+| dozo, restore of all | {lake['restore']['wall']:.2f} s | | {mb(lake['restore']['rss'])} | |
+
 ## Row digests: {6001215:,} rows of about 211 bytes, one thread
 
 | | ns a row | seconds of CPU |
@@ -39,6 +57,9 @@ print(text)
 ratios = {
     "data / DuckDB": peers["data / DuckDB"],
     "size / DuckDB": peers["size / DuckDB"],
+    "parquet form / EXPORT": lake["ratios"]["parquet form / EXPORT"],
+    "file form / pigz": 1 / lake["ratios"]["pigz / file form"],
+    "second backup of files / first": lake["ratios"]["second / first"],
     "digests / md-5 crate": best[0] / digest["md-5 crate"]["seconds-for-lineitem"],
 }
 file = ROOT / "benches/baseline.json"

@@ -127,6 +127,10 @@ fn a_rule_can_do_without_backups_and_mistakes_are_told() {
         assert!(run.stderr.contains(said), "{rule}: {run:?}");
     }
     let (dozo, _) = logs("{ delete-after = \"1d\" }");
+    // The night's jobs know of it: after the verification.
+    let cron = dozo.run(&["schedule", "--cron"]).exits(0);
+    let order = ["backup --all", "verify latest --all", "rotate apply"].map(|job| cron.stdout.find(job).unwrap());
+    assert!(order.is_sorted(), "{cron:?}");
     dozo.reconfigure(|text| text.lines().filter(|l| !l.starts_with("rotate")).map(|l| format!("{l}\n")).collect());
     let run = dozo.run(&["rotate", "apply"]).exits(2);
     assert!(run.stderr.contains("no source") && run.stderr.contains("rotate = {"), "{run:?}");

@@ -16,10 +16,14 @@ pub(crate) use verify::{Use, decode, uses};
 
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 
+use dozo_model::StoredFile;
 use dozo_store::{ObjectData, Parts};
+use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
+use crate::stored::unpack;
 use crate::{EngineError, Result};
 
 /// What DuckDB itself needs at least: a row group of a wide table, decompressed.
@@ -40,4 +44,16 @@ fn file_of(data: ObjectData) -> Result<File> {
             written.map_err(EngineError::folder(&std::env::temp_dir()))
         }
     }
+}
+
+/// Decompresses a stored file to `path`. Returns what is wrong with its bytes.
+///
+/// # Errors
+/// As [`crate::stored::unpack`]; [`EngineError::Folder`].
+fn unpack_to(data: ObjectData, stored: &StoredFile, path: &Path, cancel: &CancellationToken) -> Result<Option<String>> {
+    let io = EngineError::folder(path);
+    let mut out = File::create(path).map_err(io)?;
+    let wrong = unpack(data, stored, cancel, |bytes| out.write_all(bytes).map_err(io))?;
+    out.sync_all().map_err(io)?;
+    Ok(wrong)
 }

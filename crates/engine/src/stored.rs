@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{Cursor, Read, Write};
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -72,23 +71,6 @@ pub(crate) fn unpack(
         (false, _) => Some(format!("{bytes} bytes, decompressed, instead of {}", stored.bytes)),
         (true, false) => Some(format!("sha256 {sha256}, decompressed, instead of {}", stored.sha256)),
     })
-}
-
-/// Decompresses a stored file to `path`. Returns what is wrong with its bytes.
-///
-/// # Errors
-/// As [`unpack`]; [`EngineError::Folder`].
-pub(crate) fn unpack_to(
-    data: ObjectData,
-    stored: &StoredFile,
-    path: &Path,
-    cancel: &CancellationToken,
-) -> Result<Option<String>> {
-    let io = EngineError::folder(path);
-    let mut out = File::create(path).map_err(io)?;
-    let wrong = unpack(data, stored, cancel, |bytes| out.write_all(bytes).map_err(io))?;
-    out.sync_all().map_err(io)?;
-    Ok(wrong)
 }
 
 /// Writes parts into a file.

@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn losses_read_well() {
-        let loss = |now| Loss { name: QualifiedName::new("public", "a"), before: 1000, now }.to_string();
+        let loss = |now| Loss { name: QualifiedName::new("public", "a"), unit: LossUnit::Rows, before: 1000, now }.to_string();
         assert_eq!(loss(None), "public.a is gone (it had 1,000 rows)");
         assert_eq!(loss(Some(0)), "public.a is empty (it had 1,000 rows)");
         assert_eq!(loss(Some(400)), "public.a has 400 rows instead of 1,000");

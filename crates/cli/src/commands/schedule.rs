@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use dozo_engine::{SourceKind, SourceSettings};
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -115,7 +116,12 @@ fn jobs(config: &Config) -> Vec<Job> {
     let mut all = vec![];
     if s.backup.is_some() {
         all.push(job("backup", "backup of all sources", s.backup, "backup --all", Some("verify")));
-        all.push(job("verify", "verification of the newest backups", None, "verify latest --all", None));
+        let rotates = |s: &SourceSettings| matches!(&s.kind, SourceKind::Files(files) if files.rotate.is_some());
+        let rotate = config.sources.iter().any(rotates).then_some("rotate");
+        all.push(job("verify", "verification of the newest backups", None, "verify latest --all", rotate));
+        if let Some(rotate) = rotate {
+            all.push(job(rotate, "rotation of old files", None, "rotate apply", None));
+        }
     }
     if s.retention.is_some() {
         all.push(job("retention", "retention", s.retention, "retention apply", None));
@@ -210,9 +216,11 @@ fn crontab(config: &Config, jobs: &[Job], command: &Invocation) -> String {
         let Some(at) = job.at else { continue };
         let local = here_time(at, &s.time_zone, &here).unwrap_or(at);
         let mut line = format!("{} {} * * * {}", local.minute(), local.hour(), command.cron(job.args));
-        // Whatever became of the first.
-        for then in jobs.iter().filter(|j| job.then == Some(j.name)) {
+        // Whatever became of the one before.
+        let mut last = job;
+        while let Some(then) = jobs.iter().find(|j| last.then == Some(j.name)) {
             line.push_str(&format!("; {}", command.cron(then.args)));
+            last = then;
         }
         lines.push(line);
     }

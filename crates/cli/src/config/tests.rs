@@ -62,7 +62,7 @@ fn every_problem_at_once_with_its_line() {
         "6: source.Shop.url: the URL of u@h:5432/d holds a password",
         "9: source.Shop.lock-timeout: `5m` is ambiguous: write `min` for minutes or `mo` for months",
         "10: source.Shop.workers: it must be a number from 1 to 64",
-        "11: source.b.kind: `files` is not available in this version",
+        "11: source.b.root: it is missing (the folder that all files lie below)",
         "14: retention.daily: `3m` is ambiguous: write `min` for minutes or `mo` for months",
         "13: retention.monthly: it keeps 10 days, which is shorter than weekly (1 year)",
         "17: retention.min-keep: it must be a number from 1 to 100000",

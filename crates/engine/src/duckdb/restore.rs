@@ -14,7 +14,6 @@ use super::verify::fingerprints;
 use crate::context::Context;
 use crate::intact::Digests;
 use crate::restore::{FolderOptions, FolderReport, RestoredFile};
-use crate::stored::unpack_to;
 use crate::workers::blocking;
 use crate::{EngineError, Result};
 
@@ -117,7 +116,7 @@ impl Job<'_> {
             Some(stored) => {
                 let data = self.objects.fetch(self.ctx, self.repository, &stored.object).await?;
                 let (stored, made, cancel) = (stored.clone(), made.clone(), self.ctx.cancel.clone());
-                let wrong = blocking(move || Ok((unpack_to(data, &stored, &made, &cancel)?, stored.object))).await?;
+                let wrong = blocking(move || Ok((super::unpack_to(data, &stored, &made, &cancel)?, stored.object))).await?;
                 if let (Some(reason), object) = wrong {
                     return Err(EngineError::Damaged { object, reason });
                 }

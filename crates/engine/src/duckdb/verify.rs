@@ -10,7 +10,6 @@ use dozo_store::Fetched;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
-use crate::stored::unpack_to;
 use crate::{EngineError, Result};
 
 /// Memory of the DuckDB that decodes an object.
@@ -79,7 +78,7 @@ pub(crate) fn decode(key: &str, fetched: Fetched, used: &Use, cancel: &Cancellat
             let folder = tempfile::tempdir().map_err(EngineError::folder(&std::env::temp_dir()))?;
             let path = folder.path().join(Path::new(&described.path).file_name().unwrap_or_default());
             let whole = described.path.clone();
-            match unpack_to(fetched.data, stored, &path, cancel) {
+            match super::unpack_to(fetched.data, stored, &path, cancel) {
                 Ok(None) => {}
                 Ok(Some(why)) => return Ok((0, vec![finding(FindingKind::Content, whole, why)])),
                 Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
