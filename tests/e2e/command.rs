@@ -124,3 +124,63 @@ fn an_interrupted_run_leaves_no_process_behind() {
         }
     }
 }
+
+/// A command that is given half of it must not take it for the whole: it dies before its input ends.
+#[test]
+fn an_interrupted_restore_is_never_taken_for_the_whole() {
+    let dozo = source(Place::Local, "seq 1 3000000", "");
+    let _ = dozo.run(&["backup", "out"]).exits(0);
+    let script = "echo $$ > pid; cat | (head -c 1000 > first; sleep 2; cat > rest; echo COMMIT > committed)";
+    let mut child = dozo.command(&["restore", "out@latest", "--", "sh", "-c", script]).stderr(Stdio::null()).spawn().unwrap();
+    let first = dozo.folder.path().join("first");
+    let began = Instant::now();
+    while !fs::metadata(&first).is_ok_and(|m| m.len() == 1000) {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let interrupted = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(interrupted.success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(!dozo.folder.path().join("committed").exists());
+    let pid = fs::read_to_string(dozo.folder.path().join("pid")).unwrap();
+    assert!(!fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|s| !s.contains(") Z ")), "{pid} lives on");
+    // One that reads only a part and says that all is well is not believed.
+    let small = source(Place::Local, "echo a few words", "");
+    let _ = small.run(&["backup", "out"]).exits(0);
+    let run = small.run(&["restore", "out@latest", "--", "sleep", "0.2"]).exits(1);
+    assert!(run.stderr.contains("without reading everything"), "{run:?}");
+    let _ = small.run(&["restore", "out@latest", "--to", "-", "--jobs", "2"]).exits(2);
+}
+
+/// What a command leaves behind on purpose is left alone, and not waited for.
+#[test]
+fn a_daemon_that_a_command_starts_lives_on() {
+    let hook = "before = [\"sh\", \"-c\", \"sleep 61 > /dev/null 2>&1 & echo $! > hooked\"]";
+    let dozo = source(Place::Local, "(sleep 62 > /dev/null & echo $! > left) ; echo good", hook);
+    let began = Instant::now();
+    let _ = dozo.run(&["backup", "out"]).exits(0);
+    assert!(began.elapsed() < Duration::from_secs(30));
+    for name in ["hooked", "left"] {
+        let pid = fs::read_to_string(dozo.folder.path().join(name)).unwrap();
+        let ended = Command::new("kill").arg(pid.trim()).status().unwrap();
+        assert!(ended.success(), "{name} is gone");
+    }
+}
+
+#[test]
+fn backups_that_would_make_the_same_file_are_told_apart_first() {
+    let dozo = Dozo::without_database(
+        Place::Local,
+        "[source.a]\nkind = \"command\"\ncommand = [\"echo\", \"a\"]\nfile = \"x\"\n[source.b]\nkind = \"command\"\ncommand = [\"echo\", \"b\"]\nfile = \"x\"\n",
+    );
+    let _ = dozo.run(&["backup", "--all"]).exits(0);
+    let run = dozo.run(&["restore", "--all", "--to", "out"]).exits(2);
+    assert!(run.stderr.contains("both restore `x`") && !dozo.folder.path().join("out").exists(), "{run:?}");
+    // One of several that fails does not stop the others.
+    dozo.reconfigure(|text| text.replace("file = \"x\"\n[source.b]", "file = \"y\"\n[source.b]"));
+    let _ = dozo.run(&["backup", "a"]).exits(0);
+    fs::create_dir_all(dozo.folder.path().join("out/y")).unwrap();
+    let run = dozo.run(&["restore", "--all", "--to", "out"]).exits(4);
+    assert!(run.stderr.contains("DOZO-E6032") && dozo.folder.path().join("out/x").exists(), "{run:?}");
+}

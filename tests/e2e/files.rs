@@ -519,3 +519,118 @@ fn copies_and_deletions_know_file_sets() {
         assert!(everything(&out) == everything(&root));
     }
 }
+
+/// Another format begins anew: one backup has one way to be read.
+#[test]
+fn another_format_stores_everything_again() {
+    let dozo = set(Place::Local, "format = \"tar.zst\"");
+    let root = dozo.folder.path().join("set");
+    write(&root.join("a"), "a");
+    age(&root);
+    let _ = dozo.run(&["backup", "set"]).exits(0);
+    dozo.reconfigure(|text| text.replace("tar.zst", "tar.gz"));
+    let full = dozo.run(&["--json", "backup", "set"]).exits(0).json();
+    assert_eq!(full["full-because"], "the last backup has another format", "{full}");
+    let _ = dozo.run(&["verify", "--all"]).exits(0);
+    by_instructions(&dozo, "set", &dozo.folder.path().join("out"));
+}
+
+#[test]
+fn a_restore_in_place_makes_what_the_list_says() {
+    let dozo = set(Place::Local, "");
+    let root = dozo.folder.path().join("set");
+    write(&root.join("a"), "new");
+    fs::hard_link(root.join("a"), root.join("b")).unwrap();
+    write(&root.join("d/x"), "x");
+    let pipe = |path: &Path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+    pipe(&root.join("p"));
+    symlink("a", root.join("s")).unwrap();
+    fs::set_permissions(root.join("p"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).unwrap();
+    let _ = dozo.run(&["backup", "set"]).exits(0);
+    let before = everything(&root);
+    // Names of one old file, a pipe of another mode, and what a killed run has left.
+    let out = dozo.folder.path().join("out");
+    let to = out.display().to_string();
+    write(&out.join("a"), "old");
+    fs::hard_link(out.join("a"), out.join("b")).unwrap();
+    pipe(&out.join("p"));
+    symlink("a", out.join("s")).unwrap();
+    write(&out.join("d/.dozo-restore-abcdefgh12"), "half");
+    write(&out.join(".dozo-restore-notes"), "kept");
+    let _ = dozo.run(&["restore", "set@latest", "--to", &to]).exits(1);
+    let _ = dozo.run(&["restore", "set@latest", "--to", &to, "--existing", "replace"]).exits(0);
+    let mut after = everything(&out);
+    assert!(after.remove(".dozo-restore-notes").is_some());
+    assert_eq!(after, before);
+    assert_eq!(fs::metadata(out.join("a")).unwrap().ino(), fs::metadata(out.join("b")).unwrap().ino());
+    // What is of another kind is told before anything is written.
+    for (path, folder) in [("a", true), ("d", false)] {
+        let (here, to) = (dozo.folder.path().join(format!("kind {path}")), format!("kind {path}"));
+        if folder {
+            fs::create_dir_all(here.join(path)).unwrap();
+        } else {
+            write(&here.join(path), "file");
+        }
+        let run = dozo.run(&["restore", "set@latest", "--to", &to, "--existing", "replace"]).exits(1);
+        assert!(run.stderr.contains(&format!("already: {path}")) || run.stderr.contains("stands in the way"), "{run:?}");
+        assert_eq!(fs::read_dir(&here).unwrap().count(), 1, "{run:?}");
+    }
+    // A new folder is as closed as the old one was; one that is there is left alone.
+    let _ = dozo.run(&["restore", "set@latest", "--to", "new"]).exits(0);
+    let mode = |name: &str| fs::metadata(dozo.folder.path().join(name)).unwrap().mode() & 0o777;
+    assert_eq!(mode("new"), 0o700);
+    fs::create_dir(dozo.folder.path().join("there")).unwrap();
+    let was = mode("there");
+    let _ = dozo.run(&["restore", "set@latest", "--to", "there"]).exits(0);
+    assert_eq!(mode("there"), was);
+    by_instructions(&dozo, "set", &dozo.folder.path().join("by hand"));
+    assert_eq!((mode("by hand"), everything(&dozo.folder.path().join("by hand"))), (0o700, before));
+    // Instructions that cannot be followed to their end fail.
+    let list = files(&dozo.repository()).into_iter().find(|p| p.to_string_lossy().contains("files.jsonl")).unwrap();
+    fs::remove_file(list).unwrap();
+    let text = fs::read_to_string(dozo.repository().join(manifest(&dozo, "set")["restore-md"].as_str().unwrap())).unwrap();
+    let block = text.split("```sh\n").nth(1).unwrap().split("\n```").next().unwrap();
+    let target = dozo.folder.path().join("nothing");
+    let run = Command::new("bash").args(["-c", block]).env("REPO", dozo.repository()).env("TARGET", &target).output().unwrap();
+    assert!(!run.status.success() && !target.exists());
+}
+
+/// Closed folders and files that nobody may read come back, and the same command can be run again: also for users who are not root.
+#[test]
+fn closed_folders_are_no_obstacle_to_their_owner() {
+    let dozo = set(Place::Local, "");
+    let root = dozo.folder.path().join("set");
+    write(&root.join("closed/a"), "a");
+    write(&root.join("closed/b"), "b");
+    let mode = |path: &str, mode| fs::set_permissions(root.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    let _ = dozo.run(&["backup", "set"]).exits(0);
+    mode("closed/b", 0o200);
+    mode("closed", 0o500);
+    let _ = dozo.run(&["backup", "set"]);
+    let before = everything(&root);
+    for path in ["closed/a", "/closed/b", "closed"] {
+        let _ = dozo.run(&["restore", "set@latest", "--to", "out", "--path", path]).exits(0);
+    }
+    assert_eq!(everything(&dozo.folder.path().join("out")), before);
+    mode("closed", 0o700);
+    fs::set_permissions(dozo.folder.path().join("out/closed"), fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+/// Neither the repository nor a replica of it is part of what lies around them.
+#[test]
+fn repositories_within_the_root_are_left_out() {
+    let dozo = set(Place::Local, "");
+    dozo.reconfigure(|text| {
+        text.replace("root = \"set\"", "root = \".\"").replacen(
+            "[source.set]",
+            "[[repository.replica]]\nname = \"safe\"\nurl = \"file://safe\"\n[source.set]",
+            1,
+        )
+    });
+    write(&dozo.folder.path().join("set/a"), "a");
+    let _ = dozo.run(&["backup", "set"]);
+    let _ = dozo.run(&["replicate", "--init", "--to", "safe"]).exits(0);
+    let again = dozo.run(&["--json", "backup", "set"]).exits(0).json();
+    assert_eq!((again["files"]["files"].as_u64(), again["files"]["others"].as_u64()), (Some(2), Some(1)), "{again}");
+}

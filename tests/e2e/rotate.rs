@@ -75,8 +75,12 @@ fn nothing_goes_before_a_verified_backup_holds_it() {
     assert!(unpacked.stdout == "app/old.log 行\n".repeat(1000).as_bytes());
     drop(open);
     assert_eq!(texts(&plan(&dozo, "apply"))[1], ("app/open.log", "compress"));
-    // The backups of what is gone still hold it.
-    let _ = dozo.run(&["restore", "logs@latest", "--to", "out", "--path", "ancient.log"]).exits(0);
+    // The backups of what is gone still hold it, and the next ones what became of the others: nothing is lost.
+    let next = dozo.run(&["--json", "backup", "logs"]).exits(0).json();
+    assert_eq!((&next["outcome"], next["files"]["files"].as_u64()), (&Value::from("done"), Some(5)), "{next}");
+    let _ = dozo.run(&["verify", "logs@latest"]).exits(0);
+    let first = dozo.run(&["--json", "list", "logs"]).exits(0).json()[0]["id"].as_str().unwrap().to_owned();
+    let _ = dozo.run(&["restore", &format!("logs@{first}"), "--to", "out", "--path", "ancient.log"]).exits(0);
     assert!(dozo.folder.path().join("out/app/ancient.log").exists());
 }
 
@@ -94,6 +98,12 @@ fn what_was_compressed_goes_in_its_time_and_a_stopped_run_is_finished() {
     let run = dozo.run(&["rotate", "apply"]).exits(0);
     assert!(!root.join("a.log").exists() && root.join("a.log.gz").exists(), "{run:?}");
     assert!(root.join("b.log").exists() && run.stdout.contains("stands beside it"), "{run:?}");
+    // Nor is a link or a pipe taken for it, whatever lies behind.
+    for script in ["rm b.log.gz; gzip -c b.log > ../x.gz; ln -s ../x.gz b.log.gz", "rm b.log.gz; mkfifo b.log.gz"] {
+        assert!(Command::new("sh").args(["-c", script]).current_dir(&root).status().unwrap().success());
+        let run = dozo.run(&["rotate", "apply"]).exits(0);
+        assert!(root.join("b.log").exists() && run.stdout.contains("stands beside it"), "{run:?}");
+    }
     fs::remove_file(root.join("b.log.gz")).unwrap();
     let _ = dozo.run(&["rotate", "apply"]).exits(0);
     // Eleven days later: the digest of what they were proves that a backup holds them.
@@ -135,4 +145,6 @@ fn a_rule_can_do_without_backups_and_mistakes_are_told() {
     let run = dozo.run(&["rotate", "apply"]).exits(2);
     assert!(run.stderr.contains("no source") && run.stderr.contains("rotate = {"), "{run:?}");
     let _ = dozo.run(&["rotate", "plan", "nobody"]).exits(2);
+    let named = dozo.run(&["rotate", "apply", "logs"]).exits(2);
+    assert!(named.stderr.contains("has no rule"), "{named:?}");
 }

@@ -5,7 +5,7 @@ use dozo_model::{Ability, Capabilities, Explain, human_bytes, random_suffix};
 use dozo_postgres::{
     PgError, PgTools, Session, large_objects, lock_budget, missing_grants, sequences, tables, visible_user_mappings,
 };
-use dozo_store::{Parts, Store};
+use dozo_store::Parts;
 use serde::Serialize;
 
 use crate::backup::{Readable, readable, wanted_sequences};
@@ -85,9 +85,8 @@ pub async fn check(ctx: &Context, repository: &RepositorySettings, sources: &[So
         for replica in &repository.replicas {
             lines.extend(check_repository(Some(&replica.name), &replica.repository, &[]).await);
         }
-        let store = repository.store().ok();
         for source in sources {
-            lines.extend(check_source(ctx, source, store.as_ref()).await);
+            lines.extend(check_source(ctx, source, repository).await);
         }
         lines
     };
@@ -207,15 +206,15 @@ fn tell_capabilities(doctor: &mut Doctor, found: &Capabilities, recorded: Option
     doctor.ok("store", words.join(", "));
 }
 
-async fn check_source(ctx: &Context, source: &SourceSettings, store: Option<&Store>) -> Vec<CheckLine> {
+async fn check_source(ctx: &Context, source: &SourceSettings, repositories: &RepositorySettings) -> Vec<CheckLine> {
     let mut doctor = Doctor { about: source.name.to_string(), lines: Vec::new() };
     let looked = match &source.kind {
         SourceKind::Postgres(settings) => {
-            let parts = store.map(Store::parts).unwrap_or_default();
+            let parts = repositories.store().map(|s| s.parts()).unwrap_or_default();
             look_at_database(ctx, source, settings, parts, &mut doctor).await
         }
         SourceKind::Duckdb(settings) => look_at_files(source, settings, &mut doctor),
-        SourceKind::Files(settings) => look_at_set(ctx, source, settings, store, &mut doctor).await,
+        SourceKind::Files(settings) => look_at_set(ctx, source, settings, repositories, &mut doctor).await,
         SourceKind::Command(settings) => {
             look_at_command(settings, &mut doctor);
             Ok(())
@@ -232,10 +231,10 @@ async fn look_at_set(
     ctx: &Context,
     source: &SourceSettings,
     settings: &FilesSettings,
-    store: Option<&Store>,
+    repositories: &RepositorySettings,
     doctor: &mut Doctor,
 ) -> Result<()> {
-    let walked = files::Tree::look(source, settings)?.walk(store, &ctx.cancel).await?;
+    let walked = files::Tree::look(source, settings)?.walk(repositories, &ctx.cancel).await?;
     let bytes = walked.items.iter().map(files::size_of).sum();
     let status = if walked.items.is_empty() { CheckStatus::Fail } else { CheckStatus::Ok };
     let detail =

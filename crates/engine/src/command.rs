@@ -6,29 +6,29 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use dozo_catalog::Repository;
 use dozo_encode::{BlockWriter, Compressed, EncodeError};
-use dozo_files::{FilesError, Owners, Target};
+use dozo_files::{FilesError, Occupied, Owners, Target};
 use dozo_model::{
     CommandContent, Compression, Content, FileMeta, FilePath, FileTime, Loss, LossUnit, Manifest, ObjectRef, QualifiedName,
     Stage, StoredFile, human_bytes, human_duration, random_suffix,
 };
 use dozo_store::Layout;
 use serde::Serialize;
-use tokio::io::AsyncReadExt;
-use tokio::process::{ChildStderr, ChildStdout, Command};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 
 use crate::backup::{BackupReport, Draft, Frame, Gate, Upload, UploadSink, Uploads, Work};
 use crate::budget::Budget;
 use crate::context::{CommandSettings, Context};
 use crate::intact::Digests;
-use crate::process::{Running, tail};
+use crate::process::{Listener, Running};
 use crate::restore::{FolderOptions, FolderReport, RestoredFile};
 use crate::restore_md::plain;
 use crate::stored::{level_of, unpack};
@@ -37,10 +37,10 @@ use crate::{EngineError, Result};
 
 /// Bytes that are read at a time.
 const READ: usize = 1 << 18;
+/// How often it is looked whether a command has read what it was given.
+const POLL: Duration = Duration::from_millis(5);
 /// Pieces between reader and compression.
 const QUEUE: usize = 4;
-/// Bytes of its standard error that are kept.
-const SAID_MAX: usize = 1 << 16;
 
 /// On its way to the store.
 enum Piece {
@@ -70,7 +70,11 @@ pub(crate) async fn run(frame: &Frame<'_>, settings: &CommandSettings) -> Result
     let (to, of_key) = (Arc::clone(&uploads), key.clone());
     let stored =
         tokio::spawn(blocking(move || to.store(&of_key, |sink| store(&of_key, compression, level, budget, sink, pieces))));
-    let printed = print(frame, settings, &sender).await;
+    // A store that fails is known before the command says anything more.
+    let printed = tokio::select! {
+        printed = print(frame, settings, &sender) => printed,
+        () = sender.closed() => Err(EngineError::Cancelled),
+    };
     if printed.is_ok() {
         // Whoever does not listen any more says why.
         let _ = sender.send(Piece::End).await;
@@ -79,7 +83,7 @@ pub(crate) async fn run(frame: &Frame<'_>, settings: &CommandSettings) -> Result
     let stored = stored.await.map_err(|e| EngineError::Internal(e.to_string()))?;
     let (written, mut upload): (Compressed, Upload) = match (printed, stored) {
         (Ok(()), stored) => stored?,
-        // Reading stopped because nobody took it.
+        // The command was stopped because nobody took what it printed.
         (Err(EngineError::Cancelled), Err(e)) if !ctx.cancel.is_cancelled() => return Err(e),
         (Err(e), _) => return Err(e),
     };
@@ -171,53 +175,55 @@ fn start(frame: &Frame<'_>, settings: &CommandSettings, command: &[String], stdo
         .env("DOZO_BACKUP", frame.id.as_str())
         .stdout(stdout)
         .stderr(Stdio::piped());
-    Running::start(&mut command_line).map_err(|e| failed(command, e.to_string()))
+    Running::start(&mut command_line, Stdio::null()).map_err(|e| failed(command, e.to_string()))
 }
 
 /// Runs the command and its check, and passes on what it prints.
 async fn print(frame: &Frame<'_>, settings: &CommandSettings, to: &mpsc::Sender<Piece>) -> Result<()> {
-    let mut running = start(frame, settings, &settings.command, Stdio::piped())?;
-    let (stdout, stderr) = (running.child.stdout.take(), running.child.stderr.take());
+    let command = &settings.command;
     let gate = Gate::new(frame.source.rate.map(|r| r.0));
-    let work = async {
-        let (bytes, said) = tokio::join!(pass(frame, &gate, stdout, to), listen(stderr));
-        Ok::<_, EngineError>((bytes?, said, running.child.wait().await))
-    };
-    let (bytes, said, status) = limited(settings, &settings.command, work).await?;
-    judged(&settings.command, &said, status)?;
+    let mut running = start(frame, settings, command, Stdio::piped())?;
+    let stdout = running.child.stdout.take();
+    let (bytes, said) = ended(settings, command, running, pass(frame, &gate, stdout, to)).await?;
     if bytes == 0 {
-        return Err(failed(&settings.command, "it printed nothing".into()));
+        return Err(failed(command, "it printed nothing".into()));
     }
     if bytes < settings.min_size.0 {
         let (printed, least) = (human_bytes(bytes), human_bytes(settings.min_size.0));
-        return Err(failed(&settings.command, format!("it printed {printed}, less than min-size = {least}")));
+        return Err(failed(command, format!("it printed {printed}, less than min-size = {least}")));
     }
-    let said = tail(&said);
     if !said.is_empty() {
         frame.warnings.add(format!("the command ended well, and said: {}", said.replace('\n', " ")));
     }
     if settings.check.is_empty() {
         return Ok(());
     }
-    let mut running = start(frame, settings, &settings.check, Stdio::null())?;
-    let stderr = running.child.stderr.take();
-    let work = async { Ok::<_, EngineError>((listen(stderr).await, running.child.wait().await)) };
-    let (said, status) = limited(settings, &settings.check, work).await?;
-    judged(&settings.check, &said, status)
+    let running = start(frame, settings, &settings.check, Stdio::null())?;
+    ended(settings, &settings.check, running, async { Ok(()) }).await.map(drop)
 }
 
-/// Waits for a command as long as it may take.
-async fn limited<T>(settings: &CommandSettings, command: &[String], work: impl Future<Output = Result<T>>) -> Result<T> {
-    let too_long = |_| failed(command, format!("it did not end within timeout = {}", human_duration(settings.timeout)));
-    tokio::time::timeout(settings.timeout, work).await.map_err(too_long)?
-}
-
-fn judged(command: &[String], said: &[u8], status: std::io::Result<ExitStatus>) -> Result<()> {
+/// Waits until a command has ended well, and `meanwhile` with it. Returns what that returned, and what was said on standard error.
+async fn ended<T>(
+    settings: &CommandSettings,
+    command: &[String],
+    mut running: Running,
+    meanwhile: impl Future<Output = Result<T>>,
+) -> Result<(T, String)> {
+    let listener = Listener::to(running.child.stderr.take());
+    let until = tokio::time::Instant::now() + settings.timeout;
+    let too_long =
+        |held: &str| failed(command, format!("it did not end within timeout = {}{held}", human_duration(settings.timeout)));
+    let Ok(done) = tokio::time::timeout_at(until, meanwhile).await else {
+        let held = if running.has_ended() { ": something that it has started holds its output" } else { "" };
+        return Err(too_long(held));
+    };
+    let done = done?;
+    let status = tokio::time::timeout_at(until, running.wait()).await.map_err(|_| too_long(""))?;
     let status = status.map_err(|e| failed(command, e.to_string()))?;
+    let said = listener.said().await;
     if status.success() {
-        return Ok(());
+        return Ok((done, said));
     }
-    let said = tail(said);
     Err(failed(command, if said.is_empty() { status.to_string() } else { format!("{status}: {said}") }))
 }
 
@@ -240,19 +246,6 @@ async fn pass(frame: &Frame<'_>, gate: &Gate, stdout: Option<ChildStdout>, to: &
     }
 }
 
-/// Takes in what is said on standard error, the end of it at least.
-async fn listen(stderr: Option<ChildStderr>) -> Vec<u8> {
-    let Some(mut stderr) = stderr else { return Vec::new() };
-    let mut said = Vec::new();
-    // What cannot be read is only missing from the message.
-    while stderr.read_buf(&mut said).await.is_ok_and(|n| n > 0) {
-        if said.len() > 2 * SAID_MAX {
-            said.drain(..said.len() - SAID_MAX);
-        }
-    }
-    said
-}
-
 /// Restores a command's output as a file.
 pub(crate) async fn restore(
     ctx: &Context,
@@ -265,8 +258,10 @@ pub(crate) async fn restore(
     let began = Instant::now();
     let (stored, path) = (content.stored.clone(), FilePath::new(content.name.as_bytes()));
     let target = Target::open(folder, Owners::Ours, options.replace)?;
-    if !options.replace && target.occupied(&path, false)? {
-        return Err(EngineError::TargetOccupied { target: folder.display().to_string(), tables: vec![content.name.clone()] });
+    target.sweep(&FilePath::new(""))?;
+    let occupied = target.occupied(&path, false)?;
+    if occupied == Occupied::ByAnotherKind || occupied == Occupied::Yes && !options.replace {
+        return Err(EngineError::FolderOccupied { folder: folder.to_owned(), files: vec![content.name.clone()] });
     }
     ctx.progress.stage(Stage::Data, 0, stored.bytes);
     let data = Digests::of(manifest).fetch(ctx, repository, &stored.object).await?;
@@ -340,6 +335,74 @@ pub async fn restore_stream(
             bytes,
             seconds: began.elapsed().as_secs_f64(),
         }),
+    }
+}
+
+/// Gives a command's output to another command. By the end of its standard input that is told that this was all, and only when it was;
+/// else it is killed first, with everything that it has started.
+///
+/// # Errors
+/// [`EngineError::OtherKind`]; [`EngineError::Command`] when it fails, or ends before it has read everything.
+pub async fn restore_into(
+    ctx: &Context,
+    repository: &Repository,
+    manifest: &Manifest,
+    command: &[String],
+) -> Result<StreamReport> {
+    let Some((program, arguments)) = command.split_first() else { return Err(failed(command, "it is empty".into())) };
+    if !matches!(manifest.content, Content::Command(_)) {
+        return Err(EngineError::other_kind(manifest, "command"));
+    }
+    let mut command_line = Command::new(program);
+    command_line.args(arguments);
+    let (sender, pieces) = mpsc::channel(QUEUE);
+    let unpacked = restore_stream(ctx, repository, manifest, move |bytes| {
+        sender.blocking_send(Bytes::copy_from_slice(bytes)).map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+    });
+    let mut running = Running::start(&mut command_line, Stdio::piped()).map_err(|e| failed(command, e.to_string()))?;
+    let mut stdin = running.child.stdin.take();
+    let fed = tokio::select! {
+        biased;
+        () = ctx.cancel.cancelled() => Err(EngineError::Cancelled),
+        (read, unpacked) = async { tokio::join!(feed(&mut running, stdin.as_mut(), pieces), unpacked) } => match unpacked {
+            // Nobody takes any more of it: the command says why.
+            Err(EngineError::Output(_)) => Ok(None),
+            unpacked => unpacked.map(|report| read.then_some(report)),
+        },
+    };
+    let report = match fed {
+        Ok(report) => report,
+        Err(e) => {
+            running.kill();
+            return Err(e);
+        }
+    };
+    drop(stdin);
+    let status = tokio::select! {
+        biased;
+        () = ctx.cancel.cancelled() => return Err(EngineError::Cancelled),
+        status = running.wait() => status.map_err(|e| failed(command, e.to_string()))?,
+    };
+    if !status.success() {
+        return Err(failed(command, status.to_string()));
+    }
+    report.ok_or_else(|| failed(command, "it ended without reading everything".into()))
+}
+
+/// Writes pieces into a command, and waits until it has read them. Returns whether it has.
+async fn feed(running: &mut Running, stdin: Option<&mut ChildStdin>, mut pieces: mpsc::Receiver<Bytes>) -> bool {
+    let Some(stdin) = stdin else { return false };
+    while let Some(piece) = pieces.recv().await {
+        if stdin.write_all(&piece).await.is_err() {
+            return false;
+        }
+    }
+    loop {
+        match rustix::io::ioctl_fionread(&*stdin) {
+            Ok(0) | Err(_) => return true,
+            Ok(_) if running.has_ended() => return rustix::io::ioctl_fionread(&*stdin).is_ok_and(|left| left == 0),
+            Ok(_) => tokio::time::sleep(POLL).await,
+        }
     }
 }
 

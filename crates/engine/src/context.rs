@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dozo_catalog::{LockPolicy, Repository};
+use dozo_files::UnseenWriters;
 use dozo_model::{ByteSize, Clock, Compression, DuckdbForm, Operator, Profile, Progress, RetentionPolicy, SourceName};
 use dozo_postgres::{ConnInfo, ToolChoice, UrlRef};
 use dozo_store::{Store, StoreOptions};
@@ -209,6 +210,8 @@ pub struct RotateSettings {
     pub delete_after: Option<Duration>,
     /// Nothing is done to a file that no verified backup holds.
     pub after_backup: bool,
+    /// What is done about processes that cannot be seen.
+    pub unseen_writers: UnseenWriters,
 }
 
 /// What only a command has.

@@ -68,6 +68,14 @@ pub enum EngineError {
         /// Where.
         place: String,
     },
+    /// Something stands in a folder where a restore would put something else.
+    #[error("{} holds something else already: {}", folder.display(), files.join(", "))]
+    FolderOccupied {
+        /// Folder.
+        folder: std::path::PathBuf,
+        /// Some of what stands there.
+        files: Vec<String>,
+    },
     /// A pattern matches no file of a backup.
     #[error("pattern `{pattern}` matches no file of {backup}")]
     NoFile {
@@ -319,6 +327,7 @@ impl Explain for EngineError {
             | Self::WithoutDuckdb { .. }
             | Self::SameRepository { .. } => ErrorClass::Input,
             Self::TargetOccupied { .. }
+            | Self::FolderOccupied { .. }
             | Self::OtherRestore { .. }
             | Self::TableDiffers { .. }
             | Self::MissingRoles { .. }
@@ -383,6 +392,7 @@ impl Explain for EngineError {
             Self::Output(_) => "DOZO-E6029",
             Self::Command { .. } => "DOZO-E6030",
             Self::NoFile { .. } => "DOZO-E6031",
+            Self::FolderOccupied { .. } => "DOZO-E6032",
             Self::Cancelled => "DOZO-E6010",
             Self::Internal(_) => "DOZO-E6099",
         }
@@ -399,6 +409,9 @@ impl Explain for EngineError {
             Self::Encode { source, .. } => return source.next(),
             Self::BadPattern { .. } | Self::NoMatch { .. } => {
                 "patterns are schema.table with * and ?; dozo check lists the tables".into()
+            }
+            Self::FolderOccupied { .. } => {
+                "restore into a new folder; --existing replace puts files in the place of files, what is of another kind must go first".into()
             }
             Self::NoFile { .. } => "patterns are those of .gitignore; dozo show --files lists the files".into(),
             Self::Options(_) => "dozo help, and the verb".into(),

@@ -42,7 +42,7 @@ pub use backup::{BackupOptions, BackupReport, Bottleneck, FilesReport, TableRepo
 pub use budget::Budget;
 pub use check::{CheckLine, CheckStatus, check};
 pub use cluster::{Expanded, expand, vanished};
-pub use command::{StreamReport, restore_stream};
+pub use command::{StreamReport, restore_into, restore_stream};
 pub use compare::{CompareOptions, CompareReport, CompareSide, PartitionComparison, RowDifference, TableComparison, compare};
 pub use context::{
     CommandSettings, Context, DatabaseChoice, DuckdbSettings, FilesSettings, Hook, Hooks, OnBlock, PostgresSettings,
@@ -71,6 +71,7 @@ pub use dozo_catalog::{
     GcPlan, Hold, Incarnation, LockPolicy, Plan, Repository, RetentionDone, RetentionOptions, Scenario, Simulation, SourcePlan,
     Uncommitted, Verdict, plan as retention_plan, simulate, this_host, tool,
 };
+pub use dozo_files::UnseenWriters;
 pub use dozo_postgres::{ConnInfo, PgError, ToolChoice, UrlRef};
 pub use dozo_store::{LockMode, Store, StoreError, StoreOptions};
 

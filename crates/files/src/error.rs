@@ -32,6 +32,18 @@ pub enum FilesError {
     /// A tar object or a list is not what dozo writes.
     #[error("{0}")]
     Damaged(String),
+    /// Something stands where a folder has to be, or a folder where something else has to be.
+    #[error("{}: a link, a file or a folder stands in the way", path.display())]
+    InTheWay {
+        /// Where.
+        path: PathBuf,
+    },
+    /// Another run writes into the folder.
+    #[error("{}: another run writes into this folder", path.display())]
+    Busy {
+        /// Folder.
+        path: PathBuf,
+    },
     /// The run was interrupted.
     #[error("interrupted")]
     Cancelled,
@@ -52,7 +64,8 @@ impl FilesError {
 impl Explain for FilesError {
     fn class(&self) -> ErrorClass {
         match self {
-            Self::File { .. } | Self::Write(_) => ErrorClass::Failed,
+            Self::File { .. } | Self::Write(_) | Self::InTheWay { .. } => ErrorClass::Failed,
+            Self::Busy { .. } => ErrorClass::Conflict,
             Self::Pattern { .. } => ErrorClass::Input,
             Self::Damaged(_) => ErrorClass::Integrity,
             Self::Cancelled => ErrorClass::Cancelled,
@@ -66,6 +79,8 @@ impl Explain for FilesError {
             Self::Write(_) => "DOZO-E8003",
             Self::Damaged(_) => "DOZO-E8004",
             Self::Cancelled => "DOZO-E8005",
+            Self::InTheWay { .. } => "DOZO-E8006",
+            Self::Busy { .. } => "DOZO-E8007",
         }
     }
 
@@ -74,6 +89,8 @@ impl Explain for FilesError {
             Self::File { .. } | Self::Write(_) => "check the path, its permissions and its disk".into(),
             Self::Pattern { .. } => "patterns are those of .gitignore: *.csv, /logs/, **/build, !keep.me".into(),
             Self::Damaged(_) => "dozo verify, then restore from another backup".into(),
+            Self::InTheWay { .. } => "move it away, or restore into a new folder".into(),
+            Self::Busy { .. } => "wait for it to end".into(),
             Self::Cancelled => return None,
         })
     }

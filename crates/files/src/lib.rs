@@ -4,6 +4,7 @@
 //! by the list alone, and nothing is ever made, changed or followed outside the target folder. *Crash behaviour*: a file of a restore
 //! has a hidden name until it is whole.
 
+mod beneath;
 mod error;
 mod list;
 mod pack;
@@ -19,9 +20,9 @@ pub use error::FilesError;
 pub use list::{read_list, write_entry};
 pub use pack::{Added, PackWriter, same_content};
 pub use rules::Rules;
-pub use target::{Owners, Target};
+pub use target::{Occupied, Owners, Target};
 pub use unpack::{ContentSink, Member, copy_content, members};
-pub use usage::Writers;
-pub use walk::{Item, ItemKind, Problem, Walked, bare_meta, walk};
+pub use usage::{UnseenWriters, Writers};
+pub use walk::{Item, ItemKind, Problem, Root, Walked, meta_of, walk};
 
 pub(crate) type Result<T> = std::result::Result<T, FilesError>;

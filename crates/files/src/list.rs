@@ -72,6 +72,7 @@ mod tests {
     fn content(entries: u64) -> FilesContent {
         FilesContent {
             root: "/srv".into(),
+            root_meta: FileMeta::default(),
             compression: Compression::Zstd,
             restore_md: "r".into(),
             list: "files.jsonl.zst".into(),

@@ -6,23 +6,27 @@
 //! changed between them is read again; the members of the attempts before stay, and no list names them.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::time::Duration;
 
-use dozo_model::{FileData, FileEntry, FileKind, FileMeta, Sha256Hasher};
-use rustix::fs::{Mode, OFlags, SeekFrom};
+use dozo_model::{FileData, FileEntry, FileKind, FileMeta, FilePath, Sha256Digest, Sha256Hasher};
+use rustix::fs::{OFlags, SeekFrom};
+use rustix::io::Errno;
 use tar::{Builder, EntryType, Header};
 
-use crate::walk::bare_meta;
-use crate::{FilesError, Item, ItemKind, Result};
+use crate::unpack::RANGES_MAX;
+use crate::{FilesError, Item, ItemKind, Result, Root, beneath, meta_of};
 
 /// Files up to this size are read before anything of them is written.
 const SMALL: u64 = 1 << 20;
 const BUFFER: usize = 1 << 17;
 /// How often a file that changes is read, and the pause before each further time.
 const ATTEMPTS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(250)];
+/// Files above this size are not stored again because they changed while they were read.
+const AGAIN: u64 = 64 << 20;
+/// Bytes of a hole that are digested at a time.
+const HOLE: u64 = 16 << 20;
 /// Size of a tar block.
 const BLOCK: u64 = 512;
 
@@ -84,7 +88,7 @@ impl<W: Write> PackWriter<W> {
     /// [`FilesError::Write`], and what `advance` says. What is wrong with the item itself is in [`Added`].
     pub fn add<E: From<FilesError>>(
         &mut self,
-        root: &Path,
+        root: &Root,
         item: &Item,
         mut advance: impl FnMut(u64) -> std::result::Result<(), E>,
     ) -> std::result::Result<Added, E> {
@@ -139,15 +143,14 @@ impl<W: Write> PackWriter<W> {
 
     fn file<E: From<FilesError>>(
         &mut self,
-        root: &Path,
+        root: &Root,
         item: &Item,
         advance: &mut impl FnMut(u64) -> std::result::Result<(), E>,
     ) -> std::result::Result<Added, E> {
-        let full = root.join(item.path.path());
         let mut entry = None;
         for (i, pause) in ATTEMPTS.into_iter().enumerate() {
             std::thread::sleep(pause);
-            let opened = match open(&full) {
+            let opened = match open(root, &item.path) {
                 Ok(Some(opened)) => opened,
                 Ok(None) => return Ok(Added::Vanished),
                 Err(e) => return Ok(Added::Unreadable(e)),
@@ -178,22 +181,23 @@ impl<W: Write> PackWriter<W> {
             if let Err(e) = (&attempt.file).take(size).read_to_end(&mut bytes) {
                 return Ok(Tried::Unreadable(e));
             }
+            advance(bytes.len() as u64)?;
+            let mut hasher = Sha256Hasher::default();
+            hasher.update(&bytes);
+            let sha256 = hasher.finish();
             let changed = match attempt.changed(bytes.len() as u64) {
-                Ok(changed) => changed,
+                Ok(changed) => changed && !attempt.grew(sha256, advance)?,
                 Err(e) => return Ok(Tried::Unreadable(e)),
             };
-            advance(bytes.len() as u64)?;
             if changed && !last {
                 return Ok(Tried::Changed(None));
             }
             // It shrank: what there was of it is what is stored.
             attempt.size = bytes.len() as u64;
-            let mut hasher = Sha256Hasher::default();
-            hasher.update(&bytes);
             let mut header = header_of(&attempt.meta, EntryType::Regular);
             header.set_size(attempt.size);
             self.member(&mut header, item.path.bytes(), bytes.as_slice())?;
-            let data = FileData { size: attempt.size, sha256: hasher.finish(), sparse: false, changed };
+            let data = FileData { size: attempt.size, sha256, sparse: false, changed };
             let entry = Box::new(self.entry(item, FileKind::File(data), attempt.meta));
             return Ok(Tried::Stored(entry));
         }
@@ -224,19 +228,21 @@ impl<W: Write> PackWriter<W> {
             }
         };
         let (read, failed, stopped) = (reader.read, reader.failed.take(), reader.stopped.take());
-        let sha256 = reader.finish(size);
         if let Some(stopped) = stopped {
             return Err(stopped);
         }
         written?;
+        let sha256 = reader.finish(size)?;
         // The member is there, filled with zeros where nothing could be read; only a list makes it count.
         let changed = match (failed, attempt.changed(read)) {
             (Some(e), _) | (None, Err(e)) => {
                 self.members += 1;
                 return Ok(Tried::Unreadable(e));
             }
-            (None, Ok(changed)) => changed,
+            (None, Ok(changed)) => changed && !attempt.grew(sha256, advance)?,
         };
+        // What is large is not stored again and again for that.
+        let last = last || size > AGAIN;
         let data = FileData { size, sha256, sparse, changed };
         let entry = Box::new(self.entry(item, FileKind::File(data), attempt.meta.clone()));
         Ok(if changed && !last { Tried::Changed(Some(entry)) } else { Tried::Stored(entry) })
@@ -248,22 +254,22 @@ impl<W: Write> PackWriter<W> {
 /// # Errors
 /// What `advance` says, which is told of bytes as they are read. A file that cannot be read is another one.
 pub fn same_content<E: From<FilesError>>(
-    root: &Path,
+    root: &Root,
     item: &Item,
     data: &FileData,
     mut advance: impl FnMut(u64) -> std::result::Result<(), E>,
 ) -> std::result::Result<Option<FileMeta>, E> {
-    let attempt = match open(&root.join(item.path.path())).and_then(|file| file.map(|f| Attempt::begin(f, item)).transpose()) {
+    let attempt = match open(root, &item.path).and_then(|file| file.map(|f| Attempt::begin(f, item)).transpose()) {
         Ok(Some(attempt)) if attempt.size == data.size => attempt,
         _ => return Ok(None),
     };
     let mut reader = Content::new(&attempt, &mut advance);
     let copied = io::copy(&mut BufReader::with_capacity(BUFFER, &mut reader), &mut io::sink());
     let (read, failed, stopped) = (reader.read, reader.failed.is_some(), reader.stopped.take());
-    let sha256 = reader.finish(attempt.size);
     if let Some(stopped) = stopped {
         return Err(stopped);
     }
+    let sha256 = reader.finish(attempt.size)?;
     let stood = copied.is_ok() && !failed && attempt.changed(read).is_ok_and(|changed| !changed);
     Ok((stood && sha256 == data.sha256).then_some(attempt.meta))
 }
@@ -289,25 +295,43 @@ impl Attempt {
         let found = file.metadata()?;
         // What is shorter on the disk than it says has holes, or is compressed by the file system, which has none.
         let extents = if found.blocks() * BLOCK < found.len() { extents(&file, found.len())? } else { None };
-        let meta = FileMeta { user: item.meta.user.clone(), group: item.meta.group.clone(), ..bare_meta(&found) };
+        let meta = FileMeta { user: item.meta.user.clone(), group: item.meta.group.clone(), ..meta_of(&file)? };
         Ok(Self { file, meta, size: found.len(), extents })
+    }
+
+    /// Tells whether what was read still stands at the beginning of a file that only grew: then it was all there at one moment.
+    fn grew<E>(
+        &self,
+        sha256: Sha256Digest,
+        advance: &mut impl FnMut(u64) -> std::result::Result<(), E>,
+    ) -> std::result::Result<bool, E> {
+        let still = self.file.metadata().is_ok_and(|found| found.len() >= self.size);
+        if !still || self.extents.is_some() || (&self.file).seek(io::SeekFrom::Start(0)).is_err() {
+            return Ok(false);
+        }
+        let mut reader = Content::new(self, advance);
+        let copied = io::copy(&mut BufReader::with_capacity(BUFFER, &mut reader), &mut io::sink());
+        let (whole, stopped) = (reader.read == self.size, reader.stopped.take());
+        match stopped {
+            Some(stopped) => Err(stopped),
+            None => Ok(copied.is_ok() && whole && reader.finish(self.size)? == sha256),
+        }
     }
 
     /// Tells whether the file is another one than when it was opened, or gave fewer bytes than it has.
     fn changed(&self, read: u64) -> io::Result<bool> {
         let found = self.file.metadata()?;
-        let now = bare_meta(&found);
+        let now = meta_of(&self.file)?;
         let expected = self.extents.as_ref().map_or(self.size, |extents| extents.iter().map(|(_, length)| length).sum());
         Ok(read < expected || (now.mtime, now.ctime, found.len()) != (self.meta.mtime, self.meta.ctime, self.size))
     }
 }
 
 /// Opens a regular file for reading, and nothing else: a link is not followed, a pipe not waited for.
-fn open(path: &Path) -> io::Result<Option<File>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+fn open(root: &Root, path: &FilePath) -> io::Result<Option<File>> {
+    let file = match beneath::open(&root.folder, path, OFlags::empty()) {
         Ok(fd) => File::from(fd),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => return Ok(None),
+        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::NOTDIR) => return Ok(None),
         Err(e) => return Err(e.into()),
     };
     Ok(file.metadata()?.is_file().then_some(file))
@@ -321,8 +345,8 @@ fn extents(file: &File, size: u64) -> io::Result<Option<Vec<Extent>>> {
         let from = match rustix::fs::seek(file, SeekFrom::Data(at)) {
             Ok(from) => from.min(size),
             // Only a hole is left.
-            Err(rustix::io::Errno::NXIO) => break,
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => return Ok(None),
+            Err(Errno::NXIO) => break,
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
             Err(e) => return Err(e.into()),
         };
         let to = rustix::fs::seek(file, SeekFrom::Hole(from))?.min(size);
@@ -333,7 +357,9 @@ fn extents(file: &File, size: u64) -> io::Result<Option<Vec<Extent>>> {
         at = to;
     }
     rustix::fs::seek(file, SeekFrom::Start(0))?;
-    Ok((found != [(0, size)]).then_some(found))
+    // More of them than a reader takes are stored as if there were none.
+    let too_many = found.len() as u64 >= RANGES_MAX;
+    Ok((found != [(0, size)] && !too_many).then_some(found))
 }
 
 /// The map before the data of a file with holes: numbers, one a line, to the end of a block.
@@ -406,15 +432,18 @@ impl<'a, E, F: FnMut(u64) -> std::result::Result<(), E>> Content<'a, E, F> {
         }
     }
 
-    fn zeros_to(&mut self, offset: u64) {
-        zeros(&mut self.hasher, offset.saturating_sub(self.digested));
+    fn zeros_to(&mut self, offset: u64) -> std::result::Result<(), E> {
+        let advance = &mut *self.advance;
+        // Holes are not read: they only take time.
+        zeros(&mut self.hasher, offset.saturating_sub(self.digested), |_| advance(0))?;
         self.digested = self.digested.max(offset);
+        Ok(())
     }
 
     /// Returns the digest of all `size` bytes.
-    fn finish(mut self, size: u64) -> dozo_model::Sha256Digest {
-        self.zeros_to(size);
-        self.hasher.finish()
+    fn finish(mut self, size: u64) -> std::result::Result<Sha256Digest, E> {
+        self.zeros_to(size)?;
+        Ok(self.hasher.finish())
     }
 
     fn some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -423,7 +452,10 @@ impl<'a, E, F: FnMut(u64) -> std::result::Result<(), E>> Content<'a, E, F> {
             let Some((offset, length)) = ranges.get(self.next).copied() else { return Ok(0) };
             self.next += 1;
             self.in_range = length;
-            self.zeros_to(offset);
+            if let Err(stopped) = self.zeros_to(offset) {
+                self.stopped = Some(stopped);
+                return Err(io::Error::other("stopped"));
+            }
             if !self.ended {
                 rustix::fs::seek(self.file, SeekFrom::Start(offset))?;
             }
@@ -450,6 +482,7 @@ impl<E, F: FnMut(u64) -> std::result::Result<(), E>> Read for Content<'_, E, F> 
         let n = match self.some(buffer) {
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
+            Err(e) if self.stopped.is_some() => return Err(e),
             Err(e) => {
                 self.failed = Some(e);
                 self.ended = true;
@@ -468,12 +501,23 @@ impl<E, F: FnMut(u64) -> std::result::Result<(), E>> Read for Content<'_, E, F> 
     }
 }
 
-/// Digests so many zeros.
-pub(crate) fn zeros(hasher: &mut Sha256Hasher, mut count: u64) {
+/// Digests so many zeros; `each` is told of them, a few milliseconds' worth at a time.
+pub(crate) fn zeros<E>(
+    hasher: &mut Sha256Hasher,
+    mut count: u64,
+    mut each: impl FnMut(u64) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
     static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
     while count > 0 {
-        let n = usize::try_from(count).unwrap_or(usize::MAX).min(ZEROS.len());
-        hasher.update(&ZEROS[..n]);
-        count -= n as u64;
+        let some = count.min(HOLE);
+        let mut left = some;
+        while left > 0 {
+            let n = usize::try_from(left).unwrap_or(usize::MAX).min(ZEROS.len());
+            hasher.update(&ZEROS[..n]);
+            left -= n as u64;
+        }
+        each(some)?;
+        count -= some;
     }
+    Ok(())
 }

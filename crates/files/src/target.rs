@@ -7,14 +7,15 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use dozo_model::{FileKind, FileMeta, FilePath, FileTime, random_suffix};
 use nix::unistd::{Group, User};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
-use crate::{FilesError, Result};
+use crate::{FilesError, Result, beneath};
 
 /// What is done about owners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub enum Owners {
     Restore,
     /// Everything belongs to whoever restores.
     Ours,
+    /// They are those of the list, by number, or it fails.
+    Kept,
 }
 
 /// A folder that files are restored into.
@@ -33,6 +36,8 @@ pub struct Target {
     owners: Owners,
     replace: bool,
     us: u32,
+    group: u32,
+    made: bool,
 }
 
 /// What stands at a place.
@@ -41,6 +46,17 @@ pub(crate) enum There {
     Nothing,
     Folder,
     Other,
+}
+
+/// Whether something stands in the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occupied {
+    /// Nothing, or a folder where a folder comes.
+    No,
+    /// Something that a file may replace.
+    Yes,
+    /// A folder where none comes, or something else where one does: nothing replaces these.
+    ByAnotherKind,
 }
 
 /// A file that is being made.
@@ -59,47 +75,76 @@ impl Target {
     /// # Errors
     /// [`FilesError::File`].
     pub fn open(path: &Path, owners: Owners, replace: bool) -> Result<Self> {
-        std::fs::create_dir_all(path).map_err(FilesError::file(path))?;
+        if let Some(above) = path.parent() {
+            std::fs::create_dir_all(above).map_err(FilesError::file(above))?;
+        }
+        // What comes into it may be for its owner alone.
+        let made = match std::fs::DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => true,
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => false,
+            Err(e) => return Err(FilesError::file(path)(e)),
+        };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(FilesError::system(path))?;
-        Ok(Self { root, path: path.to_owned(), owners, replace, us: rustix::process::geteuid().as_raw() })
+        // Of a file system without locks nobody knows who else is there.
+        if let Err(Errno::WOULDBLOCK) = rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive) {
+            return Err(FilesError::Busy { path: path.to_owned() });
+        }
+        let (us, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        Ok(Self { root, path: path.to_owned(), owners, replace, us, group, made })
+    }
+
+    /// Tells whether the folder was not there before.
+    #[must_use]
+    pub fn made(&self) -> bool {
+        self.made
+    }
+
+    /// Gives the folder itself owner, mode and times.
+    ///
+    /// # Errors
+    /// [`FilesError::File`].
+    pub fn describe_root(&self, meta: &FileMeta) -> Result<()> {
+        let here = FilePath::new(".");
+        self.describe_at(&self.root, here.path().as_os_str(), meta, false).map_err(FilesError::system(&self.path))
+    }
+
+    /// Deletes what an interrupted run has left in a folder. Nobody else writes into the target meanwhile.
+    ///
+    /// # Errors
+    /// [`FilesError::File`].
+    pub fn sweep(&self, path: &FilePath) -> Result<()> {
+        let failed = self.failed(path);
+        let folder = match beneath::open(&self.root, path, OFlags::DIRECTORY) {
+            Ok(folder) => folder,
+            Err(Errno::NOENT | Errno::ACCESS) => return Ok(()),
+            Err(e) => return Err(failed(e)),
+        };
+        for entry in Dir::read_from(&folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            let ours = is_hidden(name.to_bytes())
+                && rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)
+                    .is_ok_and(|found| found.st_uid == self.us && FileType::from_raw_mode(found.st_mode) != FileType::Directory);
+            if ours {
+                rustix::fs::unlinkat(&folder, name, AtFlags::empty()).map_err(failed)?;
+            }
+        }
+        Ok(())
     }
 
     fn failed<'a>(&self, path: &'a FilePath) -> impl Fn(Errno) -> FilesError + Copy + use<'a, '_> {
         move |e| {
             let full = self.path.join(path.path());
             match e {
-                Errno::LOOP | Errno::NOTDIR => FilesError::File {
-                    path: full,
-                    source: std::io::Error::other("a link or a file stands where a folder of the restore belongs"),
-                },
+                Errno::LOOP | Errno::NOTDIR => FilesError::InTheWay { path: full },
                 e => FilesError::system(&full)(e),
             }
         }
     }
 
-    /// Returns the folder of a path, without following a link, and the last name.
     fn parent<'a>(&self, path: &'a FilePath, make: bool) -> std::result::Result<(OwnedFd, &'a OsStr), Errno> {
-        if !path.is_plain() {
-            return Err(Errno::INVAL);
-        }
-        let mut names: Vec<&OsStr> = path.names().collect();
-        let last = names.pop().ok_or(Errno::INVAL)?;
-        let mut folder = rustix::io::fcntl_dupfd_cloexec(&self.root, 0)?;
-        for name in names {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            folder = match rustix::fs::openat(&folder, name, flags, Mode::empty()) {
-                Err(Errno::NOENT) if make => {
-                    match rustix::fs::mkdirat(&folder, name, Mode::RWXU) {
-                        Ok(()) | Err(Errno::EXIST) => {}
-                        Err(e) => return Err(e),
-                    }
-                    rustix::fs::openat(&folder, name, flags, Mode::empty())?
-                }
-                opened => opened?,
-            };
-        }
-        Ok((folder, last))
+        beneath::parent(&self.root, path, make)
     }
 
     pub(crate) fn there(&self, path: &FilePath) -> Result<There> {
@@ -121,11 +166,11 @@ impl Target {
     ///
     /// # Errors
     /// [`FilesError::File`], also when a link stands in the way.
-    pub fn occupied(&self, path: &FilePath, comes_folder: bool) -> Result<bool> {
-        Ok(match self.there(path)? {
-            There::Nothing => false,
-            There::Folder => !comes_folder,
-            There::Other => true,
+    pub fn occupied(&self, path: &FilePath, comes_folder: bool) -> Result<Occupied> {
+        Ok(match (self.there(path)?, comes_folder) {
+            (There::Nothing, _) | (There::Folder, true) => Occupied::No,
+            (There::Other, false) => Occupied::Yes,
+            (There::Folder, false) | (There::Other, true) => Occupied::ByAnotherKind,
         })
     }
 
@@ -137,7 +182,16 @@ impl Target {
         let failed = self.failed(path);
         let (folder, name) = self.parent(path, false).map_err(failed)?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        match rustix::fs::openat(&folder, name, flags, Mode::empty()) {
+        let opened = match rustix::fs::openat(&folder, name, flags, Mode::empty()) {
+            // Our own, which not even we may read: it gets its mode back when it is described.
+            Err(Errno::ACCESS) if self.is_ours(&folder, name) => {
+                let mode = Mode::RUSR | Mode::WUSR;
+                rustix::fs::chmodat(&folder, name, mode, AtFlags::empty())
+                    .and_then(|()| rustix::fs::openat(&folder, name, flags, Mode::empty()))
+            }
+            opened => opened,
+        };
+        match opened {
             Ok(fd) => {
                 let file = File::from(fd);
                 let regular = file.metadata().map_err(FilesError::file(path.path()))?.is_file();
@@ -189,9 +243,25 @@ impl Target {
         let (folder, name) = self.parent(path, true).map_err(failed)?;
         match rustix::fs::mkdirat(&folder, name, Mode::RWXU) {
             Ok(()) => Ok(()),
-            Err(Errno::EXIST) if self.there(path)? == There::Folder => Ok(()),
+            Err(Errno::EXIST) if self.there(path)? == There::Folder => {
+                // One of ours that an earlier restore has closed: it is closed again in the end.
+                if self.is_ours(&folder, name) {
+                    let found = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+                    if found.st_mode & 0o700 != 0o700 {
+                        let mode = Mode::from_raw_mode(found.st_mode | 0o700);
+                        rustix::fs::chmodat(&folder, name, mode, AtFlags::empty()).map_err(failed)?;
+                    }
+                }
+                Ok(())
+            }
             Err(e) => Err(failed(e)),
         }
+    }
+
+    /// Tells whether a file or folder, and no link, belongs to whoever restores.
+    fn is_ours(&self, folder: &OwnedFd, name: &OsStr) -> bool {
+        let found = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+        found.is_ok_and(|f| f.st_uid == self.us && FileType::from_raw_mode(f.st_mode) != FileType::Symlink)
     }
 
     /// Begins a file.
@@ -267,14 +337,16 @@ impl Target {
         })
     }
 
-    /// Gives a folder that was restored its owner, mode and times: when everything in it is there.
+    /// Gives what stands there owner, mode and times; folders when everything in them is there.
     ///
     /// # Errors
     /// [`FilesError::File`].
     pub fn describe(&self, path: &FilePath, meta: &FileMeta) -> Result<()> {
         let failed = self.failed(path);
         let (folder, name) = self.parent(path, false).map_err(failed)?;
-        self.describe_at(&folder, name, meta, false).map_err(failed)
+        let found = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        let link = FileType::from_raw_mode(found.st_mode) == FileType::Symlink;
+        self.describe_at(&folder, name, meta, link).map_err(failed)
     }
 
     /// Brings everything to the disk.
@@ -325,9 +397,15 @@ impl Target {
                 let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
                 rustix::fs::chownat(folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
             }
-            // What ran as its owner must not run as somebody else.
-            Owners::Ours if uid != self.us => mode &= !0o6000,
-            Owners::Ours => {}
+            // What ran as its owner or group must not run as another one.
+            Owners::Ours => {
+                mode &= if uid == self.us { 0o7777 } else { !0o4000 };
+                mode &= if gid == self.group { 0o7777 } else { !0o2000 };
+            }
+            // Whoever owns a file may give it to each of his groups.
+            Owners::Kept => {
+                rustix::fs::chownat(folder, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)?;
+            }
         }
         if !link {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -342,7 +420,7 @@ impl Target {
 
     /// Owner and group on this host: by name where there is such a name.
     fn ids(&self, meta: &FileMeta) -> (u32, u32) {
-        if self.owners == Owners::Ours {
+        if self.owners != Owners::Restore {
             return (meta.uid, meta.gid);
         }
         let user = meta.user.as_deref().and_then(|name| User::from_name(name).ok().flatten());
@@ -360,8 +438,17 @@ impl Drop for NewFile {
     }
 }
 
+/// What the names of unfinished files begin with, and how many letters and digits follow.
+const HIDDEN: (&str, usize) = (".dozo-restore-", 10);
+
 fn hidden() -> OsString {
-    format!(".dozo-restore-{}", random_suffix(&mut rand::rng(), 10)).into()
+    format!("{}{}", HIDDEN.0, random_suffix(&mut rand::rng(), HIDDEN.1)).into()
+}
+
+/// Tells whether a name is that of an unfinished file.
+pub(crate) fn is_hidden(name: &[u8]) -> bool {
+    let rest = name.strip_prefix(HIDDEN.0.as_bytes());
+    rest.is_some_and(|r| r.len() == HIDDEN.1 && r.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()))
 }
 
 fn timespec(time: FileTime) -> Timespec {

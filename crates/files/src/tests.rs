@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use dozo_model::{FileData, FileEntry, FileKind, FilePath, Sha256Digest};
 use proptest::prelude::*;
 
-use crate::{Added, ContentSink, FilesError, Item, PackWriter, Rules, copy_content, members, walk};
+use crate::{Added, ContentSink, FilesError, Item, PackWriter, Root, Rules, copy_content, members, walk};
 
 /// Collects a file, and how much of it were holes.
 #[derive(Default)]
@@ -34,7 +34,7 @@ impl ContentSink<FilesError> for Collected {
 }
 
 fn walked(root: &Path) -> Vec<Item> {
-    let walked = walk(root, &Rules::new(&[], &[]).unwrap(), None, || false).unwrap();
+    let walked = walk(&Root::open(root).unwrap(), &Rules::new(&[], &[]).unwrap(), &[], || false).unwrap();
     assert_eq!(walked.problems, []);
     walked.items
 }
@@ -43,7 +43,7 @@ fn packed(root: &Path) -> (Vec<u8>, Vec<FileEntry>) {
     let mut writer = PackWriter::new(Vec::new());
     let mut entries = Vec::new();
     for item in walked(root) {
-        match writer.add::<FilesError>(root, &item, |_| Ok(())).unwrap() {
+        match writer.add::<FilesError>(&Root::open(root).unwrap(), &item, |_| Ok(())).unwrap() {
             Added::Stored(entry) => entries.push(*entry),
             other => panic!("{other:?}"),
         }
@@ -150,57 +150,91 @@ fn other_tools_read_it() {
     }
 }
 
+/// Reads a file while somebody writes to it. Returns what is stored of it, its bytes, and how many members there are.
+fn read_beside(folder: &Path, write: impl Fn(&mut File) + Sync) -> (FileData, Vec<u8>, u32) {
+    let path = folder.join("log");
+    let items = walked(folder);
+    let going = AtomicBool::new(true);
+    let mut writer = PackWriter::new(Vec::new());
+    let added = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut log = File::options().write(true).open(&path).unwrap();
+            while going.load(Ordering::Relaxed) {
+                write(&mut log);
+                std::thread::sleep(std::time::Duration::from_micros(500));
+            }
+        });
+        // Whoever writes is at it while it is read.
+        let added = writer.add::<FilesError>(&Root::open(folder).unwrap(), &items[0], |_| {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            Ok(())
+        });
+        going.store(false, Ordering::Relaxed);
+        added.unwrap()
+    });
+    let Added::Stored(entry) = added else { panic!("{added:?}") };
+    let (archive, count, _) = writer.finish().unwrap();
+    assert_eq!(entry.member + 1, count);
+    let FileKind::File(data) = entry.kind else { panic!() };
+    let mut collected = Collected::default();
+    members(archive.as_slice(), archive.len() as u64, |member| {
+        if member.number == entry.member {
+            assert_eq!(copy_content(member, &data, &mut collected)?, data.sha256);
+        }
+        Ok::<(), FilesError>(())
+    })
+    .unwrap();
+    (data, collected.bytes, count)
+}
+
 #[test]
-fn a_file_that_never_stands_still_is_told_and_one_that_is_gone_is_not_there() {
+fn what_a_file_had_before_it_grew_was_all_there_and_what_never_stands_still_is_told() {
     let folder = tempfile::tempdir().unwrap();
     for size in [10_000, 5_000_000] {
-        let path = folder.path().join("log");
-        fs::write(&path, vec![1; size]).unwrap();
-        let items = walked(folder.path());
-        let going = AtomicBool::new(true);
-        let mut writer = PackWriter::new(Vec::new());
-        let added = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut log = File::options().append(true).open(&path).unwrap();
-                while going.load(Ordering::Relaxed) {
-                    log.write_all(&[2; 100]).unwrap();
-                    std::thread::sleep(std::time::Duration::from_micros(500));
-                }
-            });
-            // Whoever writes is at it while it is read: the first look is told of, and waits.
-            let added = writer.add::<FilesError>(folder.path(), &items[0], |_| {
-                std::thread::sleep(std::time::Duration::from_millis(5));
-                Ok(())
-            });
-            going.store(false, Ordering::Relaxed);
-            added.unwrap()
+        fs::write(folder.path().join("log"), vec![1; size]).unwrap();
+        let (data, bytes, count) = read_beside(folder.path(), |log| {
+            log.seek(SeekFrom::End(0)).unwrap();
+            log.write_all(&[2; 100]).unwrap();
         });
-        let Added::Stored(entry) = added else { panic!("{added:?}") };
-        let (archive, count, _) = writer.finish().unwrap();
-        assert_eq!(entry.member + 1, count);
-        let FileKind::File(data) = &entry.kind else { panic!() };
+        assert!(!data.changed && count == 1, "{data:?} {count}");
+        assert!(bytes.len() >= size && fs::read(folder.path().join("log")).unwrap().starts_with(&bytes));
+        fs::write(folder.path().join("log"), vec![1; size]).unwrap();
+        let (data, bytes, count) = read_beside(folder.path(), |log| {
+            log.seek(SeekFrom::Start(0)).unwrap();
+            // At its beginning and its end: never both in one reading.
+            let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos().to_le_bytes();
+            log.write_all(&now).unwrap();
+            log.seek(SeekFrom::Start(size as u64 - 16)).unwrap();
+            log.write_all(&now).unwrap();
+        });
+        assert_eq!(bytes.len(), size);
         if size > 1 << 20 {
             assert!(data.changed && count == 3, "{data:?} {count}");
         }
-        let mut collected = Collected::default();
-        members(archive.as_slice(), archive.len() as u64, |member| {
-            if member.number == entry.member {
-                assert_eq!(copy_content(member, data, &mut collected)?, data.sha256);
-            }
-            Ok::<(), FilesError>(())
-        })
-        .unwrap();
-        let now = fs::read(&path).unwrap();
-        assert!(collected.bytes.len() >= size && now.starts_with(&collected.bytes));
-        fs::remove_file(&path).unwrap();
-        let gone = PackWriter::new(Vec::new()).add::<FilesError>(folder.path(), &items[0], |_| Ok(())).unwrap();
-        assert!(matches!(gone, Added::Vanished));
-        // Nor is a link followed that has taken its place.
-        symlink("/etc/hostname", &path).unwrap();
-        let gone = PackWriter::new(Vec::new()).add::<FilesError>(folder.path(), &items[0], |_| Ok(())).unwrap();
-        assert!(matches!(gone, Added::Vanished));
-        fs::remove_file(&path).unwrap();
     }
+}
+
+#[test]
+fn a_file_that_is_gone_or_lies_behind_a_link_is_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (set, outside) = (folder.path().join("set"), folder.path().join("outside"));
+    fs::create_dir_all(set.join("q")).unwrap();
+    fs::create_dir(&outside).unwrap();
+    fs::write(set.join("q/file"), "in").unwrap();
+    fs::write(outside.join("file"), "out").unwrap();
+    let items = walked(&set);
+    let root = Root::open(&set).unwrap();
+    let vanished = || {
+        let added = PackWriter::new(Vec::new()).add::<FilesError>(&root, &items[1], |_| Ok(())).unwrap();
+        assert!(matches!(added, Added::Vanished), "{added:?}");
+    };
+    fs::remove_file(set.join("q/file")).unwrap();
+    vanished();
+    symlink(outside.join("file"), set.join("q/file")).unwrap();
+    vanished();
+    fs::rename(set.join("q"), folder.path().join("old")).unwrap();
+    symlink(&outside, set.join("q")).unwrap();
+    vanished();
 }
 
 proptest! {

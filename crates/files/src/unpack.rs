@@ -12,7 +12,7 @@ use crate::pack::zeros;
 use crate::{FilesError, Result};
 
 /// Most ranges of a file with holes: more than any file system makes of a file of a terabyte.
-const RANGES_MAX: u64 = 1 << 22;
+pub(crate) const RANGES_MAX: u64 = 1 << 22;
 
 /// A member of an archive.
 pub struct Member<'a> {
@@ -83,8 +83,7 @@ pub fn copy_content<E: From<FilesError>>(
     let mut at = 0;
     for (offset, length) in ranges {
         if offset > at {
-            zeros(&mut hasher, offset - at);
-            sink.hole(offset - at)?;
+            zeros(&mut hasher, offset - at, |n| sink.hole(n))?;
         }
         let mut left = length;
         while left > 0 {
@@ -100,8 +99,7 @@ pub fn copy_content<E: From<FilesError>>(
         at = offset + length;
     }
     if data.size > at {
-        zeros(&mut hasher, data.size - at);
-        sink.hole(data.size - at)?;
+        zeros(&mut hasher, data.size - at, |n| sink.hole(n))?;
     }
     Ok(hasher.finish())
 }

@@ -9,13 +9,26 @@ use std::path::Path;
 /// `PF_KTHREAD` of Linux' `include/linux/sched.h`: threads of the kernel hold no files of anybody.
 const KERNEL_THREAD: u64 = 0x0020_0000;
 
+/// `PROC_PID_INIT_INO` of Linux' `include/linux/proc_ns.h`: the namespace that sees all processes.
+const ALL_PROCESSES: &str = "pid:[4026531836]";
+
+/// What is done about processes that cannot be looked into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnseenWriters {
+    /// Each of them may have any file open.
+    #[default]
+    Hold,
+    /// None of them has.
+    Ignore,
+}
+
 /// Who writes what.
 #[derive(Debug, Clone, Default)]
 pub struct Writers {
     /// Process and its command, by device and inode.
     files: HashMap<(u64, u64), (u32, String)>,
-    /// Processes that may not be looked into, and whose they are.
-    unseen: Vec<(u32, u32)>,
+    /// Why not all of them are known.
+    unseen: Option<String>,
 }
 
 impl Writers {
@@ -25,6 +38,14 @@ impl Writers {
     /// When there is no `/proc`.
     pub fn look() -> io::Result<Self> {
         let mut found = Self::default();
+        let mounted = fs::read_to_string("/proc/self/mountinfo")?;
+        if fs::read_link("/proc/self/ns/pid")?.as_os_str() != ALL_PROCESSES {
+            found.unseen = Some("processes outside of this container".into());
+        } else if mounted.lines().any(|l| l.contains(" - proc ") && l.contains("hidepid=") && !l.contains("hidepid=0"))
+            && !rustix::process::geteuid().is_root()
+        {
+            found.unseen = Some("processes of other users".into());
+        }
         for entry in fs::read_dir("/proc")? {
             let entry = entry?;
             if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
@@ -33,12 +54,11 @@ impl Writers {
                     Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(3) => {}
                     // The first process hands files to services and keeps none of them.
                     Err(_) if pid == 1 => {}
-                    Err(_) => found.unseen.extend(entry.metadata().map(|m| (pid, m.uid()))),
+                    Err(_) => drop(found.unseen.get_or_insert_with(|| format!("process {pid} of another user"))),
                     Ok(()) => {}
                 }
             }
         }
-        found.unseen.sort_unstable();
         Ok(found)
     }
 
@@ -76,20 +96,16 @@ impl Writers {
         Ok(())
     }
 
-    /// Counts processes of other users that may not be looked into: only root sees what they write.
+    /// Returns who has a file open for writing, or may have.
     #[must_use]
-    pub fn unseen(&self) -> usize {
-        self.unseen.len()
-    }
-
-    /// Returns who has a file open for writing, or may have: a process of its owner that may not be looked into.
-    #[must_use]
-    pub fn of(&self, file: &fs::Metadata) -> Option<String> {
+    pub fn of(&self, file: &fs::Metadata, unseen: UnseenWriters) -> Option<String> {
         if let Some((pid, command)) = self.files.get(&(file.dev(), file.ino())) {
             return Some(format!("process {pid} ({command}) has it open for writing"));
         }
-        let (pid, _) = self.unseen.iter().find(|(_, uid)| *uid == file.uid())?;
-        Some(format!("whether process {pid} of its owner writes to it cannot be seen: run this as root"))
+        let unseen = self.unseen.as_ref().filter(|_| unseen == UnseenWriters::Hold)?;
+        Some(format!(
+            "{unseen} may write to it, and cannot be seen: run this as root on the host, or set unseen-writers = \"ignore\""
+        ))
     }
 }
 
@@ -104,14 +120,15 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         writeln!(file, "a line").unwrap();
         let looked = Writers::look().unwrap();
-        let found = looked.of(&file.as_file().metadata().unwrap()).unwrap();
+        let found = looked.of(&file.as_file().metadata().unwrap(), UnseenWriters::Ignore).unwrap();
         assert!(found.contains(&std::process::id().to_string()) && found.contains("open for writing"), "{found}");
         let path = file.into_temp_path();
         let read = fs::File::open(&path).unwrap();
-        let looked = Writers { unseen: Vec::new(), ..Writers::look().unwrap() };
-        assert_eq!(looked.of(&read.metadata().unwrap()), None);
+        let looked = Writers::look().unwrap();
         let meta = read.metadata().unwrap();
-        let blind = Writers { unseen: vec![(6, meta.uid() + 1), (7, meta.uid())], ..looked };
-        assert!(blind.of(&meta).unwrap().contains("process 7") && blind.unseen() == 2);
+        assert_eq!(looked.of(&meta, UnseenWriters::Ignore), None);
+        let blind = Writers { unseen: Some("process 7 of another user".into()), ..looked };
+        assert!(blind.of(&meta, UnseenWriters::Hold).unwrap().contains("process 7"));
+        assert_eq!(blind.of(&meta, UnseenWriters::Ignore), None);
     }
 }

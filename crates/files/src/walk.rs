@@ -1,18 +1,22 @@
 //! Finds the files of a set.
 //!
-//! *Invariants*: links are never followed, other kinds of files never opened; what cannot be looked at is told, what vanished
-//! meanwhile is not there. The result is in the order of paths, each folder before what is in it.
+//! *Invariants*: links are never followed, also not on the way, other kinds of files never opened; what cannot be looked at is told, what
+//! vanished meanwhile is not there. The result is in the order of paths, each folder before what is in it. *Memory*: the paths; folders
+//! may be nested as deep as they are.
 
 use std::collections::HashMap;
-use std::fs::{self, Metadata};
+use std::ffi::CStr;
+use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use dozo_model::{FileMeta, FilePath, FileTime};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
-use crate::{FilesError, Result, Rules};
+use crate::target::is_hidden;
+use crate::{FilesError, Result, Rules, beneath};
 
 /// Something that belongs to a set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,141 +64,178 @@ pub struct Walked {
     pub problems: Vec<Problem>,
 }
 
-/// Looks at everything below a root. `skip` is a folder that is never looked into, such as the repository itself.
+/// Where a file set lies.
+#[derive(Debug)]
+pub struct Root {
+    pub(crate) folder: OwnedFd,
+    path: PathBuf,
+}
+
+impl Root {
+    /// Opens a folder.
+    ///
+    /// # Errors
+    /// [`FilesError::File`] when it is none, or cannot be read.
+    pub fn open(path: &Path) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(path, flags, Mode::empty()).map_err(FilesError::system(path))?;
+        Ok(Self { folder, path: path.to_owned() })
+    }
+
+    /// Returns its owner, mode and times.
+    ///
+    /// # Errors
+    /// [`FilesError::File`].
+    pub fn meta(&self) -> Result<FileMeta> {
+        let found = rustix::fs::fstat(&self.folder).map_err(FilesError::system(&self.path))?;
+        Ok(Names::default().meta(&found))
+    }
+}
+
+/// Looks at everything below a root. Folders in `skip` are never looked into: repositories, above all.
 ///
 /// # Errors
-/// [`FilesError::File`] when the root is no folder or cannot be read; [`FilesError::Cancelled`].
-pub fn walk(root: &Path, rules: &Rules, skip: Option<&Path>, stopped: impl Fn() -> bool) -> Result<Walked> {
+/// [`FilesError::File`] when the root cannot be read; [`FilesError::Cancelled`].
+pub fn walk(root: &Root, rules: &Rules, skip: &[PathBuf], stopped: impl Fn() -> bool) -> Result<Walked> {
+    let identity = |path: &PathBuf| rustix::fs::stat(path).ok().map(|s| (s.st_dev, s.st_ino));
     let mut walker = Walker {
         root,
         rules,
-        skip,
-        stopped: &stopped,
+        skip: skip.iter().filter_map(identity).collect(),
         names: Names::default(),
-        first: HashMap::new(),
-        open: Vec::new(),
+        names_of: HashMap::new(),
+        folders: HashMap::new(),
         found: Walked::default(),
     };
-    let listed = walker.list(root).map_err(FilesError::file(root))?;
-    walker.folder(&FilePath::new(""), listed)?;
-    Ok(walker.found)
+    let mut open = vec![FilePath::new("")];
+    while let Some(folder) = open.pop() {
+        if stopped() {
+            return Err(FilesError::Cancelled);
+        }
+        match walker.folder(&folder, &mut open) {
+            Err(e) if folder.bytes().is_empty() => return Err(FilesError::system(&root.path)(e)),
+            // Or it went, or became something else, while it was looked at.
+            Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+            // Whether something in it belongs to the set cannot be known.
+            Err(e) => walker.problem(folder, e),
+        }
+    }
+    Ok(walker.finish())
 }
 
 struct Walker<'a> {
-    root: &'a Path,
+    root: &'a Root,
     rules: &'a Rules,
-    skip: Option<&'a Path>,
-    stopped: &'a dyn Fn() -> bool,
+    /// By device and inode.
+    skip: Vec<(u64, u64)>,
     names: Names,
-    /// Where a file with several names was found first, by device and inode.
-    first: HashMap<(u64, u64), FilePath>,
-    /// Folders above what is looked at that are not taken yet: they are once something in them is.
-    open: Vec<Item>,
+    /// Paths of files with several names, by device and inode.
+    names_of: HashMap<(u64, u64), Vec<FilePath>>,
+    /// Folders that are not taken by themselves: they are where something in them is.
+    folders: HashMap<FilePath, FileMeta>,
     found: Walked,
 }
 
 impl Walker<'_> {
-    fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
-        let mut names = fs::read_dir(folder)?.map(|e| Ok(PathBuf::from(e?.file_name()))).collect::<io::Result<Vec<_>>>()?;
-        names.sort_by(|a, b| a.as_os_str().as_bytes().cmp(b.as_os_str().as_bytes()));
-        Ok(names)
-    }
-
-    fn folder(&mut self, folder: &FilePath, names: Vec<PathBuf>) -> Result<()> {
-        for name in names {
-            if (self.stopped)() {
-                return Err(FilesError::Cancelled);
+    fn folder(&mut self, folder: &FilePath, open: &mut Vec<FilePath>) -> std::result::Result<(), Errno> {
+        let fd = beneath::open(&self.root.folder, folder, OFlags::DIRECTORY)?;
+        for entry in Dir::read_from(&fd)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
             }
             let mut bytes = folder.bytes().to_vec();
             if !bytes.is_empty() {
                 bytes.push(b'/');
             }
-            bytes.extend_from_slice(name.as_os_str().as_bytes());
-            self.one(FilePath::new(bytes))?;
+            bytes.extend_from_slice(name);
+            self.one(&fd, entry.file_name(), FilePath::new(bytes), open);
         }
         Ok(())
     }
 
-    fn one(&mut self, path: FilePath) -> Result<()> {
-        let full = self.root.join(path.path());
-        let found = match full.symlink_metadata() {
+    fn one(&mut self, folder: &OwnedFd, name: &CStr, path: FilePath, open: &mut Vec<FilePath>) {
+        let found = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) => found,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(Errno::NOENT) => return,
             Err(e) => {
                 // Without knowing what it is: a folder's patterns match, too.
                 if self.rules.takes(path.path(), false) || self.rules.takes(path.path(), true) {
-                    self.problem(path, &e);
+                    self.problem(path, e);
                 }
-                return Ok(());
+                return;
             }
         };
-        let kind = found.file_type();
-        if kind.is_dir() {
-            return self.inner(&path, &full, &found);
-        }
-        if !self.rules.takes(path.path(), false) {
-            return Ok(());
-        }
-        let kind = if kind.is_symlink() {
-            match fs::read_link(&full) {
-                Ok(target) => ItemKind::Symlink(FilePath::new(target.as_os_str().as_bytes())),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-                Err(e) => {
-                    self.problem(path, &e);
-                    return Ok(());
-                }
+        let kind = FileType::from_raw_mode(found.st_mode);
+        if kind == FileType::Directory {
+            if self.rules.leaves_out(path.path(), true) || self.skip.contains(&(found.st_dev, found.st_ino)) {
+                return;
             }
-        } else if kind.is_file() {
-            match self.first.get(&(found.dev(), found.ino())) {
-                Some(first) if found.nlink() > 1 => ItemKind::Hardlink(first.clone()),
-                _ => {
-                    if found.nlink() > 1 {
-                        self.first.insert((found.dev(), found.ino()), path.clone());
-                    }
-                    ItemKind::File(found.len())
-                }
+            let meta = self.names.meta(&found);
+            if self.rules.takes(path.path(), true) {
+                self.found.items.push(Item { path: path.clone(), kind: ItemKind::Folder, meta });
+            } else {
+                self.folders.insert(path.clone(), meta);
             }
-        } else if kind.is_fifo() {
-            ItemKind::Fifo
-        } else {
-            let what = if kind.is_socket() { "a socket" } else { "a device" };
-            self.found.problems.push(Problem { path, reason: format!("it is {what}"), error: false });
-            return Ok(());
+            open.push(path);
+            return;
+        }
+        // What an interrupted restore has left.
+        let ours = kind == FileType::RegularFile && is_hidden(name.to_bytes());
+        if ours || !self.rules.takes(path.path(), false) {
+            return;
+        }
+        let kind = match kind {
+            FileType::Symlink => match rustix::fs::readlinkat(folder, name, Vec::new()) {
+                Ok(target) => ItemKind::Symlink(FilePath::new(target.into_bytes())),
+                Err(Errno::NOENT | Errno::INVAL) => return,
+                Err(e) => return self.problem(path, e),
+            },
+            FileType::RegularFile => {
+                if found.st_nlink > 1 {
+                    self.names_of.entry((found.st_dev, found.st_ino)).or_default().push(path.clone());
+                }
+                ItemKind::File(u64::try_from(found.st_size).unwrap_or(0))
+            }
+            FileType::Fifo => ItemKind::Fifo,
+            other => {
+                let what = if other == FileType::Socket { "a socket" } else { "a device" };
+                self.found.problems.push(Problem { path, reason: format!("it is {what}"), error: false });
+                return;
+            }
         };
         let meta = self.names.meta(&found);
-        self.take(Item { path, kind, meta });
-        Ok(())
+        self.found.items.push(Item { path, kind, meta });
     }
 
-    /// Looks into a folder.
-    fn inner(&mut self, path: &FilePath, full: &Path, found: &Metadata) -> Result<()> {
-        if self.rules.leaves_out(path.path(), true) || self.skip == Some(full) {
-            return Ok(());
+    /// Of several names of a file the first is the file; folders above what is taken are taken.
+    fn finish(mut self) -> Walked {
+        let mut first: HashMap<FilePath, FilePath> = HashMap::new();
+        for names in self.names_of.values_mut() {
+            names.sort_unstable();
+            first.extend(names.iter().skip(1).map(|name| (name.clone(), names[0].clone())));
         }
-        let item = Item { path: path.clone(), kind: ItemKind::Folder, meta: self.names.meta(found) };
-        let taken = self.rules.takes(path.path(), true);
-        if taken {
-            self.take(item);
-        } else {
-            self.open.push(item);
+        let mut above = Vec::new();
+        for item in &mut self.found.items {
+            if let Some(first) = first.remove(&item.path) {
+                item.kind = ItemKind::Hardlink(first);
+            }
+            let bytes = item.path.bytes().to_vec();
+            for (at, _) in bytes.iter().enumerate().filter(|(_, b)| **b == b'/') {
+                if let Some(meta) = self.folders.remove(&FilePath::new(&bytes[..at])) {
+                    above.push(Item { path: FilePath::new(&bytes[..at]), kind: ItemKind::Folder, meta });
+                }
+            }
         }
-        match self.list(full) {
-            Ok(names) => self.folder(path, names)?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            // Whether something in it belongs to the set cannot be known.
-            Err(e) => self.problem(path.clone(), &e),
-        }
-        self.open.pop_if(|f| &f.path == path);
-        Ok(())
+        self.found.items.extend(above);
+        self.found.items.sort_by(|a, b| a.path.cmp(&b.path));
+        self.found.problems.sort_by(|a, b| a.path.cmp(&b.path));
+        self.found
     }
 
-    fn take(&mut self, item: Item) {
-        self.found.items.append(&mut self.open);
-        self.found.items.push(item);
-    }
-
-    fn problem(&mut self, path: FilePath, error: &io::Error) {
-        self.found.problems.push(Problem { path, reason: error.to_string(), error: true });
+    fn problem(&mut self, path: FilePath, error: Errno) {
+        self.found.problems.push(Problem { path, reason: io::Error::from(error).to_string(), error: true });
     }
 }
 
@@ -206,8 +247,8 @@ struct Names {
 }
 
 impl Names {
-    fn meta(&mut self, found: &Metadata) -> FileMeta {
-        let (uid, gid) = (found.uid(), found.gid());
+    fn meta(&mut self, found: &Stat) -> FileMeta {
+        let (uid, gid) = (found.st_uid, found.st_gid);
         // A name service that does not answer leaves the number.
         let user = |uid| nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten().map(|u| u.name);
         let group = |gid| nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(gid)).ok().flatten().map(|g| g.name);
@@ -217,24 +258,31 @@ impl Names {
     }
 }
 
-/// What the system says, without names.
-#[must_use]
-pub fn bare_meta(found: &Metadata) -> FileMeta {
-    let time = |seconds, nanos| FileTime { seconds, nanos: u32::try_from(nanos).unwrap_or(0) };
+/// What the system says of an open file, without names.
+///
+/// # Errors
+/// What the system says.
+pub fn meta_of(file: &File) -> io::Result<FileMeta> {
+    Ok(bare_meta(&rustix::fs::fstat(file)?))
+}
+
+fn bare_meta(found: &Stat) -> FileMeta {
+    let nanos = |n| u32::try_from(n).unwrap_or(0);
     FileMeta {
-        mode: found.mode() & 0o7777,
-        uid: found.uid(),
-        gid: found.gid(),
+        mode: found.st_mode & 0o7777,
+        uid: found.st_uid,
+        gid: found.st_gid,
         user: None,
         group: None,
-        mtime: time(found.mtime(), found.mtime_nsec()),
-        ctime: time(found.ctime(), found.ctime_nsec()),
-        inode: found.ino(),
+        mtime: FileTime { seconds: found.st_mtime, nanos: nanos(found.st_mtime_nsec) },
+        ctime: FileTime { seconds: found.st_ctime, nanos: nanos(found.st_ctime_nsec) },
+        inode: found.st_ino,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -255,14 +303,28 @@ mod tests {
         symlink("/etc", root.join("etc.csv")).unwrap();
         symlink("..", root.join("a/loop")).unwrap();
         let rules = Rules::new(&["*.csv".into()], &["skipped/".into()]).unwrap();
-        let walked = walk(root, &rules, Some(&root.join("repo")), || false).unwrap();
+        let opened = Root::open(root).unwrap();
+        let walked = walk(&opened, &rules, &[root.join("repo")], || false).unwrap();
         assert_eq!(paths(&walked), ["a", "a/b", "a/b/one.csv", "a/two.csv", "etc.csv", "z.csv"]);
         let kind = |i: usize| walked.items[i].kind.clone();
         assert_eq!(kind(3), ItemKind::Hardlink(FilePath::new("a/b/one.csv")));
         assert_eq!(kind(4), ItemKind::Symlink(FilePath::new("/etc")));
-        let all = walk(root, &Rules::new(&[], &[]).unwrap(), None, || false).unwrap();
+        let all = walk(&opened, &Rules::new(&[], &[]).unwrap(), &[], || false).unwrap();
         assert!(paths(&all).contains(&"a/empty".to_owned()) && all.items.len() == 14, "{:?}", paths(&all));
-        assert!(walk(&root.join("z.csv"), &rules, None, || false).is_err());
-        assert!(matches!(walk(root, &rules, None, || true), Err(FilesError::Cancelled)));
+        assert!(Root::open(&root.join("z.csv")).is_err());
+        assert!(matches!(walk(&opened, &rules, &[], || true), Err(FilesError::Cancelled)));
+    }
+
+    #[test]
+    fn folders_may_be_nested_deeper_than_any_path_is_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "import os, sys\nos.chdir(sys.argv[1])\nfor _ in range(2000):\n    os.mkdir('deep')\n    os.chdir('deep')\nopen('f', 'w').write('x')";
+        let made = std::process::Command::new("python3").args(["-c", script]).arg(folder.path()).status().unwrap();
+        assert!(made.success());
+        let rules = Rules::new(&["f".into()], &[]).unwrap();
+        let walked = walk(&Root::open(folder.path()).unwrap(), &rules, &[], || false).unwrap();
+        assert_eq!((walked.items.len(), walked.problems.len()), (2001, 0));
+        let removed = std::process::Command::new("rm").arg("-rf").arg(folder.path().join("deep")).status().unwrap();
+        assert!(removed.success());
     }
 }

@@ -30,19 +30,33 @@ pub(super) async fn run(session: &Session, args: Rotate) -> Outcome {
         let next = "add rotate = { compress-after = \"1d\", delete-after = \"30d\" } to one of kind files".into();
         return Err(CliError::Usage(Usage::NoSource, text, next));
     }
+    // Before anything is done to the first.
+    let mut sets = Vec::new();
+    for source in chosen {
+        match &source.kind {
+            SourceKind::Files(settings) if settings.rotate.is_some() => sets.push((source, settings)),
+            _ => {
+                let text = format!("source {} has no rule for old files", source.name);
+                let next = "it needs kind = \"files\" and rotate = { compress-after = \"1d\", delete-after = \"30d\" }".into();
+                return Err(CliError::Usage(Usage::Options, text, next));
+            }
+        }
+    }
     let repository = config.repository.open().await?;
     let (mut plans, mut first_error): (Vec<RotatePlan>, Option<CliError>) = (Vec::new(), None);
-    for source in chosen {
-        let SourceKind::Files(settings) = &source.kind else {
-            let text = format!("source {} is no file set", source.name);
-            return Err(CliError::Usage(Usage::Options, text, "rotate is for sources of kind files".into()));
-        };
+    for (source, settings) in sets {
         let done = async {
-            let plan = rotate_plan(&session.ctx, &repository, source, settings).await?;
+            let plan = rotate_plan(&session.ctx, &repository, &config.repository, source, settings).await?;
             if apply { rotate_apply(&session.ctx, plan).await } else { Ok::<_, EngineError>(plan) }
         };
         match done.await {
-            Ok(plan) => plans.push(plan),
+            Ok(plan) => {
+                let stopped = plan.stopped;
+                plans.push(plan);
+                if stopped {
+                    break;
+                }
+            }
             Err(EngineError::Cancelled) => return Err(EngineError::Cancelled.into()),
             // One that fails does not stop the others.
             Err(e) => {
@@ -56,7 +70,11 @@ pub(super) async fn run(session: &Session, args: Rotate) -> Outcome {
         return Ok(error.exit_code());
     }
     session.output.result(&plans, || plans.iter().map(text).collect::<Vec<_>>().join("\n"))?;
-    Ok(if first_error.is_some() { PARTIAL } else { 0 })
+    if plans.iter().any(|p| p.stopped) {
+        return Err(EngineError::Cancelled.into());
+    }
+    let partial = first_error.is_some() || plans.iter().any(|p| p.failed > 0);
+    Ok(if partial { PARTIAL } else { 0 })
 }
 
 fn text(plan: &RotatePlan) -> String {
@@ -86,9 +104,6 @@ fn text(plan: &RotatePlan) -> String {
     if !rows.is_empty() {
         out.push('\n');
         out.push_str(&table(&["WHAT", "NOT WRITTEN FOR", "SIZE", "PATH", "BACKUP, OR WHY NOT"], &[2], rows));
-    }
-    if plan.unseen > 0 {
-        out.push_str(&format!("\n  what {} processes of other users write to cannot be seen: root can", plan.unseen));
     }
     if !plan.applied && compressed + deleted > 0 {
         out.push_str("\n  next: dozo rotate apply");

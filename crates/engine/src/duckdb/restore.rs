@@ -39,7 +39,7 @@ pub(crate) async fn restore(
     let taken = |p: &PathBuf| p.symlink_metadata().is_ok() || !companions(p).is_empty();
     let there: Vec<String> = places.iter().filter(|(_, p)| taken(p)).map(|(f, _)| f.path.clone()).collect();
     if !there.is_empty() && !options.replace {
-        return Err(EngineError::TargetOccupied { target: folder.display().to_string(), tables: there });
+        return Err(EngineError::FolderOccupied { folder: folder.to_owned(), files: there });
     }
     for (_, path) in places.iter().filter(|(_, p)| p.is_file()) {
         unheld(path).await?;

@@ -12,23 +12,25 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use dozo_encode::{BlockWriter, EncodeError};
-use dozo_files::{Added, FilesError, Item, ItemKind, PackWriter, Problem, Rules, Walked, same_content, walk, write_entry};
+use dozo_files::{Added, FilesError, Item, ItemKind, PackWriter, Problem, Root, Rules, Walked, same_content, walk, write_entry};
 use dozo_model::{
     BackupId, Compression, Content, FileEntry, FileKind, FilePath, FilesContent, LeftOut, Loss, LossUnit, Manifest, ObjectRef,
-    Pack, Progress, QualifiedName, SourceName, Stage, random_suffix,
+    Pack, Progress, QualifiedName, Sha256Digest, SourceName, Stage, random_suffix,
 };
-use dozo_store::{Layout, Store};
+use dozo_store::Layout;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{Before, Sorted, Unit, item_of, size_of, units};
-use super::restore_md;
+use super::{list_of, restore_md};
 use crate::backup::{BackupReport, Draft, FilesReport, Frame, Gate, Upload, UploadSink, Uploads, Work};
 use crate::budget::Budget;
-use crate::context::{FilesSettings, SourceSettings};
+use crate::context::{FilesSettings, RepositorySettings, SourceSettings};
 use crate::stored::level_of;
 use crate::workers::{Workers, blocking};
 use crate::{EngineError, Result};
 
+/// What the name of a file that was rotated ends in.
+pub(super) const ROTATED: &str = ".gz";
 /// Names of files that hold secrets.
 const SECRETS: [&str; 16] = [
     ".env",
@@ -60,7 +62,8 @@ pub(crate) struct Set<'a> {
 /// Where a file set is, and what belongs to it.
 #[derive(Clone)]
 pub(crate) struct Tree {
-    pub(crate) root: PathBuf,
+    pub(crate) path: PathBuf,
+    pub(crate) root: Arc<Root>,
     rules: Rules,
 }
 
@@ -81,24 +84,22 @@ impl Tree {
     /// [`EngineError::Files`].
     pub(crate) fn look(source: &SourceSettings, settings: &FilesSettings) -> Result<Self> {
         let rules = Rules::new(&source.include, &source.exclude)?;
-        let root = settings.root.canonicalize().map_err(FilesError::file(&settings.root))?;
-        fs::read_dir(&root).map_err(FilesError::file(&settings.root))?;
-        Ok(Self { root, rules })
+        // What a rotation makes of a file belongs to the set as the file did.
+        let rules = if settings.rotate.is_some() { rules.and_with(ROTATED) } else { rules };
+        let root = Arc::new(Root::open(&settings.root)?);
+        Ok(Self { path: settings.root.clone(), root, rules })
     }
 
-    /// Tells whether a file belongs to it.
-    pub(crate) fn takes(&self, path: &FilePath) -> bool {
-        self.rules.takes(path.path(), false)
-    }
-
-    /// Looks at everything. A repository that lies within is none of its files.
+    /// Looks at everything. Repositories that lie within are none of its files.
     ///
     /// # Errors
     /// [`EngineError::Files`].
-    pub(crate) async fn walk(&self, store: Option<&Store>, cancel: &CancellationToken) -> Result<Walked> {
-        let repository = store.and_then(Store::folder).and_then(|r| r.canonicalize().ok());
+    pub(crate) async fn walk(&self, repositories: &RepositorySettings, cancel: &CancellationToken) -> Result<Walked> {
+        let replicas = repositories.replicas.iter().map(|r| &r.repository);
+        let stores = std::iter::once(repositories).chain(replicas).filter_map(|r| r.store().ok());
+        let skip: Vec<PathBuf> = stores.filter_map(|s| s.folder().map(Path::to_owned)).collect();
         let (tree, cancel) = (self.clone(), cancel.clone());
-        blocking(move || Ok(walk(&tree.root, &tree.rules, repository.as_deref(), || cancel.is_cancelled())?)).await
+        blocking(move || Ok(walk(&tree.root, &tree.rules, &skip, || cancel.is_cancelled())?)).await
     }
 }
 
@@ -116,7 +117,7 @@ struct Done {
 
 /// What all units share.
 struct Shared {
-    root: PathBuf,
+    root: Arc<Root>,
     source: SourceName,
     id: BackupId,
     compression: Compression,
@@ -143,19 +144,19 @@ impl Shared {
 pub(crate) async fn run(frame: &Frame<'_>, set: Set<'_>) -> Result<BackupReport> {
     let (ctx, source, settings) = (frame.ctx, frame.source, set.settings);
     let started = ctx.clock.now();
-    let before = Before::find(frame, started).await?;
+    let before = Before::find(frame, settings.compression, started).await?;
     let parent = before.as_ref().ok().map(|b| &b.id);
     frame.begin(parent).await?;
     if frame.options.prove.is_some() {
         frame.warnings.add("--prove is for Postgres: nothing but dozo computed the digests of files".into());
     }
     let since = Instant::now();
-    let root = set.tree.root.clone();
-    let walked = set.tree.walk(Some(frame.repository.store()), &ctx.cancel).await?;
+    let tree = set.tree;
+    let walked = tree.walk(frame.settings, &ctx.cancel).await?;
     if walked.items.is_empty() {
         let why = match walked.problems.first() {
-            Some(problem) => format!("{}: {}", root.join(problem.path.path()).display(), problem.reason),
-            None => format!("no file below {} matches", root.display()),
+            Some(problem) => format!("{}: {}", tree.path.join(problem.path.path()).display(), problem.reason),
+            None => format!("no file below {} matches", tree.path.display()),
         };
         return Err(EngineError::NothingToBackUp { source_name: source.name.to_string(), why });
     }
@@ -167,7 +168,7 @@ pub(crate) async fn run(frame: &Frame<'_>, set: Set<'_>) -> Result<BackupReport>
     let stop = ctx.cancel.child_token();
     let unless_stored = stop.clone().drop_guard();
     let shared = Arc::new(Shared {
-        root,
+        root: Arc::clone(&tree.root),
         source: source.name.clone(),
         id: frame.id.clone(),
         compression: settings.compression,
@@ -188,17 +189,24 @@ pub(crate) async fn run(frame: &Frame<'_>, set: Set<'_>) -> Result<BackupReport>
         entries = kept;
         store.extend(out.into_iter().map(item_of));
     }
-    let units = units(store, budget.workers);
-    let of_workers = Arc::clone(&shared);
-    let work = move |(): &mut (), unit: Unit| run_unit(&unit, &of_workers);
-    let mut done = Workers::start(budget.workers, units, &ctx.cancel, |_| Ok(()), work).collect(|_| {}).await?;
-    done.sort_by_key(|d| d.chunk);
+    let first = units(store, budget.workers, 0);
+    let chunks = first.len();
+    let mut done = run_units(&shared, first).await?;
     let mut problems = walked.problems;
     let (mut packs, mut objects) = match &before {
         Ok(before) => before.named_again(&mut entries)?,
         Err(_) => (Vec::new(), Vec::new()),
     };
     let old = packs.len();
+    // A file whose first name is gone is read by its second.
+    let stored = |done: &[Done]| done.iter().flat_map(|d| d.entries.clone()).collect::<Vec<_>>();
+    let orphans = orphans(&entries, &stored(&done));
+    if !orphans.is_empty() {
+        let gone: HashSet<&FilePath> = orphans.iter().map(|i| &i.path).collect();
+        entries.retain(|e| !gone.contains(&e.path));
+        done.iter_mut().for_each(|d| d.entries.retain(|e| !gone.contains(&e.path)));
+        done.extend(run_units(&shared, units(orphans, budget.workers, chunks)).await?);
+    }
     for mut unit in done {
         problems.extend(unit.problems);
         read += unit.bytes;
@@ -222,6 +230,7 @@ pub(crate) async fn run(frame: &Frame<'_>, set: Set<'_>) -> Result<BackupReport>
     let suffix = settings.compression.suffix();
     let content = FilesContent {
         root: settings.root.display().to_string(),
+        root_meta: tree.root.meta()?,
         compression: settings.compression,
         restore_md: Layout::file(&source.name, &frame.id, "RESTORE.md"),
         list: Layout::file(&source.name, &frame.id, &format!("files.jsonl.{suffix}")),
@@ -231,6 +240,7 @@ pub(crate) async fn run(frame: &Frame<'_>, set: Set<'_>) -> Result<BackupReport>
         packs,
     };
     let list = compressed_list(&entries, settings.compression, shared.level)?;
+    let list_sha256 = Sha256Digest::of(&list);
     let left_out: Vec<LeftOut> = problems
         .iter()
         .map(|p| LeftOut {
@@ -240,13 +250,16 @@ pub(crate) async fn run(frame: &Frame<'_>, set: Set<'_>) -> Result<BackupReport>
             needed_by: vec![],
         })
         .collect();
-    let losses = match frame.history.newest_good().map(|r| &r.manifest.content) {
-        Some(Content::Files(was)) if source.shrank(was.files, Some(content.files)) => {
+    let mut losses = Vec::new();
+    if let Some(good) = frame.history.newest_good().map(|r| r.manifest.as_ref())
+        && let Content::Files(was) = &good.content
+    {
+        let before = expected(frame, settings, good, was).await;
+        if source.shrank(before, Some(content.files)) {
             let name = QualifiedName::new("files", source.name.as_str());
-            vec![Loss { name, unit: LossUnit::Files, before: was.files, now: Some(content.files) }]
+            losses.push(Loss { name, unit: LossUnit::Files, before, now: Some(content.files) });
         }
-        _ => Vec::new(),
-    };
+    }
     let draft = Draft {
         parent: parent.filter(|_| old > 0).cloned(),
         started,
@@ -262,7 +275,7 @@ pub(crate) async fn run(frame: &Frame<'_>, set: Set<'_>) -> Result<BackupReport>
         content: Content::Files(content),
     };
     let url = frame.repository.store().url();
-    let committed = frame.commit(draft, since, |m: &Manifest| restore_md::write(m, url), async || Ok(())).await?;
+    let committed = frame.commit(draft, since, |m: &Manifest| restore_md::write(m, list_sha256, url), async || Ok(())).await?;
     let work = Work {
         full_because: before.err(),
         bytes_read: read,
@@ -335,6 +348,39 @@ fn run_unit(unit: &Unit, shared: &Shared) -> Result<Done> {
     Ok(Done { chunk: unit.chunk, entries, problems, bytes, pack: Pack { object: key, members, bytes: raw }, object, upload })
 }
 
+/// Returns second names whose first one is in neither list: the first of them as the file, the others as names of that.
+fn orphans(kept: &[FileEntry], stored: &[FileEntry]) -> Vec<Item> {
+    let files: HashSet<&FilePath> =
+        kept.iter().chain(stored).filter(|e| matches!(e.kind, FileKind::File(_))).map(|e| &e.path).collect();
+    let mut by_target: BTreeMap<&FilePath, Vec<&FileEntry>> = BTreeMap::new();
+    for entry in kept.iter().chain(stored) {
+        if let FileKind::Hardlink { target } = &entry.kind
+            && !files.contains(target)
+        {
+            by_target.entry(target).or_default().push(entry);
+        }
+    }
+    let mut items = Vec::new();
+    for mut names in by_target.into_values() {
+        names.sort_by(|a, b| a.path.cmp(&b.path));
+        let first = names[0].path.clone();
+        items.extend(names.into_iter().map(|entry| {
+            let kind = if entry.path == first { ItemKind::File(0) } else { ItemKind::Hardlink(first.clone()) };
+            Item { path: entry.path.clone(), kind, meta: entry.meta.clone() }
+        }));
+    }
+    items
+}
+
+/// Stores tar objects.
+async fn run_units(shared: &Arc<Shared>, units: Vec<Unit>) -> Result<Vec<Done>> {
+    let of_workers = Arc::clone(shared);
+    let work = move |(): &mut (), unit: Unit| run_unit(&unit, &of_workers);
+    let mut done = Workers::start(shared.budget.workers, units, &shared.cancel, |_| Ok(()), work).collect(|_| {}).await?;
+    done.sort_by_key(|d| d.chunk);
+    Ok(done)
+}
+
 /// Takes out names of files that are not in the list: what they are names of could not be read.
 fn nameless(entries: &mut Vec<FileEntry>) -> Vec<Problem> {
     let files: HashSet<FilePath> =
@@ -343,6 +389,15 @@ fn nameless(entries: &mut Vec<FileEntry>) -> Vec<Problem> {
     let gone = entries.extract_if(.., |e| lost(e));
     gone.map(|e| Problem { path: e.path, reason: "the file that it is a name of could not be read".into(), error: true })
         .collect()
+}
+
+/// Counts the files of a good backup that should still be there: what a rotation has deleted since is not lost.
+async fn expected(frame: &Frame<'_>, settings: &FilesSettings, good: &Manifest, was: &FilesContent) -> u64 {
+    let Some(after) = settings.rotate.and_then(|r| r.delete_after) else { return was.files };
+    let Ok(entries) = list_of(frame.repository, good, was).await else { return was.files };
+    let oldest = frame.ctx.clock.now().as_second().saturating_sub(i64::try_from(after.as_secs()).unwrap_or(i64::MAX));
+    let young = |e: &&FileEntry| matches!(e.kind, FileKind::File(_)) && e.meta.mtime.seconds > oldest;
+    entries.iter().filter(young).count() as u64
 }
 
 /// Counts. The first `old` tar objects were there before.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dozo_files::{Item, ItemKind};
 use dozo_model::{
-    BackupId, Content, FileEntry, FileKind, FileMeta, FilePath, FileTime, FilesContent, ObjectRef, Pack, Timestamp,
+    BackupId, Compression, Content, FileEntry, FileKind, FileMeta, FilePath, FileTime, FilesContent, ObjectRef, Pack, Timestamp,
 };
 
 use super::list_of;
@@ -40,7 +40,11 @@ pub(super) struct Before {
 
 impl Before {
     /// Looks for a backup to lean on, or says why there is none. `now` is the start of this one.
-    pub(super) async fn find(frame: &Frame<'_>, now: Timestamp) -> Result<std::result::Result<Self, String>> {
+    pub(super) async fn find(
+        frame: &Frame<'_>,
+        compression: Compression,
+        now: Timestamp,
+    ) -> Result<std::result::Result<Self, String>> {
         let (repository, source) = (frame.repository, frame.source);
         let manifest = match newest(source, &frame.history, now, frame.options.full)? {
             Ok(manifest) => manifest,
@@ -49,6 +53,9 @@ impl Before {
         let Content::Files(content) = &manifest.content else {
             return Ok(Err("the last backup is of another kind of source".into()));
         };
+        if content.compression != compression {
+            return Ok(Err("the last backup has another format".into()));
+        }
         if let Err(why) = stands(repository, manifest).await? {
             return Ok(Err(why));
         }
@@ -198,8 +205,8 @@ pub(super) struct Unit {
     pub(super) items: Vec<Item>,
 }
 
-/// Groups items into tar objects: in the order of paths, second names of files behind them all.
-pub(super) fn units(mut items: Vec<Item>, workers: usize) -> Vec<Unit> {
+/// Groups items into tar objects: in the order of paths, second names of files behind them all. `first` is the number of the first one.
+pub(super) fn units(mut items: Vec<Item>, workers: usize, first: usize) -> Vec<Unit> {
     let second = |item: &Item| matches!(item.kind, ItemKind::Hardlink(_));
     items.sort_by(|a, b| (second(a), &a.path).cmp(&(second(b), &b.path)));
     let mut groups: Vec<Vec<Item>> = Vec::new();
@@ -218,7 +225,7 @@ pub(super) fn units(mut items: Vec<Item>, workers: usize) -> Vec<Unit> {
         }
     }
     let threads = (workers / groups.len().clamp(1, workers)).max(1);
-    groups.into_iter().enumerate().map(|(chunk, items)| Unit { chunk, threads, items }).collect()
+    groups.into_iter().enumerate().map(|(n, items)| Unit { chunk: first + n, threads, items }).collect()
 }
 
 #[cfg(test)]
@@ -239,12 +246,12 @@ mod tests {
             item("e", ItemKind::File(PACK_BYTES / 2)),
             item("z", ItemKind::File(1)),
         ];
-        let units = units(items, 4);
+        let units = units(items, 4, 0);
         let names: Vec<Vec<String>> = units.iter().map(|u| u.items.iter().map(|i| i.path.to_string()).collect()).collect();
         assert_eq!(names, [vec!["b"], vec!["c", "d"], vec!["e", "z", "a"]]);
         assert_eq!(units[0].threads, 1);
-        assert_eq!(super::units(vec![item("b", ItemKind::File(1))], 4)[0].threads, 4);
-        assert!(super::units(vec![], 4).is_empty());
+        assert_eq!(super::units(vec![item("b", ItemKind::File(1))], 4, 7)[0].threads, 4);
+        assert!(super::units(vec![], 4, 0).is_empty());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use dozo_catalog::Repository;
-use dozo_files::{ContentSink, FilesError, Owners, Rules, Target, copy_content, members};
+use dozo_files::{ContentSink, FilesError, Occupied, Owners, Rules, Target, copy_content, members};
 use dozo_model::{
     Compression, FileData, FileEntry, FileKind, FilePath, FilesContent, Manifest, Pack, Progress, Sha256Digest, Sha256Hasher,
     Stage,
@@ -55,6 +55,11 @@ pub(crate) async fn restore(
         ctx.progress.warn("owners are not restored: only root can do that (--no-owner says that they need not be)");
     }
     let target = Arc::new(Target::open(folder, owners, options.replace)?);
+    for path in
+        std::iter::once(FilePath::new("")).chain(selected.iter().filter(|e| e.kind == FileKind::Folder).map(|e| e.path.clone()))
+    {
+        target.sweep(&path)?;
+    }
     let (looked, replace, cancel) = (Arc::clone(&target), options.replace, ctx.cancel.clone());
     let (selected, there) = blocking(move || {
         let there = stands(&looked, &selected, replace, &cancel)?;
@@ -66,7 +71,7 @@ pub(crate) async fn restore(
         if there.in_the_way.len() > QUOTED {
             tables.push(format!("and {} more", there.in_the_way.len() - QUOTED));
         }
-        return Err(EngineError::TargetOccupied { target: folder.display().to_string(), tables });
+        return Err(EngineError::FolderOccupied { folder: folder.to_owned(), files: tables });
     }
     let file_bytes = |e: &FileEntry| if let FileKind::File(data) = &e.kind { data.size } else { 0 };
     ctx.progress.stage(Stage::Data, 0, selected.iter().map(file_bytes).sum());
@@ -103,7 +108,15 @@ pub(crate) async fn restore(
         .buffer_unordered(options.threads.max(1));
     fetched.try_collect::<Vec<()>>().await?;
     let (made, entries, done) = (Arc::clone(&target), Arc::clone(&selected), there.done);
-    blocking(move || finish(&made, &entries, &done)).await?;
+    let root_meta = content.root_meta.clone();
+    blocking(move || {
+        finish(&made, &entries, &done)?;
+        if made.made() {
+            made.describe_root(&root_meta)?;
+        }
+        Ok(())
+    })
+    .await?;
     let files = selected.iter().filter(|e| matches!(e.kind, FileKind::File(_))).count() as u64;
     Ok(FolderReport {
         backup,
@@ -125,8 +138,19 @@ fn select(entries: Vec<FileEntry>, patterns: &[String], backup: &str) -> Result<
     if patterns.is_empty() {
         return Ok(entries);
     }
-    let rules = Rules::new(patterns, &[])?;
-    let takes = |e: &FileEntry| rules.takes(e.path.path(), e.kind == FileKind::Folder);
+    // The very name of a file is no pattern.
+    let paths: HashSet<&[u8]> = entries.iter().map(|e| e.path.bytes()).collect();
+    let bare = |p: &String| p.trim_start_matches("./").as_bytes().to_vec();
+    let (named, patterns): (Vec<String>, Vec<String>) =
+        patterns.iter().cloned().partition(|p| paths.contains(bare(p).as_slice()));
+    let named: Vec<Vec<u8>> = named.iter().map(bare).collect();
+    let is_named = |path: &FilePath| {
+        let path = path.bytes();
+        named.iter().any(|n| path.strip_prefix(n.as_slice()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/'))
+    };
+    let rules = if patterns.is_empty() { None } else { Some(Rules::new(&patterns, &[])?) };
+    let matches = |e: &FileEntry| rules.as_ref().is_some_and(|r| r.takes(e.path.path(), e.kind == FileKind::Folder));
+    let takes = |e: &FileEntry| is_named(&e.path) || matches(e);
     let mut above: HashSet<FilePath> = HashSet::new();
     let mut first: HashMap<FilePath, FilePath> = HashMap::new();
     let wanted: HashSet<FilePath> = entries.iter().filter(|e| takes(e)).map(|e| e.path.clone()).collect();
@@ -178,14 +202,21 @@ fn stands(target: &Target, entries: &[FileEntry], replace: bool, cancel: &Cancel
         if cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
-        if !target.occupied(&entry.path, entry.kind == FileKind::Folder)? {
-            continue;
+        match target.occupied(&entry.path, entry.kind == FileKind::Folder)? {
+            Occupied::No => continue,
+            Occupied::ByAnotherKind => {
+                found.in_the_way.push(entry.path.to_string());
+                continue;
+            }
+            Occupied::Yes => {}
         }
         let same = match &entry.kind {
             FileKind::File(data) => match target.existing(&entry.path)? {
                 Some(file) => holds(file, data, cancel)?,
                 None => false,
             },
+            // Of a file that is made anew it would be another name.
+            FileKind::Hardlink { target: file } if !found.done.contains(file) => false,
             kind => target.is(&entry.path, kind)?,
         };
         if same {
@@ -290,7 +321,7 @@ fn finish(target: &Target, entries: &[FileEntry], done: &HashSet<FilePath>) -> R
             _ => {}
         }
     }
-    for entry in entries.iter().filter(|e| matches!(e.kind, FileKind::File(_)) && done.contains(&e.path)) {
+    for entry in entries.iter().filter(|e| !matches!(e.kind, FileKind::Hardlink { .. }) && done.contains(&e.path)) {
         target.describe(&entry.path, &entry.meta)?;
     }
     for entry in entries.iter().rev().filter(|e| e.kind == FileKind::Folder) {

@@ -4,23 +4,23 @@
 
 use std::fmt::Write as _;
 
-use dozo_model::{Compression, Content, Manifest, human_bytes, human_count};
+use dozo_model::{Compression, Content, FileMeta, Manifest, Sha256Digest, human_bytes, human_count};
 
 use crate::restore_md::plain;
 
 /// What the block gives to Python: everything that the list says, and nothing that it does not say.
 const SCRIPT: &str = r#"import hashlib, json, os, subprocess, sys, tarfile
 repo, target = os.environ["REPO"], os.fsencode(os.environ["TARGET"])
-def unpacked(key):
-    return subprocess.Popen(UNPACK + [os.path.join(repo, key)], stdout=subprocess.PIPE).stdout
+def unpack(key):
+    return subprocess.Popen(UNPACK + [os.path.join(repo, key)], stdout=subprocess.PIPE)
 def text(path):
-    return os.fsencode(path) if isinstance(path, str) else bytes.fromhex(path["hex"])
+    return path.encode("utf-8") if isinstance(path, str) else bytes.fromhex(path["hex"])
 def place(entry):
     path = text(entry["path"])
     assert all(name not in (b"", b".", b"..") for name in path.split(b"/")), path
     return os.path.join(target, path)
-def describe(entry):
-    at, link = place(entry), entry["type"] == "symlink"
+def describe(entry, at=None):
+    at, link = at or place(entry), entry.get("type") == "symlink"
     if os.geteuid() == 0:
         os.chown(at, entry["uid"], entry["gid"], follow_symlinks=False)
     if not link:
@@ -28,7 +28,14 @@ def describe(entry):
     seconds, nanos = entry["mtime"].split(".")
     time = int(seconds) * 10**9 + int(nanos)
     os.utime(at, ns=(time, time), follow_symlinks=not link)
-entries = [json.loads(line) for line in unpacked(LIST)]
+assert hashlib.sha256(open(os.path.join(repo, LIST), "rb").read()).hexdigest() == SHA256, LIST
+lines = subprocess.run(UNPACK + [os.path.join(repo, LIST)], stdout=subprocess.PIPE, check=True).stdout
+entries = [json.loads(line) for line in lines.splitlines()]
+assert len(entries) == ENTRIES, "the list is cut off"
+made = not os.path.exists(target)
+if made:
+    os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
+    os.mkdir(target, 0o700)
 of = lambda kind: [e for e in entries if e["type"] == kind]
 for entry in of("folder"):
     os.makedirs(place(entry), mode=0o700, exist_ok=True)
@@ -36,7 +43,8 @@ for number, key in enumerate(PACKS):
     wanted = {e["member"]: e for e in of("file") if e["pack"] == number}
     if not wanted:
         continue
-    with tarfile.open(fileobj=unpacked(key), mode="r|") as archive:
+    tool = unpack(key)
+    with tarfile.open(fileobj=tool.stdout, mode="r|") as archive:
         for member, info in enumerate(archive):
             entry = wanted.pop(member, None)
             if entry is None:
@@ -49,7 +57,9 @@ for number, key in enumerate(PACKS):
                     out.write(block)
             assert digest.hexdigest() == entry["sha256"], entry["path"]
             describe(entry)
-    assert not wanted, (key, wanted)
+    while tool.stdout.read(1 << 20):
+        pass
+    assert tool.wait() == 0 and not wanted, (key, wanted)
 for entry in of("hardlink"):
     os.link(place({"path": entry["target"]}), place(entry))
 for entry in of("symlink"):
@@ -60,10 +70,12 @@ for entry in of("fifo"):
     describe(entry)
 for entry in reversed(of("folder")):
     describe(entry)
+if made:
+    describe(ROOT, target)
 print(len(of("file")), "files, every sha256 as in the backup")"#;
 
 /// Returns the text.
-pub(super) fn write(manifest: &Manifest, url: &str) -> String {
+pub(super) fn write(manifest: &Manifest, list_sha256: Sha256Digest, url: &str) -> String {
     let mut out = String::new();
     let Content::Files(content) = &manifest.content else { return out };
     let (tool, unpack, flag) = match content.compression {
@@ -89,10 +101,12 @@ object holds a file. This restores all of them and compares every digest; run as
 
 ```sh
 set -eu
-mkdir -p \"$TARGET\"
 python3 - <<'DOZO'
 UNPACK = {unpack}
 LIST = {list:?}
+SHA256 = \"{list_sha256}\"
+ENTRIES = {entries}
+ROOT = {root_meta}
 PACKS = [
 {packs}]
 {SCRIPT}
@@ -109,6 +123,8 @@ name, the list says which of them this backup means.
         root = plain(&content.root),
         started = manifest.started,
         list = content.list,
+        entries = content.entries,
+        root_meta = python(&content.root_meta),
         packs = packs.concat(),
     );
     if !manifest.left_out.is_empty() {
@@ -123,4 +139,10 @@ name, the list says which of them this backup means.
         let _ = writeln!(out, "- `{}`", pack.object);
     }
     out
+}
+
+/// What Python needs to know of the root folder.
+fn python(meta: &FileMeta) -> String {
+    let FileMeta { mode, uid, gid, mtime, .. } = meta;
+    format!("{{\"mode\": \"{mode:04o}\", \"uid\": {uid}, \"gid\": {gid}, \"mtime\": \"{mtime}\"}}")
 }

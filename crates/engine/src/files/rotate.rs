@@ -6,30 +6,31 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dozo_catalog::Repository;
 use dozo_encode::{BlockWriter, decompress};
-use dozo_files::{FilesError, Item, ItemKind, Owners, Target, Writers, bare_meta};
+use dozo_files::{FilesError, Item, ItemKind, Occupied, Owners, Target, UnseenWriters, Writers, meta_of};
 use dozo_model::{Compression, Content, FileKind, FilePath, Sha256Digest, Sha256Hasher, Timestamp, VerifyLevel};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::backup::Tree;
+use super::backup::{ROTATED, Tree};
 use super::list_of;
-use crate::context::{Context, FilesSettings, RotateSettings, SourceSettings};
+use crate::context::{Context, FilesSettings, RepositorySettings, RotateSettings, SourceSettings};
 use crate::error::chain;
 use crate::stored::{FileSink, level_of};
 use crate::workers::blocking;
 use crate::{EngineError, Result};
 
-/// What the name of a file that was compressed ends in.
-const SUFFIX: &[u8] = b".gz";
 /// What the names of files end in that cannot be compressed any further.
-const COMPRESSED: [&[u8]; 6] = [SUFFIX, b".zst", b".bz2", b".xz", b".zip", b".tgz"];
+const COMPRESSED: [&str; 6] = [ROTATED, ".zst", ".bz2", ".xz", ".zip", ".tgz"];
+const CHANGED: &str = "it changed meanwhile";
+const SEVERAL: &str = "it has another name";
 
 /// What is to become of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -94,10 +95,15 @@ pub struct RotatePlan {
     pub applied: bool,
     /// Files that are old enough.
     pub lines: Vec<RotateLine>,
-    /// Processes of other users that may not be looked into: whether they write to a file is not known.
-    pub unseen: usize,
+    /// Files that could not be written or deleted.
+    pub failed: usize,
+    /// Whether it was interrupted.
+    pub stopped: bool,
     /// Bytes that it frees, or freed; of files that are still to be compressed it is not known.
     pub freed: u64,
+    /// Rule.
+    #[serde(skip)]
+    rule: RotateSettings,
 }
 
 /// Finds what is to be compressed and deleted.
@@ -107,6 +113,7 @@ pub struct RotatePlan {
 pub async fn rotate_plan(
     ctx: &Context,
     repository: &Repository,
+    repositories: &RepositorySettings,
     source: &SourceSettings,
     settings: &FilesSettings,
 ) -> Result<RotatePlan> {
@@ -117,42 +124,48 @@ pub async fn rotate_plan(
         ))
     })?;
     let tree = Tree::look(source, settings)?;
-    let everything = Tree::look(&SourceSettings { include: vec![], ..source.clone() }, settings)?;
-    let walked = everything.walk(Some(repository.store()), &ctx.cancel).await?;
+    let walked = tree.walk(repositories, &ctx.cancel).await?;
     let now = ctx.clock.now();
-    let mut lines: Vec<RotateLine> = walked.items.iter().filter_map(|item| line_of(&tree, &rule, item, now)).collect();
+    let mut lines: Vec<RotateLine> = walked.items.iter().filter_map(|item| line_of(&rule, item, now)).collect();
     let writers = blocking(|| Writers::look().map_err(EngineError::folder(Path::new("/proc")))).await?;
+    let target = Arc::new(open(&settings.root)?);
     for line in &mut lines {
-        let found = std::fs::symlink_metadata(tree.root.join(line.path.path()));
-        match found {
-            Ok(found) => {
+        match target.existing(&line.path).map_err(EngineError::from).and_then(|f| f.map(|f| metadata(&f, &line.path)).transpose())
+        {
+            Ok(Some(found)) => {
                 line.seen = Seen::of(&found);
-                line.held_back = if found.nlink() > 1 { Some("it has another name".into()) } else { writers.of(&found) };
+                line.held_back = if found.nlink() > 1 { Some(SEVERAL.into()) } else { writers.of(&found, rule.unseen_writers) };
             }
-            Err(e) => line.held_back = Some(e.to_string()),
+            Ok(None) => line.held_back = Some(CHANGED.into()),
+            Err(e) => line.held_back = Some(chain(&e)),
         }
     }
     if rule.after_backup {
-        proven(ctx, repository, source, &tree.root, &mut lines).await?;
+        proven(ctx, repository, source, &target, &mut lines).await?;
     }
     let going = lines.iter().filter(|l| l.action == RotateAction::Delete && l.held_back.is_none());
     let freed = going.map(|l| l.bytes).sum();
-    Ok(RotatePlan { source: source.name.to_string(), root: tree.root, applied: false, lines, unseen: writers.unseen(), freed })
+    let (source, root) = (source.name.to_string(), settings.root.clone());
+    Ok(RotatePlan { source, root, applied: false, lines, failed: 0, stopped: false, freed, rule })
 }
 
-fn line_of(tree: &Tree, rule: &RotateSettings, item: &Item, now: Timestamp) -> Option<RotateLine> {
+/// Opens the folder that is rotated; nobody else restores into it or rotates it meanwhile.
+fn open(root: &Path) -> Result<Target> {
+    Ok(Target::open(root, Owners::Kept, false)?)
+}
+
+fn metadata(file: &File, path: &FilePath) -> Result<std::fs::Metadata> {
+    Ok(file.metadata().map_err(FilesError::file(path.path()))?)
+}
+
+fn line_of(rule: &RotateSettings, item: &Item, now: Timestamp) -> Option<RotateLine> {
     let ItemKind::File(bytes) = item.kind else { return None };
-    let original = item.path.bytes().strip_suffix(SUFFIX).map(FilePath::new);
-    let ours = |path: &FilePath| tree.takes(path);
-    if !ours(&item.path) && !original.as_ref().is_some_and(ours) {
-        return None;
-    }
     let age = now.as_second().saturating_sub(item.meta.mtime.seconds);
     let age_seconds = u64::try_from(age).unwrap_or(0);
     let reached = |after: Option<Duration>| after.is_some_and(|after| age_seconds >= after.as_secs());
     let action = if reached(rule.delete_after) {
         RotateAction::Delete
-    } else if reached(rule.compress_after) && !COMPRESSED.iter().any(|s| item.path.bytes().ends_with(s)) {
+    } else if reached(rule.compress_after) && !COMPRESSED.iter().any(|s| item.path.bytes().ends_with(s.as_bytes())) {
         RotateAction::Compress
     } else {
         return None;
@@ -166,7 +179,7 @@ async fn proven(
     ctx: &Context,
     repository: &Repository,
     source: &SourceSettings,
-    root: &Path,
+    target: &Arc<Target>,
     lines: &mut [RotateLine],
 ) -> Result<()> {
     let mut open: Vec<usize> = (0..lines.len()).filter(|i| lines[*i].held_back.is_none()).collect();
@@ -176,8 +189,8 @@ async fn proven(
     let history = repository.history(&source.name).await?;
     let mut digests: HashMap<usize, [Option<(FilePath, Sha256Digest)>; 2]> = HashMap::new();
     for i in &open {
-        let (path, root, cancel) = (lines[*i].path.clone(), root.to_owned(), ctx.cancel.clone());
-        let found = blocking(move || contents(&root, &path, &cancel)).await;
+        let (path, target, cancel) = (lines[*i].path.clone(), Arc::clone(target), ctx.cancel.clone());
+        let found = blocking(move || contents(&target, &path, &cancel)).await;
         match found {
             Ok(found) => drop(digests.insert(*i, found)),
             Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
@@ -213,129 +226,156 @@ async fn proven(
     Ok(())
 }
 
+/// Opens a regular file, and nothing else.
+fn regular(target: &Target, path: &FilePath) -> Result<File> {
+    let none = || FilesError::file(path.path())(std::io::Error::other("it is no regular file"));
+    Ok(target.existing(path)?.ok_or_else(none)?)
+}
+
 /// Returns the digest of a file, and, where it was compressed, of what it was: each with the path that a backup has it under.
-fn contents(root: &Path, path: &FilePath, cancel: &CancellationToken) -> Result<[Option<(FilePath, Sha256Digest)>; 2]> {
-    let full = root.join(path.path());
-    let open = || File::open(&full).map_err(FilesError::file(&full));
-    let whole = digest(open()?, &full, cancel)?;
-    let before = match path.bytes().strip_suffix(SUFFIX) {
+fn contents(target: &Target, path: &FilePath, cancel: &CancellationToken) -> Result<[Option<(FilePath, Sha256Digest)>; 2]> {
+    let whole = digest(regular(target, path)?, path, cancel)?;
+    let before = match path.bytes().strip_suffix(ROTATED.as_bytes()) {
         // What cannot be decompressed is not something that was compressed here.
-        Some(original) => match decompress(Compression::Gzip, open()?).map(|input| digest(input, &full, cancel)) {
-            Ok(Ok(sha256)) => Some((FilePath::new(original), sha256)),
-            Ok(Err(EngineError::Cancelled)) => return Err(EngineError::Cancelled),
-            _ => None,
+        Some(original) => match unpacked(regular(target, path)?, path, cancel) {
+            Ok(sha256) => Some((FilePath::new(original), sha256)),
+            Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
+            Err(_) => None,
         },
         None => None,
     };
     Ok([Some((path.clone(), whole)), before])
 }
 
-fn digest(mut input: impl Read, path: &Path, cancel: &CancellationToken) -> Result<Sha256Digest> {
+fn unpacked(file: File, path: &FilePath, cancel: &CancellationToken) -> Result<Sha256Digest> {
+    digest(decompress(Compression::Gzip, file).map_err(FilesError::file(path.path()))?, path, cancel)
+}
+
+fn digest(mut input: impl Read, path: &FilePath, cancel: &CancellationToken) -> Result<Sha256Digest> {
     let mut hasher = Sha256Hasher::default();
     let mut buffer = vec![0; 1 << 17];
     loop {
         if cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
-        match input.read(&mut buffer).map_err(FilesError::file(path))? {
+        match input.read(&mut buffer).map_err(FilesError::file(path.path()))? {
             0 => return Ok(hasher.finish()),
             n => hasher.update(&buffer[..n]),
         }
     }
 }
 
-/// Carries a plan out. What changed since is held back.
+/// Carries a plan out. What changed since, or cannot be written or deleted, is held back; the others are not.
 ///
 /// # Errors
-/// [`EngineError::Files`] for the first file that cannot be written or deleted; what was done before it stays done.
+/// [`EngineError::Files`] when the folder itself cannot be used.
 pub async fn rotate_apply(ctx: &Context, mut plan: RotatePlan) -> Result<RotatePlan> {
     let cancel = ctx.cancel.clone();
     blocking(move || {
-        let owners = if rustix::process::geteuid().is_root() { Owners::Restore } else { Owners::Ours };
-        let target = Target::open(&plan.root, owners, false)?;
-        plan.freed = 0;
+        let target = open(&plan.root)?;
+        (plan.freed, plan.applied) = (0, true);
         for line in plan.lines.iter_mut().filter(|l| l.held_back.is_none()) {
-            if cancel.is_cancelled() {
-                return Err(EngineError::Cancelled);
+            if plan.stopped {
+                line.held_back = Some("the run was stopped before it".into());
+                continue;
             }
-            match one(&plan.root, &target, line, &cancel)? {
-                Ok(freed) => plan.freed += freed,
-                Err(why) => line.held_back = Some(why),
+            match one(&target, line, plan.rule.unseen_writers, &cancel) {
+                Ok(Ok(freed)) => plan.freed += freed,
+                Ok(Err(why)) => line.held_back = Some(why),
+                Err(EngineError::Cancelled) => {
+                    line.held_back = Some("the run was stopped at it".into());
+                    plan.stopped = true;
+                }
+                Err(e) => {
+                    line.held_back = Some(chain(&e));
+                    plan.failed += 1;
+                }
             }
         }
-        plan.applied = true;
+        target.sync()?;
         Ok(plan)
     })
     .await
 }
 
 /// Tells why nothing may be done to a file any more.
-fn changed(full: &Path, line: &RotateLine) -> Result<Option<String>> {
-    let found = match std::fs::symlink_metadata(full) {
-        Ok(found) => found,
-        Err(e) => return Ok(Some(e.to_string())),
-    };
+fn changed(target: &Target, line: &RotateLine, unseen: UnseenWriters) -> Result<Option<String>> {
+    let Some(file) = target.existing(&line.path)? else { return Ok(Some(CHANGED.into())) };
+    let found = metadata(&file, &line.path)?;
     if Seen::of(&found) != line.seen {
-        return Ok(Some("it changed meanwhile".into()));
+        return Ok(Some(CHANGED.into()));
     }
-    Ok(Writers::look().map_err(EngineError::folder(Path::new("/proc")))?.of(&found))
+    Ok(Writers::look().map_err(EngineError::folder(Path::new("/proc")))?.of(&found, unseen))
 }
 
 /// Does what a line says. Returns the bytes that it freed, or why it did not.
-fn one(root: &Path, target: &Target, line: &RotateLine, cancel: &CancellationToken) -> Result<std::result::Result<u64, String>> {
-    let full = root.join(line.path.path());
-    if let Some(why) = changed(&full, line)? {
+fn one(
+    target: &Target,
+    line: &RotateLine,
+    unseen: UnseenWriters,
+    cancel: &CancellationToken,
+) -> Result<std::result::Result<u64, String>> {
+    if let Some(why) = changed(target, line, unseen)? {
         return Ok(Err(why));
     }
     if line.action == RotateAction::Delete {
         target.remove(&line.path)?;
         return Ok(Ok(line.bytes));
     }
-    let gz = FilePath::new([line.path.bytes(), SUFFIX].concat());
-    let small = match compress(root, target, &line.path, &gz, cancel)? {
+    let gz = FilePath::new([line.path.bytes(), ROTATED.as_bytes()].concat());
+    let small = match compress(target, &line.path, &gz, cancel)? {
         Ok(bytes) => bytes,
         Err(why) => return Ok(Err(why)),
     };
-    if let Some(why) = changed(&full, line)? {
-        // What was compressed is not what it is any more.
+    let gone = match changed(target, line, unseen) {
+        Ok(None) => target.remove(&line.path).map_err(EngineError::from).map(|()| None),
+        other => other,
+    };
+    if !matches!(gone, Ok(None)) {
+        // The original stays: there are not to be two of it.
         target.remove(&gz)?;
-        return Ok(Err(why));
     }
-    target.remove(&line.path)?;
-    Ok(Ok(line.bytes.saturating_sub(small)))
+    Ok(match gone? {
+        None => Ok(line.bytes.saturating_sub(small)),
+        Some(why) => Err(why),
+    })
 }
 
 /// Writes the compressed file beside the original. Returns its size, or why there is none.
 fn compress(
-    root: &Path,
     target: &Target,
     path: &FilePath,
     gz: &FilePath,
     cancel: &CancellationToken,
 ) -> Result<std::result::Result<u64, String>> {
-    let (full, full_gz) = (root.join(path.path()), root.join(gz.path()));
-    let io = FilesError::file(&full_gz);
-    let original = digest(File::open(&full).map_err(FilesError::file(&full))?, &full, cancel)?;
-    if target.occupied(gz, false)? {
+    let (io, of_gz) = (FilesError::file(path.path()), FilesError::file(gz.path()));
+    let mut input = regular(target, path)?;
+    let meta = meta_of(&input).map_err(io)?;
+    let original = digest(&mut input, path, cancel)?;
+    if target.occupied(gz, false)? != Occupied::No {
+        let other = || Ok(Err(format!("{gz} stands beside it, and is something else")));
         // A run that was stopped in between, or somebody else's file.
-        let there = decompress(Compression::Gzip, File::open(&full_gz).map_err(io)?).map_err(io)?;
-        return match digest(there, &full_gz, cancel) {
-            Ok(there) if there == original => Ok(Ok(full_gz.metadata().map_err(io)?.len())),
+        let Some(there) = target.existing(gz)? else { return other() };
+        let found = meta_of(&there).map_err(of_gz)?;
+        let ours = (found.uid, found.gid, found.mode, found.mtime) == (meta.uid, meta.gid, meta.mode, meta.mtime);
+        there.sync_all().map_err(of_gz)?;
+        let size = there.metadata().map_err(of_gz)?.len();
+        return match unpacked(there, gz, cancel) {
+            Ok(there) if there == original && ours => Ok(Ok(size)),
             Err(EngineError::Cancelled) => Err(EngineError::Cancelled),
-            _ => Ok(Err(format!("{gz} stands beside it, and is something else"))),
+            _ => other(),
         };
     }
     let new = target.begin(gz)?;
-    let (sink, error) = FileSink::new(new.file.try_clone().map_err(io)?);
+    let (sink, error) = FileSink::new(new.file.try_clone().map_err(of_gz)?);
     let mut out = BlockWriter::new(Compression::Gzip, level_of(Compression::Gzip, 0), 1, 1 << 20, sink);
-    let mut input = File::open(&full).map_err(FilesError::file(&full))?;
-    let meta = std::fs::symlink_metadata(&full).map_err(FilesError::file(&full))?;
+    input.rewind().map_err(io)?;
     let mut buffer = vec![0; 1 << 17];
     let written = loop {
         if cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
-        let n = input.read(&mut buffer).map_err(FilesError::file(&full))?;
+        let n = input.read(&mut buffer).map_err(io)?;
         if n == 0 {
             break out.finish().map(|(_, written)| written.raw_sha256).ok();
         }
@@ -344,15 +384,14 @@ fn compress(
         }
     };
     if let Some(e) = error.take() {
-        return Err(io(e).into());
+        return Err(of_gz(e).into());
     }
-    new.file.sync_all().map_err(io)?;
-    let hidden = target.read_back(&new)?;
-    if written != Some(original) || digest(decompress(Compression::Gzip, hidden).map_err(io)?, &full_gz, cancel)? != original {
-        return Ok(Err("it changed meanwhile".into()));
+    new.file.sync_all().map_err(of_gz)?;
+    if written != Some(original) || unpacked(target.read_back(&new)?, gz, cancel)? != original {
+        return Ok(Err(CHANGED.into()));
     }
-    let size = new.file.metadata().map_err(io)?.len();
-    target.finish(new, gz, &bare_meta(&meta))?;
+    let size = new.file.metadata().map_err(of_gz)?.len();
+    target.finish(new, gz, &meta)?;
     target.sync()?;
     Ok(Ok(size))
 }

@@ -22,6 +22,8 @@ use crate::Sha256Digest;
 pub struct FilesContent {
     /// Folder that all paths count from, as it was called.
     pub root: String,
+    /// Owner, mode and times of that folder.
+    pub root_meta: FileMeta,
     /// How the tar objects and the list are compressed.
     pub compression: Compression,
     /// Key of the description of a restore without dozo.

@@ -1,19 +1,21 @@
 //! `dozo restore` of backups of files: into a folder, and a command's output into a stream.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use dozo_engine::{EngineError, FolderOptions, FolderReport, Repository, SourceKind, restore_folder, restore_stream};
-use dozo_model::{Manifest, human_bytes, human_count, human_duration};
+use dozo_engine::{FolderOptions, FolderReport, Repository, SourceKind, restore_folder, restore_into, restore_stream};
+use dozo_model::{Content, Manifest, SourceName, human_bytes, human_count, human_duration};
 
-use super::{NOT_RUN, PARTIAL};
+use super::{FINDING, NOT_RUN, PARTIAL};
 use crate::args::{OnExisting, Restore};
 use crate::commands::{Outcome, Session};
 use crate::config::{Config, default_workers};
 use crate::error::{CliError, Usage};
 
+/// Exit code of an interrupted run.
+const INTERRUPTED: u8 = 130;
 /// Memory for files of a source that is not configured any more.
 const MEMORY: u64 = 256_000_000;
 
@@ -41,7 +43,7 @@ pub(super) async fn run(
         let text = "of the options, only --path, --existing replace, --no-owner, --no-verify and --jobs are for files";
         return Err(CliError::Usage(Usage::Options, text.into(), "restore into a new folder, and take what is wanted".into()));
     }
-    let set = |m: &Manifest| matches!(m.content, dozo_model::Content::Files(_));
+    let set = |m: &Manifest| matches!(m.content, Content::Files(_));
     if !args.path.is_empty() && !manifests.iter().all(set) {
         let text = "--path is for backups of file sets".to_owned();
         return Err(CliError::Usage(Usage::Options, text, "restore the others by themselves".into()));
@@ -51,9 +53,21 @@ pub(super) async fn run(
         to => return stream(session, repository, manifests, args, to.is_none()).await,
     };
     let folder = std::path::absolute(to).map_err(CliError::Output)?;
-    let mut reports = Vec::new();
+    no_two_alike(manifests)?;
+    let (mut reports, mut codes) = (Vec::new(), Vec::new());
     for manifest in manifests {
-        reports.push(one(session, config, repository, manifest, &folder, args).await?);
+        match one(session, config, repository, manifest, &folder, args).await {
+            Ok(report) => reports.push(report),
+            // What there is of the others is restored; alone, it is the outcome.
+            Err(e) if manifests.len() > 1 && e.exit_code() != INTERRUPTED => {
+                session.output.message(&format!("{}@{}: {}", manifest.source, manifest.id, e.text()));
+                codes.push(e.exit_code());
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    if reports.is_empty() {
+        return Ok(codes.into_iter().max().unwrap_or(PARTIAL));
     }
     let lines = || reports.iter().map(text).collect::<Vec<_>>().join("\n");
     match reports.as_slice() {
@@ -61,13 +75,34 @@ pub(super) async fn run(
         all => session.output.result(&serde_json::json!({ "restored": all }), lines)?,
     }
     let unchecked = !args.no_verify && reports.iter().flat_map(|r| &r.files).any(|f| f.verdict == "not run");
-    Ok(if unchecked {
+    Ok(if codes.contains(&FINDING) {
+        FINDING
+    } else if unchecked {
         NOT_RUN
-    } else if reports.iter().any(|r| r.outcome == "partial") {
+    } else if !codes.is_empty() || reports.iter().any(|r| r.outcome == "partial") {
         PARTIAL
     } else {
         0
     })
+}
+
+/// Makes sure that no two backups make the same file.
+fn no_two_alike(manifests: &[Manifest]) -> Result<(), CliError> {
+    let mut places: BTreeMap<&str, &SourceName> = BTreeMap::new();
+    for manifest in manifests {
+        let names: Vec<&str> = match &manifest.content {
+            Content::Duckdb(content) => content.files.iter().map(|f| f.path.as_str()).collect(),
+            Content::Command(content) => vec![content.name.as_str()],
+            Content::Files(_) | Content::Postgres(_) => Vec::new(),
+        };
+        for name in names {
+            if let Some(other) = places.insert(name, &manifest.source) {
+                let text = format!("{other} and {} would both restore `{name}`", manifest.source);
+                return Err(CliError::Usage(Usage::Options, text, "restore them into folders of their own".into()));
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn one(
@@ -101,27 +136,17 @@ async fn stream(
         let text = "one backup at a time goes into a stream".to_owned();
         return Err(CliError::Usage(Usage::Options, text, "restore the others by themselves, or into a folder".into()));
     };
+    if !args.path.is_empty()
+        || !matches!(args.existing, OnExisting::Refuse)
+        || args.no_verify
+        || args.no_owner
+        || args.jobs.is_some()
+    {
+        let text = "a stream has no files: --path, --existing, --no-verify, --no-owner and --jobs are for folders".to_owned();
+        return Err(CliError::Usage(Usage::Options, text, "leave them out".into()));
+    }
     let report = if into_command {
-        let (program, arguments) = args.command.split_first().map(|(p, a)| (p.clone(), a)).unwrap_or_default();
-        let failed = |reason: String| EngineError::Command { program: program.clone(), reason };
-        let mut child =
-            Command::new(&program).args(arguments).stdin(Stdio::piped()).spawn().map_err(|e| failed(e.to_string()))?;
-        let mut stdin = child.stdin.take();
-        let written = restore_stream(&session.ctx, repository, manifest, move |bytes| match &mut stdin {
-            Some(stdin) => stdin.write_all(bytes),
-            None => Err(std::io::ErrorKind::BrokenPipe.into()),
-        })
-        .await;
-        if written.is_err() {
-            // What it was given is not all: it must not take that for the whole.
-            let _ = child.kill();
-        }
-        let status = child.wait().map_err(|e| failed(e.to_string()))?;
-        match written {
-            // A command that stops reading says why by its status.
-            Err(EngineError::Output(_)) | Ok(_) if !status.success() => return Err(failed(status.to_string()).into()),
-            written => written?,
-        }
+        restore_into(&session.ctx, repository, manifest, &args.command).await?
     } else {
         let mut stdout = std::io::stdout();
         restore_stream(&session.ctx, repository, manifest, move |bytes| {

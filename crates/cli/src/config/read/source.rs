@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dozo_engine::{
     CommandSettings, DatabaseChoice, DuckdbSettings, FilesSettings, Hook, Hooks, OnBlock, PostgresSettings, RotateSettings,
-    SourceKind, SourceSettings, ToolChoice, UrlRef,
+    SourceKind, SourceSettings, ToolChoice, UnseenWriters, UrlRef,
 };
 use dozo_model::{ByteSize, Compression, DuckdbForm, FilePath, Percent, Profile, SourceName, Span};
 use toml::de::{DeTable, DeValue};
@@ -69,13 +69,15 @@ impl<'t> Reader<'t> {
         }
         let workers = self.count(&mut table, "workers").or(defaults.workers).unwrap_or_else(default_workers);
         let memory = self.parsed::<ByteSize>(&mut table, "memory").or(defaults.memory).unwrap_or(MEMORY);
-        let lock_timeout = self.parsed::<Span>(&mut table, "lock-timeout").map_or(LOCK_TIMEOUT, |s| s.0);
+        // Files and commands have no locks.
+        let locks = matches!(kind, Some(SourceKind::Postgres(_) | SourceKind::Duckdb(_)) | None);
+        let lock_timeout = locks.then(|| self.parsed::<Span>(&mut table, "lock-timeout")).flatten();
         let level = self.integer(&mut table, "zstd-level", 1..=19).and_then(|n| i32::try_from(n).ok());
         // Only of tables of Postgres and of files is it known whether they changed.
         let reuse = matches!(kind, Some(SourceKind::Postgres(_) | SourceKind::Files(_)) | None);
         let reuse = reuse.then(|| self.parsed::<Span>(&mut table, "reuse-max-age")).flatten();
         let shrink_max = self.parsed::<Percent>(&mut table, "shrink-max").unwrap_or(SHRINK_MAX).0;
-        let shrink_ignore = self.texts(&mut table, "shrink-ignore");
+        let shrink_ignore = if locks { self.texts(&mut table, "shrink-ignore") } else { Vec::new() };
         let rate = self.rate(&mut table, "rate").map(ByteSize);
         let hooks = self.hooks(&mut table);
         let retention = self.retention(&mut table, defaults.retention.clone());
@@ -88,7 +90,7 @@ impl<'t> Reader<'t> {
             exclude,
             workers,
             memory,
-            lock_timeout,
+            lock_timeout: lock_timeout.map_or(LOCK_TIMEOUT, |s| s.0),
             zstd_level: level.unwrap_or(ZSTD_LEVEL),
             time_zone: defaults.time_zone.to_owned(),
             reuse_max_age: reuse.map_or(REUSE_MAX_AGE, |s| s.0),
@@ -172,6 +174,8 @@ impl<'t> Reader<'t> {
         let compress_after = self.parsed::<Span>(&mut rules, "compress-after").map(|s| s.0);
         let delete_after = self.parsed::<Span>(&mut rules, "delete-after").map(|s| s.0);
         let after_backup = self.boolean(&mut rules, "after-backup").unwrap_or(true);
+        let unseen = [("hold", UnseenWriters::Hold), ("ignore", UnseenWriters::Ignore)];
+        let unseen_writers = self.one_of(&mut rules, "unseen-writers", unseen);
         self.no_more(&rules);
         if compress_after.is_none() && delete_after.is_none() {
             self.problem(line, &key, "it needs compress-after or delete-after".into());
@@ -181,7 +185,7 @@ impl<'t> Reader<'t> {
         {
             self.problem(line, &key, "delete-after must be longer than compress-after".into());
         }
-        Some(RotateSettings { compress_after, delete_after, after_backup })
+        Some(RotateSettings { compress_after, delete_after, after_backup, unseen_writers })
     }
 
     fn command(&mut self, table: &mut Table<'t>, path: &str, line: usize, name: &str) -> Option<CommandSettings> {
@@ -192,6 +196,9 @@ impl<'t> Reader<'t> {
         }
         let check = self.texts(table, "check");
         let timeout = self.parsed::<Span>(table, "timeout").map_or(COMMAND_TIMEOUT, |s| s.0);
+        if timeout.is_zero() {
+            self.problem(line, &format!("{path}.timeout"), "a command needs some time".into());
+        }
         let min_size = self.parsed::<ByteSize>(table, "min-size").unwrap_or(ByteSize(1));
         let file = self.text(table, "file").unwrap_or_else(|| format!("{name}.out"));
         let plain = FilePath::new(file.as_bytes());
