@@ -429,7 +429,7 @@ fn mistakes_are_told_with_a_next_step() {
     let _ = dozo.run(&["restore", "lake0@latest", "--to", &out]).exits(0);
     told(dozo.run(&["restore", "lake0@latest", "--to", &out]), 1, &["data/a.duckdb", "DOZO-E6032"]);
     let _ = dozo.run(&["restore", "lake0@latest", "--to", &out, "--existing", "replace"]).exits(0);
-    told(dozo.run(&["restore", "lake0@latest", "--to", &out, "--table", "t"]), 2, &["as a whole"]);
+    told(dozo.run(&["restore", "lake0@latest", "--to", &out, "--table", "t"]), 2, &["are for files", "next:"]);
     // A table that is gone makes the next backup suspect.
     run_python(
         "duckdb2",

@@ -617,6 +617,21 @@ fn closed_folders_are_no_obstacle_to_their_owner() {
     fs::set_permissions(dozo.folder.path().join("out/closed"), fs::Permissions::from_mode(0o700)).unwrap();
 }
 
+/// What the doctor says of a set: what cannot be read, and patterns that match nothing.
+#[test]
+fn the_doctor_looks_at_files() {
+    let dozo = set(Place::Local, "include = [\"*.csv\", \"*.cvs\"]");
+    write(&dozo.folder.path().join("set/a.csv"), "a");
+    let check = dozo.run(&["check", "set"]);
+    assert!(
+        check.stdout.contains("1 files, folders and links below") && check.stdout.contains("`*.cvs` matches nothing"),
+        "{check:?}"
+    );
+    dozo.reconfigure(|text| text.replace("\"*.cvs\"", "\"./b\""));
+    let bad = dozo.run(&["backup", "set"]).exits(2);
+    assert!(bad.stderr.contains("DOZO-E8002") && bad.stderr.contains("`./b`"), "{bad:?}");
+}
+
 /// Neither the repository nor a replica of it is part of what lies around them.
 #[test]
 fn repositories_within_the_root_are_left_out() {

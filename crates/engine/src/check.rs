@@ -241,6 +241,12 @@ async fn look_at_set(
         format!("{} files, folders and links below {}, {}", walked.items.len(), settings.root.display(), human_bytes(bytes));
     let next = (status == CheckStatus::Fail).then(|| "correct root, include or exclude".to_owned());
     doctor.add("files", status, detail, next);
+    for pattern in source.include.iter().filter(|p| !p.starts_with('!')) {
+        if !files::matches_any(pattern, &walked.items)? {
+            let next = "correct it, if that is not meant: patterns are those of .gitignore, and count from root".to_owned();
+            doctor.add("files", CheckStatus::Warn, format!("include `{pattern}` matches nothing"), Some(next));
+        }
+    }
     for problem in walked.problems {
         let status = if problem.error { CheckStatus::Fail } else { CheckStatus::Warn };
         let next = "give whoever backs up the right to read it, or leave it out with exclude".to_owned();

@@ -21,7 +21,7 @@ use std::io::BufReader;
 
 use bytes::Bytes;
 use dozo_catalog::Repository;
-use dozo_files::read_list;
+use dozo_files::{Item, ItemKind, Rules, read_list};
 use dozo_model::{Content, FileEntry, FilesContent, Manifest, Sha256Digest};
 use dozo_store::ObjectData;
 
@@ -39,6 +39,15 @@ pub async fn list_files(repository: &Repository, manifest: &Manifest) -> Result<
         Content::Files(content) => list_of(repository, manifest, content).await,
         _ => Err(EngineError::other_kind(manifest, "files")),
     }
+}
+
+/// Tells whether a pattern matches something.
+///
+/// # Errors
+/// [`EngineError::Files`] when it is not valid.
+pub(crate) fn matches_any(pattern: &str, items: &[Item]) -> Result<bool> {
+    let rules = Rules::new(&[pattern.to_owned()], &[])?;
+    Ok(items.iter().any(|i| rules.takes(i.path.path(), i.kind == ItemKind::Folder)))
 }
 
 /// Reads the list of a backup.

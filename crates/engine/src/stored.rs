@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::{Cursor, Read, Write};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use dozo_encode::{PartSink, SinkClosed, decompress};
-use dozo_model::{Compression, Sha256Hasher, StoredFile};
+use dozo_files::FilesError;
+use dozo_model::{Compression, Sha256Digest, Sha256Hasher, StoredFile};
 use dozo_store::ObjectData;
 use tokio_util::sync::CancellationToken;
 
@@ -71,6 +73,24 @@ pub(crate) fn unpack(
         (false, _) => Some(format!("{bytes} bytes, decompressed, instead of {}", stored.bytes)),
         (true, false) => Some(format!("sha256 {sha256}, decompressed, instead of {}", stored.sha256)),
     })
+}
+
+/// Reads to the end, and returns the digest of what there was. `path` is what an error names.
+///
+/// # Errors
+/// [`EngineError::Files`]; [`EngineError::Cancelled`].
+pub(crate) fn digest(mut input: impl Read, path: &Path, cancel: &CancellationToken) -> Result<Sha256Digest> {
+    let mut hasher = Sha256Hasher::default();
+    let mut buffer = vec![0; 1 << 17];
+    loop {
+        if cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        match input.read(&mut buffer).map_err(FilesError::file(path))? {
+            0 => return Ok(hasher.finish()),
+            n => hasher.update(&buffer[..n]),
+        }
+    }
 }
 
 /// Writes parts into a file.

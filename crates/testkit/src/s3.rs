@@ -61,7 +61,9 @@ impl S3Server {
         fs::create_dir_all(folder.join("data")).expect("a temporary folder");
         let port = free_port();
         arguments.push(format!("-s3.port={port}"));
-        for flag in ["-master.port", "-volume.port", "-filer.port", "-webdav.port", "-admin.port", "-s3.port.iceberg"] {
+        for flag in
+            ["-master.port", "-volume.port", "-filer.port", "-webdav.port", "-admin.port", "-s3.port.iceberg", "-s3.port.lance"]
+        {
             arguments.push(format!("{flag}={}", free_port()));
         }
         let process = Mutex::new(spawn(&folder, &arguments));

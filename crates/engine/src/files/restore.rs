@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,8 +15,7 @@ use std::time::Instant;
 use dozo_catalog::Repository;
 use dozo_files::{ContentSink, FilesError, Occupied, Owners, Rules, Target, copy_content, members};
 use dozo_model::{
-    Compression, FileData, FileEntry, FileKind, FilePath, FilesContent, Manifest, Pack, Progress, Sha256Digest, Sha256Hasher,
-    Stage,
+    Compression, FileData, FileEntry, FileKind, FilePath, FilesContent, Manifest, Pack, Progress, Sha256Digest, Stage,
 };
 use dozo_store::ObjectData;
 use futures::{StreamExt, TryStreamExt};
@@ -26,7 +25,7 @@ use super::list_of;
 use crate::context::Context;
 use crate::intact::Digests;
 use crate::restore::{FolderOptions, FolderReport, RestoredSet};
-use crate::stored::reader;
+use crate::stored::{digest, reader};
 use crate::workers::blocking;
 use crate::{EngineError, Result};
 
@@ -212,7 +211,7 @@ fn stands(target: &Target, entries: &[FileEntry], replace: bool, cancel: &Cancel
         }
         let same = match &entry.kind {
             FileKind::File(data) => match target.existing(&entry.path)? {
-                Some(file) => holds(file, data, cancel)?,
+                Some(file) => holds(file, &entry.path, data, cancel)?,
                 None => false,
             },
             // Of a file that is made anew it would be another name.
@@ -229,22 +228,9 @@ fn stands(target: &Target, entries: &[FileEntry], replace: bool, cancel: &Cancel
 }
 
 /// Tells whether a file has this content.
-fn holds(mut file: File, data: &FileData, cancel: &CancellationToken) -> Result<bool> {
-    let io = |source| EngineError::from(FilesError::File { path: "a file of the target".into(), source });
-    if file.metadata().map_err(io)?.len() != data.size {
-        return Ok(false);
-    }
-    let mut hasher = Sha256Hasher::default();
-    let mut buffer = vec![0; 1 << 17];
-    loop {
-        if cancel.is_cancelled() {
-            return Err(EngineError::Cancelled);
-        }
-        match file.read(&mut buffer).map_err(io)? {
-            0 => return Ok(hasher.finish() == data.sha256),
-            n => hasher.update(&buffer[..n]),
-        }
-    }
+fn holds(file: File, path: &FilePath, data: &FileData, cancel: &CancellationToken) -> Result<bool> {
+    let same_size = file.metadata().map_err(FilesError::file(path.path()))?.len() == data.size;
+    Ok(same_size && digest(file, path.path(), cancel)? == data.sha256)
 }
 
 /// Files of one tar object on their way into the target.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use dozo_catalog::Repository;
 use dozo_encode::{BlockWriter, decompress};
 use dozo_files::{FilesError, Item, ItemKind, Occupied, Owners, Target, UnseenWriters, Writers, meta_of};
-use dozo_model::{Compression, Content, FileKind, FilePath, Sha256Digest, Sha256Hasher, Timestamp, VerifyLevel};
+use dozo_model::{Compression, Content, FileKind, FilePath, Sha256Digest, Timestamp, Verdict, VerifyLevel};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +23,7 @@ use super::backup::{ROTATED, Tree};
 use super::list_of;
 use crate::context::{Context, FilesSettings, RepositorySettings, RotateSettings, SourceSettings};
 use crate::error::chain;
-use crate::stored::{FileSink, level_of};
+use crate::stored::{FileSink, digest, level_of};
 use crate::workers::blocking;
 use crate::{EngineError, Result};
 
@@ -201,7 +201,7 @@ async fn proven(
     for record in history.records.iter().rev().filter(|r| r.good()) {
         let Content::Files(content) = &record.manifest.content else { continue };
         let check = Repository::verified(&record.checks, VerifyLevel::Content);
-        if open.is_empty() || check.is_none_or(|c| c.verdict != dozo_model::Verdict::Passed) {
+        if open.is_empty() || check.is_none_or(|c| c.verdict != Verdict::Passed) {
             continue;
         }
         let stored: HashMap<FilePath, Sha256Digest> = list_of(repository, &record.manifest, content)
@@ -234,7 +234,7 @@ fn regular(target: &Target, path: &FilePath) -> Result<File> {
 
 /// Returns the digest of a file, and, where it was compressed, of what it was: each with the path that a backup has it under.
 fn contents(target: &Target, path: &FilePath, cancel: &CancellationToken) -> Result<[Option<(FilePath, Sha256Digest)>; 2]> {
-    let whole = digest(regular(target, path)?, path, cancel)?;
+    let whole = digest(regular(target, path)?, path.path(), cancel)?;
     let before = match path.bytes().strip_suffix(ROTATED.as_bytes()) {
         // What cannot be decompressed is not something that was compressed here.
         Some(original) => match unpacked(regular(target, path)?, path, cancel) {
@@ -248,21 +248,7 @@ fn contents(target: &Target, path: &FilePath, cancel: &CancellationToken) -> Res
 }
 
 fn unpacked(file: File, path: &FilePath, cancel: &CancellationToken) -> Result<Sha256Digest> {
-    digest(decompress(Compression::Gzip, file).map_err(FilesError::file(path.path()))?, path, cancel)
-}
-
-fn digest(mut input: impl Read, path: &FilePath, cancel: &CancellationToken) -> Result<Sha256Digest> {
-    let mut hasher = Sha256Hasher::default();
-    let mut buffer = vec![0; 1 << 17];
-    loop {
-        if cancel.is_cancelled() {
-            return Err(EngineError::Cancelled);
-        }
-        match input.read(&mut buffer).map_err(FilesError::file(path.path()))? {
-            0 => return Ok(hasher.finish()),
-            n => hasher.update(&buffer[..n]),
-        }
-    }
+    digest(decompress(Compression::Gzip, file).map_err(FilesError::file(path.path()))?, path.path(), cancel)
 }
 
 /// Carries a plan out. What changed since, or cannot be written or deleted, is held back; the others are not.
@@ -351,7 +337,7 @@ fn compress(
     let (io, of_gz) = (FilesError::file(path.path()), FilesError::file(gz.path()));
     let mut input = regular(target, path)?;
     let meta = meta_of(&input).map_err(io)?;
-    let original = digest(&mut input, path, cancel)?;
+    let original = digest(&mut input, path.path(), cancel)?;
     if target.occupied(gz, false)? != Occupied::No {
         let other = || Ok(Err(format!("{gz} stands beside it, and is something else")));
         // A run that was stopped in between, or somebody else's file.
