@@ -28,6 +28,7 @@ con.execute("CHECKPOINT")
 EXPORT = r"""
 import sys, time, duckdb
 con = duckdb.connect(sys.argv[1], read_only=True, config={"threads": 2})
+con.execute("SET enable_progress_bar = false")
 began = time.time()
 con.execute(f"EXPORT DATABASE '{sys.argv[2]}' (FORMAT parquet, COMPRESSION zstd)")
 print(time.time() - began)
