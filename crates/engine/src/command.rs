@@ -30,7 +30,7 @@ use crate::context::{CommandSettings, Context};
 use crate::intact::Digests;
 use crate::process::{Listener, Running};
 use crate::restore::{FolderOptions, FolderReport, RestoredFile};
-use crate::restore_md::plain;
+use crate::restore_md::{plain, shell};
 use crate::stored::{level_of, unpack};
 use crate::workers::blocking;
 use crate::{EngineError, Result};
@@ -410,10 +410,7 @@ async fn feed(running: &mut Running, stdin: Option<&mut ChildStdin>, mut pieces:
 fn restore_md(manifest: &Manifest, url: &str) -> String {
     let Content::Command(content) = &manifest.content else { return String::new() };
     let StoredFile { object, compression, bytes, sha256 } = &content.stored;
-    let tool = match compression {
-        Compression::Zstd => "zstd -dc",
-        Compression::Gzip => "gunzip -c",
-    };
+    let tool = compression.unpacker();
     format!(
         "# Restore backup {source}@{id} without dozo
 
@@ -427,8 +424,8 @@ Set this first; the repository was at `{url}`. If it lies in a bucket, copy `{ob
 ```sh
 set -eu
 mkdir -p \"$TARGET\"
-{tool} \"$REPO/{object}\" > \"$TARGET\"/'{name}'
-echo \"{sha256}  $TARGET/\"'{name}' | sha256sum -c
+{tool} \"$REPO/{object}\" > \"$TARGET\"/{name}
+echo \"{sha256}  $TARGET/\"{name} | sha256sum -c
 ```
 
 ## Objects
@@ -442,7 +439,7 @@ Sizes and SHA-256 stand in `manifest.json` under `objects`.
         command = plain(&content.command.join(" ")),
         started = manifest.started,
         size = human_bytes(*bytes),
-        name = content.name.replace('\'', "'\\''"),
+        name = shell(&content.name),
     )
 }
 

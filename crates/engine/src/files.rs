@@ -17,6 +17,7 @@ pub(crate) use restore::restore;
 pub use rotate::{RotateAction, RotateLine, RotatePlan, rotate_apply, rotate_plan};
 pub(crate) use verify::{Use, decode, uses};
 
+use std::fmt::Display;
 use std::io::BufReader;
 
 use bytes::Bytes;
@@ -39,6 +40,15 @@ pub async fn list_files(repository: &Repository, manifest: &Manifest) -> Result<
         Content::Files(content) => list_of(repository, manifest, content).await,
         _ => Err(EngineError::other_kind(manifest, "files")),
     }
+}
+
+/// Names that a message quotes.
+const QUOTED: usize = 10;
+
+/// Returns the first names, and how many more there are.
+fn some_of<T: Display>(names: &[T]) -> Vec<String> {
+    let more = names.len().checked_sub(QUOTED).filter(|n| *n > 0).map(|n| format!("and {n} more"));
+    names.iter().take(QUOTED).map(ToString::to_string).chain(more).collect()
 }
 
 /// Tells whether a pattern matches something.

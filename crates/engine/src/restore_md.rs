@@ -234,6 +234,11 @@ fn foreign_money<'a>(mut datasets: impl Iterator<Item = &'a Dataset>) -> bool {
     datasets.any(|d| d.columns.iter().any(|c| foreign(&c.wire)))
 }
 
+/// Quotes a word for a shell.
+pub(crate) fn shell(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
 /// Makes text of the database harmless where it is printed for people: one line, no markup.
 pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || c == '`' { ' ' } else { c }).collect()

@@ -7,16 +7,16 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use dozo_model::{FileData, FileEntry, FileKind, FileMeta, FilePath, Sha256Digest, Sha256Hasher};
-use rustix::fs::{OFlags, SeekFrom};
+use rustix::fs::{OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 use tar::{Builder, EntryType, Header};
 
 use crate::unpack::RANGES_MAX;
-use crate::{FilesError, Item, ItemKind, Result, Root, beneath, meta_of};
+use crate::walk::bare_meta;
+use crate::{FilesError, Item, ItemKind, Result, Root, beneath};
 
 /// Files up to this size are read before anything of them is written.
 const SMALL: u64 = 1 << 20;
@@ -263,14 +263,8 @@ pub fn same_content<E: From<FilesError>>(
         Ok(Some(attempt)) if attempt.size == data.size => attempt,
         _ => return Ok(None),
     };
-    let mut reader = Content::new(&attempt, &mut advance);
-    let copied = io::copy(&mut BufReader::with_capacity(BUFFER, &mut reader), &mut io::sink());
-    let (read, failed, stopped) = (reader.read, reader.failed.is_some(), reader.stopped.take());
-    if let Some(stopped) = stopped {
-        return Err(stopped);
-    }
-    let sha256 = reader.finish(attempt.size)?;
-    let stood = copied.is_ok() && !failed && attempt.changed(read).is_ok_and(|changed| !changed);
+    let Some((read, sha256)) = attempt.digest(&mut advance)? else { return Ok(None) };
+    let stood = attempt.changed(read).is_ok_and(|changed| !changed);
     Ok((stood && sha256 == data.sha256).then_some(attempt.meta))
 }
 
@@ -292,11 +286,12 @@ struct Attempt {
 
 impl Attempt {
     fn begin(file: File, item: &Item) -> io::Result<Self> {
-        let found = file.metadata()?;
+        let found = rustix::fs::fstat(&file)?;
+        let (size, blocks) = (size_of(&found), u64::try_from(found.st_blocks).unwrap_or(0));
         // What is shorter on the disk than it says has holes, or is compressed by the file system, which has none.
-        let extents = if found.blocks() * BLOCK < found.len() { extents(&file, found.len())? } else { None };
-        let meta = FileMeta { user: item.meta.user.clone(), group: item.meta.group.clone(), ..meta_of(&file)? };
-        Ok(Self { file, meta, size: found.len(), extents })
+        let extents = if blocks * BLOCK < size { extents(&file, size)? } else { None };
+        let meta = FileMeta { user: item.meta.user.clone(), group: item.meta.group.clone(), ..bare_meta(&found) };
+        Ok(Self { file, meta, size, extents })
     }
 
     /// Tells whether what was read still stands at the beginning of a file that only grew: then it was all there at one moment.
@@ -309,22 +304,35 @@ impl Attempt {
         if !still || self.extents.is_some() || (&self.file).seek(io::SeekFrom::Start(0)).is_err() {
             return Ok(false);
         }
+        Ok(self.digest(advance)? == Some((self.size, sha256)))
+    }
+
+    /// Reads it to its end. Returns how many bytes it gave, and their digest with that of its holes; none = it cannot be read.
+    fn digest<E>(
+        &self,
+        advance: &mut impl FnMut(u64) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Option<(u64, Sha256Digest)>, E> {
         let mut reader = Content::new(self, advance);
         let copied = io::copy(&mut BufReader::with_capacity(BUFFER, &mut reader), &mut io::sink());
-        let (whole, stopped) = (reader.read == self.size, reader.stopped.take());
-        match stopped {
-            Some(stopped) => Err(stopped),
-            None => Ok(copied.is_ok() && whole && reader.finish(self.size)? == sha256),
+        if let Some(stopped) = reader.stopped.take() {
+            return Err(stopped);
         }
+        let (read, whole) = (reader.read, copied.is_ok() && reader.failed.is_none());
+        let sha256 = reader.finish(self.size)?;
+        Ok(whole.then_some((read, sha256)))
     }
 
     /// Tells whether the file is another one than when it was opened, or gave fewer bytes than it has.
     fn changed(&self, read: u64) -> io::Result<bool> {
-        let found = self.file.metadata()?;
-        let now = meta_of(&self.file)?;
+        let found = rustix::fs::fstat(&self.file)?;
+        let now = bare_meta(&found);
         let expected = self.extents.as_ref().map_or(self.size, |extents| extents.iter().map(|(_, length)| length).sum());
-        Ok(read < expected || (now.mtime, now.ctime, found.len()) != (self.meta.mtime, self.meta.ctime, self.size))
+        Ok(read < expected || (now.mtime, now.ctime, size_of(&found)) != (self.meta.mtime, self.meta.ctime, self.size))
     }
+}
+
+fn size_of(found: &Stat) -> u64 {
+    u64::try_from(found.st_size).unwrap_or(0)
 }
 
 /// Opens a regular file for reading, and nothing else: a link is not followed, a pipe not waited for.

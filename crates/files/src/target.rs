@@ -4,11 +4,13 @@
 //! there and whenever; nothing that exists is written on: a file gets a hidden name, and its own by a rename when it is whole.
 //! *Crash behaviour*: what was not finished has a name that begins with `.dozo-restore-`.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use dozo_model::{FileKind, FileMeta, FilePath, FileTime, random_suffix};
 use nix::unistd::{Group, User};
@@ -38,11 +40,17 @@ pub struct Target {
     us: u32,
     group: u32,
     made: bool,
+    /// Of this host, by name.
+    users: Numbers,
+    groups: Numbers,
 }
+
+/// Numbers of users or groups by their names, as far as they were asked for; none = there is no such name.
+type Numbers = Mutex<HashMap<String, Option<u32>>>;
 
 /// What stands at a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum There {
+enum There {
     Nothing,
     Folder,
     Other,
@@ -91,7 +99,8 @@ impl Target {
             return Err(FilesError::Busy { path: path.to_owned() });
         }
         let (us, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Ok(Self { root, path: path.to_owned(), owners, replace, us, group, made })
+        let (users, groups) = (Numbers::default(), Numbers::default());
+        Ok(Self { root, path: path.to_owned(), owners, replace, us, group, made, users, groups })
     }
 
     /// Tells whether the folder was not there before.
@@ -147,7 +156,7 @@ impl Target {
         beneath::parent(&self.root, path, make)
     }
 
-    pub(crate) fn there(&self, path: &FilePath) -> Result<There> {
+    fn there(&self, path: &FilePath) -> Result<There> {
         let failed = self.failed(path);
         let (folder, name) = match self.parent(path, false) {
             Ok(found) => found,
@@ -174,24 +183,36 @@ impl Target {
         })
     }
 
-    /// Opens a regular file that stands there; none = it is something else.
+    /// Opens a regular file of ours that stands there, also one that not even we may read: it has its mode again before this returns.
+    /// None = it is something else, or somebody else's.
+    ///
+    /// # Errors
+    /// [`FilesError::File`].
+    pub fn unlocked(&self, path: &FilePath) -> Result<Option<File>> {
+        if let Some(file) = self.existing(path)? {
+            return Ok(Some(file));
+        }
+        let failed = self.failed(path);
+        let (folder, name) = self.parent(path, false).map_err(failed)?;
+        let found = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        let regular = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+        if !regular || found.st_uid != self.us || found.st_mode & 0o400 != 0 {
+            return Ok(None);
+        }
+        let with = |mode| rustix::fs::chmodat(&folder, name, Mode::from_raw_mode(mode), AtFlags::empty()).map_err(failed);
+        with(found.st_mode | 0o400)?;
+        let opened = self.existing(path);
+        with(found.st_mode)?;
+        opened
+    }
+
+    /// Opens a regular file that stands there; none = it is something else, or may not be read.
     ///
     /// # Errors
     /// [`FilesError::File`].
     pub fn existing(&self, path: &FilePath) -> Result<Option<File>> {
         let failed = self.failed(path);
-        let (folder, name) = self.parent(path, false).map_err(failed)?;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let opened = match rustix::fs::openat(&folder, name, flags, Mode::empty()) {
-            // Our own, which not even we may read: it gets its mode back when it is described.
-            Err(Errno::ACCESS) if self.is_ours(&folder, name) => {
-                let mode = Mode::RUSR | Mode::WUSR;
-                rustix::fs::chmodat(&folder, name, mode, AtFlags::empty())
-                    .and_then(|()| rustix::fs::openat(&folder, name, flags, Mode::empty()))
-            }
-            opened => opened,
-        };
-        match opened {
+        match beneath::open(&self.root, path, OFlags::empty()) {
             Ok(fd) => {
                 let file = File::from(fd);
                 let regular = file.metadata().map_err(FilesError::file(path.path()))?.is_file();
@@ -243,25 +264,20 @@ impl Target {
         let (folder, name) = self.parent(path, true).map_err(failed)?;
         match rustix::fs::mkdirat(&folder, name, Mode::RWXU) {
             Ok(()) => Ok(()),
-            Err(Errno::EXIST) if self.there(path)? == There::Folder => {
+            Err(Errno::EXIST) => {
+                let found = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+                if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
+                    return Err(failed(Errno::EXIST));
+                }
                 // One of ours that an earlier restore has closed: it is closed again in the end.
-                if self.is_ours(&folder, name) {
-                    let found = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
-                    if found.st_mode & 0o700 != 0o700 {
-                        let mode = Mode::from_raw_mode(found.st_mode | 0o700);
-                        rustix::fs::chmodat(&folder, name, mode, AtFlags::empty()).map_err(failed)?;
-                    }
+                if found.st_uid == self.us && found.st_mode & 0o700 != 0o700 {
+                    let mode = Mode::from_raw_mode(found.st_mode | 0o700);
+                    rustix::fs::chmodat(&folder, name, mode, AtFlags::empty()).map_err(failed)?;
                 }
                 Ok(())
             }
             Err(e) => Err(failed(e)),
         }
-    }
-
-    /// Tells whether a file or folder, and no link, belongs to whoever restores.
-    fn is_ours(&self, folder: &OwnedFd, name: &OsStr) -> bool {
-        let found = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
-        found.is_ok_and(|f| f.st_uid == self.us && FileType::from_raw_mode(f.st_mode) != FileType::Symlink)
     }
 
     /// Begins a file.
@@ -392,20 +408,14 @@ impl Target {
     fn describe_at(&self, folder: &OwnedFd, name: &OsStr, meta: &FileMeta, link: bool) -> std::result::Result<(), Errno> {
         let mut mode = meta.mode;
         let (uid, gid) = self.ids(meta);
-        match self.owners {
-            Owners::Restore => {
-                let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-                rustix::fs::chownat(folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
-            }
+        if self.owners == Owners::Ours {
             // What ran as its owner or group must not run as another one.
-            Owners::Ours => {
-                mode &= if uid == self.us { 0o7777 } else { !0o4000 };
-                mode &= if gid == self.group { 0o7777 } else { !0o2000 };
-            }
-            // Whoever owns a file may give it to each of his groups.
-            Owners::Kept => {
-                rustix::fs::chownat(folder, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)?;
-            }
+            mode &= if uid == self.us { 0o7777 } else { !0o4000 };
+            mode &= if gid == self.group { 0o7777 } else { !0o2000 };
+        } else {
+            // Also without root: whoever owns a file may give it to each of his groups.
+            let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            rustix::fs::chownat(folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
         }
         if !link {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -423,9 +433,19 @@ impl Target {
         if self.owners != Owners::Restore {
             return (meta.uid, meta.gid);
         }
-        let user = meta.user.as_deref().and_then(|name| User::from_name(name).ok().flatten());
-        let group = meta.group.as_deref().and_then(|name| Group::from_name(name).ok().flatten());
-        (user.map_or(meta.uid, |u| u.uid.as_raw()), group.map_or(meta.gid, |g| g.gid.as_raw()))
+        let user = |name: &str| User::from_name(name).ok().flatten().map(|u| u.uid.as_raw());
+        let group = |name: &str| Group::from_name(name).ok().flatten().map(|g| g.gid.as_raw());
+        let user = meta.user.as_deref().and_then(|name| known(&self.users, name, user));
+        let group = meta.group.as_deref().and_then(|name| known(&self.groups, name, group));
+        (user.unwrap_or(meta.uid), group.unwrap_or(meta.gid))
+    }
+}
+
+/// Returns the number of a name, which is asked for once.
+fn known(numbers: &Numbers, name: &str, ask: impl Fn(&str) -> Option<u32>) -> Option<u32> {
+    match numbers.lock() {
+        Ok(mut numbers) => *numbers.entry(name.to_owned()).or_insert_with(|| ask(name)),
+        Err(_) => ask(name),
     }
 }
 

@@ -221,10 +221,9 @@ impl Walker<'_> {
             if let Some(first) = first.remove(&item.path) {
                 item.kind = ItemKind::Hardlink(first);
             }
-            let bytes = item.path.bytes().to_vec();
-            for (at, _) in bytes.iter().enumerate().filter(|(_, b)| **b == b'/') {
-                if let Some(meta) = self.folders.remove(&FilePath::new(&bytes[..at])) {
-                    above.push(Item { path: FilePath::new(&bytes[..at]), kind: ItemKind::Folder, meta });
+            for path in item.path.above() {
+                if let Some(meta) = self.folders.remove(&path) {
+                    above.push(Item { path, kind: ItemKind::Folder, meta });
                 }
             }
         }
@@ -266,7 +265,7 @@ pub fn meta_of(file: &File) -> io::Result<FileMeta> {
     Ok(bare_meta(&rustix::fs::fstat(file)?))
 }
 
-fn bare_meta(found: &Stat) -> FileMeta {
+pub(crate) fn bare_meta(found: &Stat) -> FileMeta {
     let nanos = |n| u32::try_from(n).unwrap_or(0);
     FileMeta {
         mode: found.st_mode & 0o7777,

@@ -8,7 +8,7 @@ use std::path::Path;
 use dozo_duckdb::TableInfo;
 use dozo_model::{Content, DuckdbFile, Manifest, human_count, quote_ident};
 
-use crate::restore_md::plain;
+use crate::restore_md::{plain, shell};
 
 /// Returns the text.
 pub(super) fn write(manifest: &Manifest, url: &str) -> String {
@@ -80,7 +80,7 @@ fn one(out: &mut String, file: &DuckdbFile) {
         .collect();
     match (&file.stored, &file.schema_sql) {
         (Some(stored), _) => {
-            let tool = if stored.compression == dozo_model::Compression::Gzip { "gunzip -c" } else { "zstd -dc" };
+            let tool = stored.compression.unpacker();
             let _ =
                 writeln!(out, "{tool} \"$REPO/{}\" > {place}\necho \"{}  \"{place} | sha256sum -c", stored.object, stored.sha256);
         }
@@ -129,9 +129,4 @@ fn heredoc(out: &mut String, command: &str, text: &str) {
         mark.push('_');
     }
     let _ = writeln!(out, "{command} <<'{mark}'\n{text}\n{mark}");
-}
-
-/// Quotes a word for a shell.
-fn shell(word: &str) -> String {
-    format!("'{}'", word.replace('\'', "'\\''"))
 }

@@ -199,8 +199,7 @@ pub(crate) async fn run(frame: &Frame<'_>, set: Set<'_>) -> Result<BackupReport>
     };
     let old = packs.len();
     // A file whose first name is gone is read by its second.
-    let stored = |done: &[Done]| done.iter().flat_map(|d| d.entries.clone()).collect::<Vec<_>>();
-    let orphans = orphans(&entries, &stored(&done));
+    let orphans = orphans(entries.iter().chain(done.iter().flat_map(|d| &d.entries)));
     if !orphans.is_empty() {
         let gone: HashSet<&FilePath> = orphans.iter().map(|i| &i.path).collect();
         entries.retain(|e| !gone.contains(&e.path));
@@ -348,12 +347,11 @@ fn run_unit(unit: &Unit, shared: &Shared) -> Result<Done> {
     Ok(Done { chunk: unit.chunk, entries, problems, bytes, pack: Pack { object: key, members, bytes: raw }, object, upload })
 }
 
-/// Returns second names whose first one is in neither list: the first of them as the file, the others as names of that.
-fn orphans(kept: &[FileEntry], stored: &[FileEntry]) -> Vec<Item> {
-    let files: HashSet<&FilePath> =
-        kept.iter().chain(stored).filter(|e| matches!(e.kind, FileKind::File(_))).map(|e| &e.path).collect();
+/// Returns second names whose first one is not there: the first of them as the file, the others as names of that.
+fn orphans<'a>(entries: impl Iterator<Item = &'a FileEntry> + Clone) -> Vec<Item> {
+    let files: HashSet<&FilePath> = entries.clone().filter(|e| matches!(e.kind, FileKind::File(_))).map(|e| &e.path).collect();
     let mut by_target: BTreeMap<&FilePath, Vec<&FileEntry>> = BTreeMap::new();
-    for entry in kept.iter().chain(stored) {
+    for entry in entries {
         if let FileKind::Hardlink { target } = &entry.kind
             && !files.contains(target)
         {

@@ -21,16 +21,13 @@ use dozo_store::ObjectData;
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
-use super::list_of;
+use super::{list_of, some_of};
 use crate::context::Context;
 use crate::intact::Digests;
 use crate::restore::{FolderOptions, FolderReport, RestoredSet};
 use crate::stored::{digest, reader};
 use crate::workers::blocking;
 use crate::{EngineError, Result};
-
-/// Names that a message quotes.
-const QUOTED: usize = 10;
 
 /// Restores a file set.
 ///
@@ -54,23 +51,18 @@ pub(crate) async fn restore(
         ctx.progress.warn("owners are not restored: only root can do that (--no-owner says that they need not be)");
     }
     let target = Arc::new(Target::open(folder, owners, options.replace)?);
-    for path in
-        std::iter::once(FilePath::new("")).chain(selected.iter().filter(|e| e.kind == FileKind::Folder).map(|e| e.path.clone()))
-    {
-        target.sweep(&path)?;
-    }
     let (looked, replace, cancel) = (Arc::clone(&target), options.replace, ctx.cancel.clone());
     let (selected, there) = blocking(move || {
+        looked.sweep(&FilePath::new(""))?;
+        for entry in selected.iter().filter(|e| e.kind == FileKind::Folder) {
+            looked.sweep(&entry.path)?;
+        }
         let there = stands(&looked, &selected, replace, &cancel)?;
         Ok((selected, there))
     })
     .await?;
     if !there.in_the_way.is_empty() {
-        let mut tables: Vec<String> = there.in_the_way.iter().take(QUOTED).cloned().collect();
-        if there.in_the_way.len() > QUOTED {
-            tables.push(format!("and {} more", there.in_the_way.len() - QUOTED));
-        }
-        return Err(EngineError::FolderOccupied { folder: folder.to_owned(), files: tables });
+        return Err(EngineError::FolderOccupied { folder: folder.to_owned(), files: some_of(&there.in_the_way) });
     }
     let file_bytes = |e: &FileEntry| if let FileKind::File(data) = &e.kind { data.size } else { 0 };
     ctx.progress.stage(Stage::Data, 0, selected.iter().map(file_bytes).sum());
@@ -157,8 +149,7 @@ fn select(entries: Vec<FileEntry>, patterns: &[String], backup: &str) -> Result<
         return Err(EngineError::NoFile { pattern: patterns.join(" "), backup: backup.to_owned() });
     }
     for path in &wanted {
-        let bytes = path.bytes();
-        above.extend(bytes.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(i, _)| FilePath::new(&bytes[..i])));
+        above.extend(path.above());
     }
     let files: HashMap<FilePath, FileEntry> =
         entries.iter().filter(|e| matches!(e.kind, FileKind::File(_))).map(|e| (e.path.clone(), e.clone())).collect();
@@ -210,7 +201,7 @@ fn stands(target: &Target, entries: &[FileEntry], replace: bool, cancel: &Cancel
             Occupied::Yes => {}
         }
         let same = match &entry.kind {
-            FileKind::File(data) => match target.existing(&entry.path)? {
+            FileKind::File(data) => match target.unlocked(&entry.path)? {
                 Some(file) => holds(file, &entry.path, data, cancel)?,
                 None => false,
             },

@@ -5,17 +5,14 @@ use std::sync::Arc;
 
 use dozo_catalog::Repository;
 use dozo_files::{ContentSink, copy_content, members};
-use dozo_model::{Compression, FileEntry, FileKind, FilesContent, Finding, FindingKind, Manifest, Pack};
+use dozo_model::{Compression, FileEntry, FileKind, FilePath, FilesContent, Finding, FindingKind, Manifest, Pack};
 use dozo_store::Fetched;
 use tokio_util::sync::CancellationToken;
 
-use super::list_of;
+use super::{list_of, some_of};
 use crate::error::chain;
 use crate::stored::reader;
 use crate::{EngineError, Result};
-
-/// Names that a finding about a whole object quotes.
-const QUOTED: usize = 10;
 
 /// A tar object, and what the list names of it.
 #[derive(Debug, Clone)]
@@ -29,11 +26,8 @@ pub(crate) struct Use {
 impl Use {
     /// Returns the paths of the files in it.
     pub(crate) fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.entries.iter().take(QUOTED).map(|e| e.path.to_string()).collect();
-        if self.entries.len() > QUOTED {
-            names.push(format!("and {} more", self.entries.len() - QUOTED));
-        }
-        names
+        let paths: Vec<&FilePath> = self.entries.iter().map(|e| &e.path).collect();
+        some_of(&paths)
     }
 }
 

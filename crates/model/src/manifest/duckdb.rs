@@ -75,6 +75,15 @@ pub enum Compression {
 }
 
 impl Compression {
+    /// Returns the command that writes what a file holds to its standard output.
+    #[must_use]
+    pub fn unpacker(self) -> &'static str {
+        match self {
+            Self::Zstd => "zstd -dc",
+            Self::Gzip => "gunzip -c",
+        }
+    }
+
     /// Returns the suffix of file names, without the dot.
     #[must_use]
     pub fn suffix(self) -> &'static str {

@@ -86,6 +86,11 @@ impl FilePath {
         self.0.split(|b| *b == b'/').map(OsStr::from_bytes)
     }
 
+    /// Returns the folders above it, outermost first, without the root.
+    pub fn above(&self) -> impl Iterator<Item = Self> {
+        self.0.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| Self::new(&self.0[..at]))
+    }
+
     /// Tells whether it stays below its root whatever lies there: names only, none of them empty, `.` or `..`.
     #[must_use]
     pub fn is_plain(&self) -> bool {
