@@ -1,4 +1,5 @@
-"""TPC-H lineitem out of Postgres: dozo beside raw COPY and DuckDB's Postgres extension, interleaved in one run.
+"""TPC-H lineitem out of Postgres: dozo beside raw COPY and DuckDB's Postgres extension, and, as gzip, beside pg_dump, interleaved in
+one run.
 
     benches/peers.py DOZO PG_BIN URL SCALE ROUNDS > result.json
 
@@ -71,7 +72,11 @@ def measured(args, env=None, stdout=subprocess.PIPE):
 
 
 (work / "dozo.toml").write_text(
-    f'[repository]\nurl = "file://{work}/repo"\nmin-free = "0%"\n[source.tpch]\nkind = "postgres"\nurl = "env:BENCH_URL"\npg-tools = "{pg_bin}"\n'
+    f'[repository]\nurl = "file://{work}/repo"\nmin-free = "0%"\n'
+    + "".join(
+        f'[source.{name}]\nkind = "postgres"\nurl = "env:BENCH_URL"\npg-tools = "{pg_bin}"\nformat = "{form}"\n'
+        for name, form in [("tpch", "parquet"), ("texts", "sql.gz"), ("csv", "csv.gz")]
+    )
 )
 ENV = {"PATH": f"{pg_bin}:/usr/bin:/bin", "BENCH_URL": url}
 rows = {"raw COPY": [], "DuckDB": [], "dozo": []}
@@ -88,8 +93,18 @@ for n in range(rounds + 1):
     report = json.loads(out)
     data = sum(f.stat().st_size for f in (work / "repo/data").rglob("*.parquet"))
     mine = {"wall": report["seconds"]["data"], "cpu": cpu, "rss": rss, "bytes": data, "whole": wall, "seconds": report["seconds"], "rows": report["rows"], "stages": report["tables"][0]["seconds"]}
+    dump = work / "dump.sql.gz"
+    wall, _, _, _ = measured(["sh", "-c", f"{pg_bin}/pg_dump -d '{url}' -t lineitem | gzip > '{dump}'"])
+    gzipped = {"pg_dump | gzip": {"wall": wall, "bytes": dump.stat().st_size}}
+    for source, form in [("texts", "sql.gz"), ("csv", "csv.gz")]:
+        shutil.rmtree(work / "repo", ignore_errors=True)
+        wall, _, rss, _ = measured([dozo, "--json", "backup", source], env=ENV)
+        stored = sum(f.stat().st_size for f in (work / "repo/data").rglob(f"*.{form}"))
+        gzipped[form] = {"wall": wall, "bytes": stored, "rss": rss}
     if n == 0:
         continue  # warm-up
+    for name, numbers in gzipped.items():
+        rows.setdefault(name, []).append(numbers)
     rows["raw COPY"].append(raw)
     rows["DuckDB"].append(duck)
     rows["dozo"].append(mine)
@@ -111,6 +126,10 @@ result = {
     "data / DuckDB": statistics.median(m["wall"] / d["wall"] for m, d in zip(rows["dozo"], rows["DuckDB"])),
     "data / raw COPY": statistics.median(m["wall"] / d["wall"] for m, d in zip(rows["dozo"], rows["raw COPY"])),
 }
+for form in ["sql.gz", "csv.gz"]:
+    result[form] = {k: median(form, k) for k in ("wall", "rss", "bytes")}
+    result[f"pg_dump / {form}"] = statistics.median(d["wall"] / m["wall"] for d, m in zip(rows["pg_dump | gzip"], rows[form]))
+result["pg_dump | gzip"] = {k: median("pg_dump | gzip", k) for k in ("wall", "bytes")}
 result["size / DuckDB"] = result["dozo"]["bytes"] / result["DuckDB"]["bytes"]
 print(json.dumps(result, indent=1))
 shutil.rmtree(work)

@@ -37,6 +37,7 @@ mod schedule;
 mod sql;
 mod status;
 mod suspect;
+mod texts;
 mod tls;
 mod tpch;
 mod types;

@@ -248,6 +248,7 @@ fn types_are_documented() {
             PgType::DomainArray(_) => "arrays of domains",
             PgType::Xml | PgType::AsText => "every other type",
             PgType::Raw(_) => "texts of a SQL_ASCII database",
+            PgType::Printed(_) => "any type, kept as text",
         }
     }
     let numeric = |precision, scale| PgType::Numeric(Some(NumericMod { precision, scale }));
@@ -263,6 +264,7 @@ fn types_are_documented() {
         PgType::Sparsevec, PgType::Geometry { srid: 0 },
         PgType::Composite(vec![field("a", PgType::Int4), field("u", PgType::Uuid)]), PgType::Array(boxed(PgType::Int4)),
         PgType::Array(boxed(PgType::Enum)), PgType::DomainArray(boxed(PgType::Int4)), PgType::AsText, PgType::Raw(boxed(PgType::Text)),
+        PgType::Printed(boxed(PgType::Int4)),
     ];
     let text = fs::read_to_string(root().join("docs/types.md")).unwrap();
     let rows: Vec<Vec<&str>> =

@@ -498,6 +498,9 @@ pub(crate) struct Fingerprint {
     /// Print the SQL instead of running it
     #[arg(long)]
     pub(crate) sql: bool,
+    /// Over the texts of the columns (t1), as tables that are kept as csv.gz or sql.gz have it
+    #[arg(long)]
+    pub(crate) text: bool,
 }
 
 /// `dozo retention`

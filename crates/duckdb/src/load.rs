@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use dozo_model::{DuckdbTable, TextFingerprint, quote_ident};
+use dozo_model::{Algorithm, DuckdbTable, Fingerprint, quote_ident};
 use duckdb::Connection;
 
 use crate::file::{TableInfo, instance};
@@ -44,9 +44,9 @@ impl StoredTable {
     ///
     /// # Errors
     /// [`DuckdbError::Query`] when a file is not what was written; [`DuckdbError::Cancelled`] once `stopped` says so.
-    pub fn fingerprint(&self, memory: u64, stopped: impl Fn() -> bool) -> Result<TextFingerprint> {
+    pub fn fingerprint(&self, memory: u64, stopped: impl Fn() -> bool) -> Result<Fingerprint> {
         if self.files.is_empty() {
-            return Ok(TextFingerprint::default());
+            return Ok(Fingerprint::none(Algorithm::T1));
         }
         let connection = instance(1, memory, None)?;
         Query::digest(&self.table, &format!("({})", self.rows()), None).run(&connection, &self.table.full_name(), unless(stopped))

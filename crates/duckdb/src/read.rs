@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{Schema, SchemaRef};
-use dozo_model::{DuckdbTable, TextFingerprint, quote_ident};
+use dozo_model::{DuckdbTable, Fingerprint, quote_ident};
 use duckdb::Connection;
 
 use crate::codec::{EXACT, exact};
@@ -74,7 +74,7 @@ impl TableReader {
         table: &TableInfo,
         range: RowRange,
         each: impl FnMut(StoredRows) -> std::result::Result<(), E>,
-    ) -> std::result::Result<TextFingerprint, E> {
+    ) -> std::result::Result<Fingerprint, E> {
         Query::stored(table, &table.from(&self.catalog), Some(range)).run(&self.connection, &table.full_name(), each)
     }
 
@@ -87,7 +87,7 @@ impl TableReader {
         table: &TableInfo,
         range: RowRange,
         each: impl FnMut(StoredRows) -> std::result::Result<(), E>,
-    ) -> std::result::Result<TextFingerprint, E> {
+    ) -> std::result::Result<Fingerprint, E> {
         Query::digest(table, &table.from(&self.catalog), Some(range)).run(&self.connection, &table.full_name(), each)
     }
 
@@ -95,7 +95,7 @@ impl TableReader {
     ///
     /// # Errors
     /// [`DuckdbError::Query`]; [`DuckdbError::Cancelled`] once `stopped` says so.
-    pub fn fingerprint(&self, table: &TableInfo, range: RowRange, stopped: impl Fn() -> bool) -> Result<TextFingerprint> {
+    pub fn fingerprint(&self, table: &TableInfo, range: RowRange, stopped: impl Fn() -> bool) -> Result<Fingerprint> {
         self.digests(table, range, unless(stopped))
     }
 }
@@ -153,7 +153,7 @@ impl Query {
         connection: &Connection,
         what: &str,
         mut each: impl FnMut(StoredRows) -> std::result::Result<(), E>,
-    ) -> std::result::Result<TextFingerprint, E> {
+    ) -> std::result::Result<Fingerprint, E> {
         let failed = |e: duckdb::Error| E::from(DuckdbError::query(what, &e));
         let mut statement = connection.prepare(&self.sql).map_err(failed)?;
         let mut digester = TextDigester::default();
@@ -180,7 +180,7 @@ impl Query {
                 .map_err(|e| E::from(DuckdbError::Query { what: what.to_owned(), reason: e.to_string() }))?;
             each(StoredRows { batch, bytes })?;
         }
-        Ok(TextFingerprint(digester.take()))
+        Ok(digester.take())
     }
 }
 
@@ -218,7 +218,7 @@ impl TableInfo {
             name: table.name.clone(),
             columns: table.columns.clone(),
             end: 0,
-            rows: table.fingerprint.0.rows,
+            rows: table.fingerprint.rows,
             whole: false,
             infinite: types.iter().map(DuckType::may_be_infinite).collect(),
             types,

@@ -76,7 +76,7 @@ fn every_type_comes_back_and_has_the_text_that_duckdb_gives() {
             Ok(())
         });
         let stored = counted.unwrap();
-        assert_eq!(rows as u64, stored.0.rows);
+        assert_eq!(rows as u64, stored.rows);
         let by_sql = text(&connection, &table.fingerprint_sql(&from));
         assert_eq!(stored.to_string(), by_sql, "{}", table.full_name());
         assert_eq!(reader.fingerprint(table, all, || false).unwrap(), stored);
@@ -87,8 +87,8 @@ fn every_type_comes_back_and_has_the_text_that_duckdb_gives() {
         }
         let middle = table.end / 2;
         let halves = [(0, middle), (middle, table.end)]
-            .map(|(from, to)| reader.fingerprint(table, RowRange { from, to }, || false).unwrap().0);
-        assert_eq!(halves[0] + halves[1], stored.0);
+            .map(|(from, to)| reader.fingerprint(table, RowRange { from, to }, || false).unwrap());
+        assert_eq!(halves[0] + halves[1], stored);
     }
     assert!(columns > 75, "{columns}");
 }
@@ -127,7 +127,7 @@ fn texts_are_those_of_duckdb_for_random_values() {
     let (connection, _held) = file.share().unwrap();
     for table in file.tables().unwrap() {
         let found = file.reader().unwrap().fingerprint(&table, table.all(), || false).unwrap();
-        assert_eq!(found.0.rows, 50_000);
+        assert_eq!(found.rows, 50_000);
         let from = table.from(file.catalog());
         for (column, one) in table.columns.iter().zip(&table.types) {
             let single =
@@ -261,7 +261,7 @@ fn odd_schemas_come_back_or_are_refused() {
         make("rowid.duckdb", "CREATE TABLE t(rowid INTEGER, a INTEGER); INSERT INTO t VALUES (-5, 1), (NULL, 2), (3, 4)");
     let file = open(&hidden);
     let [table] = &file.tables().unwrap()[..] else { panic!() };
-    assert_eq!(file.reader().unwrap().fingerprint(table, table.all(), || false).unwrap().0.rows, 3);
+    assert_eq!(file.reader().unwrap().fingerprint(table, table.all(), || false).unwrap().rows, 3);
     // Refused, by name.
     let nested = make("nested.duckdb", "CREATE SCHEMA a; CREATE SCHEMA a.b; CREATE TABLE a.b.t(i INTEGER)");
     assert!(matches!(open(&nested).tables(), Err(DuckdbError::NestedSchemas { schemas, .. }) if schemas == "b"));

@@ -7,7 +7,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Date32Type, Decimal128Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, BooleanArray, PrimitiveArray, StringArray};
 use arrow_schema::{DataType, TimeUnit};
-use dozo_model::{Fingerprint, RowDigester, civil};
+use dozo_model::{Algorithm, Fingerprint, RowDigester, civil};
 
 /// A NULL in the framing of a row.
 const NULL: [u8; 4] = [0xff; 4];
@@ -305,7 +305,7 @@ fn wide_decimal(value: i128, width: u8, scale: u8) -> String {
 }
 
 /// Digests rows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct TextDigester {
     digester: RowDigester,
     frames: Frames,
@@ -314,6 +314,12 @@ pub(crate) struct TextDigester {
 
 /// Rows that are framed and digested at a time: their bytes stay in the cache.
 const ROWS: usize = 512;
+
+impl Default for TextDigester {
+    fn default() -> Self {
+        Self { digester: RowDigester::new(Algorithm::T1), frames: Frames::default(), ends: Vec::new() }
+    }
+}
 
 impl TextDigester {
     /// Adds rows, given by their columns; returns their bytes.

@@ -1,7 +1,8 @@
-//! Compresses a stream in blocks, on several threads: each block is a gzip member (RFC 1952) or a zstd frame (RFC 8878) of its own.
+//! Compresses a stream in blocks, on several threads or on the caller's: each block is a gzip member (RFC 1952) or a zstd frame (RFC 8878) of its own.
 //!
 //! Members and frames may be concatenated by both formats: `gunzip`, `zstd -d` and every library read the whole as one stream. Blocks
-//! are compressed independently, in any order, and written in theirs. *Memory*: two blocks, raw and compressed, per thread.
+//! are compressed independently, in any order, and written in theirs. *Memory*: two blocks of 1 MiB, raw and compressed, per thread; one
+//! of 4 MiB on the caller's.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -14,8 +15,11 @@ use dozo_model::{Compression, Sha256Digest, Sha256Hasher};
 use crate::sink::{DigestingWriter, PartSink};
 use crate::{EncodeError, Result};
 
-/// Bytes that are compressed at a time: enough that starting anew costs less than a hundredth, few enough to be held for each thread.
+/// Bytes that are compressed at a time by threads of their own: enough that starting anew costs less than a hundredth, few enough to
+/// be held several times for each thread.
 const BLOCK: usize = 1 << 20;
+/// Bytes that are compressed at a time on the caller's thread, which holds one block.
+const INLINE_BLOCK: usize = 4 << 20;
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,16 +41,25 @@ type Job = (Vec<u8>, SyncSender<Answer>);
 /// Compresses what is written to it.
 pub struct BlockWriter<S: PartSink> {
     out: DigestingWriter<S>,
+    /// Bytes that are compressed at a time.
+    block: usize,
     pending: Vec<u8>,
     hasher: Sha256Hasher,
     raw_bytes: u64,
+    /// Compresses on the caller's thread; else the threads do.
+    own: Option<Compressor>,
     jobs: Option<SyncSender<Job>>,
     answers: VecDeque<Receiver<Answer>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl<S: PartSink> BlockWriter<S> {
-    /// Begins a stream; `part_bytes` is the size of the parts that go to the sink.
+    /// Begins a stream that is compressed on the caller's thread; `part_bytes` is the size of the parts that go to the sink.
+    pub fn inline(compression: Compression, level: i32, part_bytes: usize, sink: S) -> Self {
+        Self::begin(Some(Compressor::new(compression, level)), None, Vec::new(), part_bytes, sink)
+    }
+
+    /// Begins a stream that is compressed on `threads` threads of its own.
     pub fn new(compression: Compression, level: i32, threads: usize, part_bytes: usize, sink: S) -> Self {
         let threads = threads.max(1);
         let (jobs, queue) = sync_channel::<Job>(threads);
@@ -68,19 +81,36 @@ impl<S: PartSink> BlockWriter<S> {
                 thread.spawn(move || work(queue)).expect("the system can start a thread")
             })
             .collect();
+        Self::begin(None, Some(jobs), threads, part_bytes, sink)
+    }
+
+    fn begin(
+        own: Option<Compressor>,
+        jobs: Option<SyncSender<Job>>,
+        threads: Vec<JoinHandle<()>>,
+        part_bytes: usize,
+        sink: S,
+    ) -> Self {
         Self {
             out: DigestingWriter::new(sink, part_bytes),
-            pending: Vec::with_capacity(BLOCK),
+            block: if own.is_some() { INLINE_BLOCK } else { BLOCK },
+            pending: Vec::new(),
             hasher: Sha256Hasher::default(),
             raw_bytes: 0,
-            jobs: Some(jobs),
+            own,
+            jobs,
             answers: VecDeque::new(),
             threads,
         }
     }
 
     fn submit(&mut self) -> io::Result<()> {
-        let block = std::mem::replace(&mut self.pending, Vec::with_capacity(BLOCK));
+        if let Some(compressor) = &mut self.own {
+            let bytes = compressor.block(&self.pending)?;
+            self.pending.clear();
+            return self.out.write_all(&bytes);
+        }
+        let block = std::mem::take(&mut self.pending);
         let (sender, answer) = sync_channel(1);
         let jobs = self.jobs.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         jobs.send((block, sender)).map_err(|_| io::ErrorKind::BrokenPipe)?;
@@ -116,12 +146,12 @@ impl<S: PartSink> BlockWriter<S> {
 
 impl<S: PartSink> Write for BlockWriter<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(BLOCK - self.pending.len());
+        let taken = bytes.len().min(self.block - self.pending.len());
         let now = &bytes[..taken];
         self.hasher.update(now);
         self.raw_bytes += now.len() as u64;
         self.pending.extend_from_slice(now);
-        if self.pending.len() == BLOCK {
+        if self.pending.len() == self.block {
             self.submit()?;
         }
         Ok(taken)
@@ -205,10 +235,13 @@ mod tests {
     #[test]
     fn streams_come_back_whatever_their_size() {
         for compression in [Compression::Zstd, Compression::Gzip] {
-            for size in [0, 1, BLOCK - 8, BLOCK, BLOCK + 8, 5 * BLOCK + 4000] {
-                for threads in [1, 3] {
+            for size in [0, 1, BLOCK - 8, BLOCK, BLOCK + 8, INLINE_BLOCK, 5 * BLOCK + 4000] {
+                for threads in [0, 1, 3] {
                     let raw = if size == 1 { vec![7] } else { text(size) };
-                    let mut writer = BlockWriter::new(compression, 3, threads, 100_000, Vec::new());
+                    let mut writer = match threads {
+                        0 => BlockWriter::inline(compression, 3, 100_000, Vec::new()),
+                        _ => BlockWriter::new(compression, 3, threads, 100_000, Vec::new()),
+                    };
                     writer.write_all(&raw).unwrap();
                     let (stored, done) = writer.finish().unwrap();
                     assert_eq!((done.raw_bytes, done.raw_sha256), (raw.len() as u64, Sha256Digest::of(&raw)));

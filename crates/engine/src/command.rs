@@ -116,7 +116,7 @@ pub(crate) async fn run(frame: &Frame<'_>, settings: &CommandSettings) -> Result
         finished: ctx.clock.now(),
         format: compression.suffix(),
         workers: budget.workers,
-        fingerprint: "sha256",
+        fingerprint: "sha256".into(),
         left_out: vec![],
         losses,
         objects: vec![object],

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use dozo_catalog::{LockPolicy, Repository};
 use dozo_files::UnseenWriters;
-use dozo_model::{ByteSize, Clock, Compression, DuckdbForm, Operator, Profile, Progress, RetentionPolicy, SourceName};
+use dozo_model::{
+    ByteSize, Clock, Compression, DuckdbForm, Operator, Profile, Progress, RetentionPolicy, SourceName, TableFormat,
+};
 use dozo_postgres::{ConnInfo, ToolChoice, UrlRef};
 use dozo_store::{Store, StoreOptions};
 use tokio_util::sync::CancellationToken;
@@ -171,6 +173,10 @@ pub struct PostgresSettings {
     pub max_replication_lag: Option<Duration>,
     /// For whom files are written.
     pub profile: Profile,
+    /// Form in which tables are kept.
+    pub format: TableFormat,
+    /// Patterns of tables that are kept in another form.
+    pub formats: Vec<(String, TableFormat)>,
     /// Columns of types that nobody can load, which are exported as text nevertheless: `schema.table.column`.
     pub text_only: Vec<String>,
     /// Whether a database without an encoding is refused where it has texts, instead of kept as bytes.

@@ -76,6 +76,14 @@ pub enum EngineError {
         /// Some of what stands there.
         files: Vec<String>,
     },
+    /// A table is to be kept in two forms.
+    #[error("{table} is to be kept in two formats, by `{}` and by `{}`", patterns[0], patterns[1])]
+    Formats {
+        /// Table.
+        table: QualifiedName,
+        /// Patterns that match it.
+        patterns: [String; 2],
+    },
     /// A pattern matches no file of a backup.
     #[error("pattern `{pattern}` matches no file of {backup}")]
     NoFile {
@@ -321,6 +329,7 @@ impl Explain for EngineError {
             Self::BadPattern { .. }
             | Self::NoMatch { .. }
             | Self::NoFile { .. }
+            | Self::Formats { .. }
             | Self::Name(_)
             | Self::Options(_)
             | Self::OtherKind { .. }
@@ -393,6 +402,7 @@ impl Explain for EngineError {
             Self::Command { .. } => "DOZO-E6030",
             Self::NoFile { .. } => "DOZO-E6031",
             Self::FolderOccupied { .. } => "DOZO-E6032",
+            Self::Formats { .. } => "DOZO-E6033",
             Self::Cancelled => "DOZO-E6010",
             Self::Internal(_) => "DOZO-E6099",
         }
@@ -414,6 +424,7 @@ impl Explain for EngineError {
                 "restore into a new folder; --existing replace puts files in the place of files, what is of another kind must go first".into()
             }
             Self::NoFile { .. } => "patterns are those of .gitignore; dozo show --files lists the files".into(),
+            Self::Formats { .. } => "write formats so that a table and its partitions match one pattern".into(),
             Self::Options(_) => "dozo help, and the verb".into(),
             Self::OtherKind { .. } => "dozo list shows what there is".into(),
             Self::Output(_) => "check the path, its permissions and its disk".into(),

@@ -1,6 +1,6 @@
 //! `fingerprint`: what Postgres itself says about live tables.
 
-use dozo_model::{Column, Fingerprint, Profile, QualifiedName};
+use dozo_model::{Algorithm, Column, Fingerprint, Profile, QualifiedName};
 use dozo_postgres::{
     ConnInfo, Session, TableInfo, TypeCatalog, TypeOptions, columns, fingerprint_settings, fingerprint_sql, tables,
 };
@@ -29,7 +29,7 @@ pub struct FingerprintReport {
     pub tables: Vec<FingerprintLine>,
 }
 
-async fn chosen(session: &Session, patterns: &[String]) -> Result<Vec<(TableInfo, Vec<Column>)>> {
+async fn chosen(session: &Session, patterns: &[String], algorithm: Algorithm) -> Result<Vec<(TableInfo, Vec<Column>)>> {
     let patterns = Patterns::new(patterns)?;
     let facts = session.facts().await?;
     let all = tables(session).await?;
@@ -42,19 +42,24 @@ async fn chosen(session: &Session, patterns: &[String]) -> Result<Vec<(TableInfo
         .collect();
     let types = TypeCatalog::load(session, TypeOptions::new(&facts, Profile::default())).await?;
     let mut found = columns(session, &types, &wanted, |_, _| true).await?;
-    Ok(wanted.into_iter().map(|t| (t.clone(), found.remove(&t.oid).unwrap_or_default())).collect())
+    let of = |table: &TableInfo| {
+        let columns = found.remove(&table.oid).unwrap_or_default();
+        let columns = if algorithm == Algorithm::T1 { Column::printed_all(columns) } else { columns };
+        (table.clone(), columns)
+    };
+    Ok(wanted.into_iter().map(of).collect())
 }
 
 /// Computes fingerprints in the server, all under one snapshot.
 ///
 /// # Errors
 /// What the server says; a table that may not be read is an error.
-pub async fn fingerprint(ctx: &Context, info: &ConnInfo, patterns: &[String]) -> Result<FingerprintReport> {
+pub async fn fingerprint(ctx: &Context, info: &ConnInfo, patterns: &[String], algorithm: Algorithm) -> Result<FingerprintReport> {
     let session = Session::connect(info).await?;
     let work = async {
         session.batch("starting a snapshot", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         let mut lines = Vec::new();
-        for (table, columns) in chosen(&session, patterns).await? {
+        for (table, columns) in chosen(&session, patterns, algorithm).await? {
             // A table with inheritance children of the old kind is itself only; a partitioned one is its leaves.
             let only = table.kind == 'r';
             let fingerprint = dozo_postgres::fingerprint(&session, &table.name, &columns, only).await?;
@@ -74,11 +79,11 @@ pub async fn fingerprint(ctx: &Context, info: &ConnInfo, patterns: &[String]) ->
 ///
 /// # Errors
 /// What the server says.
-pub async fn fingerprint_statements(info: &ConnInfo, patterns: &[String]) -> Result<String> {
+pub async fn fingerprint_statements(info: &ConnInfo, patterns: &[String], algorithm: Algorithm) -> Result<String> {
     let session = Session::connect(info).await?;
     let encoding = session.facts().await?.encoding;
     let mut out = format!("{}\n", fingerprint_settings(&encoding));
-    for (table, columns) in chosen(&session, patterns).await? {
+    for (table, columns) in chosen(&session, patterns, algorithm).await? {
         out.push_str(&format!(
             "\n-- {}\n{};\n",
             table.name.to_string().replace('\n', " "),

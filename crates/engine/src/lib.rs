@@ -33,6 +33,7 @@ mod select;
 mod sql;
 mod status;
 mod stored;
+mod texts;
 mod verify;
 mod workers;
 

@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use dozo_catalog::Repository;
-use dozo_model::{DatasetKind, Fingerprint, Manifest, PostgresContent, Stage};
+use dozo_model::{Algorithm, Column, DatasetKind, Fingerprint, Manifest, PostgresContent, Stage};
 use dozo_postgres::{
-    ConnInfo, Definitions, LoadTable, LoadWorker, PgError, PgTools, RestoreTarget, RowEncoder, Section, TargetState, TargetTable,
-    ToolChoice, database_statements, left_out, shape_digest, subscription_statements, unsupported,
+    ConnInfo, CopyForm, Definitions, LoadTable, LoadWorker, PgError, PgTools, RestoreTarget, RowEncoder, Section, TargetState,
+    TargetTable, ToolChoice, database_statements, left_out, shape_digest, subscription_statements, unsupported,
 };
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -31,7 +31,7 @@ use crate::intact::Digests;
 use crate::restore::plan::{PlannedEntry, RestorePlan};
 use crate::verify::{batch_rows, open};
 use crate::workers::Workers;
-use crate::{EngineError, Result};
+use crate::{EngineError, Result, texts};
 
 /// What to restore, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -518,20 +518,29 @@ async fn load_rows(
     let start = move |stop: &CancellationToken| Ok(LoadWorker::start(&info, role.as_deref(), stop.clone())?);
     let (datasets, tables) = (source.datasets.to_vec(), source.tables.to_vec());
     let (store, handle, progress) = (repository.store().clone(), Handle::current(), Arc::clone(&ctx.progress));
-    let objects = source.objects.clone();
+    let (objects, cancel) = (source.objects.clone(), ctx.cancel.clone());
     let work = move |worker: &mut LoadWorker, item: LoadItem| {
         let planned = &datasets[item.dataset];
         let part = &planned.dataset.parts[item.part];
         let fetched = handle.block_on(store.fetch(&part.object))?;
         objects.check(&part.object, fetched.bytes, fetched.sha256)?;
         let encode = |source| EngineError::Encode { object: part.object.clone(), source };
-        let reader = open(fetched.data, &planned.dataset).map_err(encode)?;
-        let batches = reader.rows(part.row_groups, batch_rows(&planned.dataset)).map_err(encode)?;
         let live = tables[item.dataset].clone().unwrap_or_default();
-        let into = LoadTable { name: &planned.target, columns: &planned.dataset.columns, live: &live };
-        let mut encoder = RowEncoder::for_load(&planned.dataset.columns);
+        let form = CopyForm::of(planned.dataset.format);
+        let into = LoadTable { name: &planned.target, columns: &planned.dataset.columns, live: &live, form };
         let name = planned.target.to_string();
         let loaded = worker.load(&into, &item.item, |put: &mut dyn FnMut(&[u8]) -> Result<()>| {
+            if form != CopyForm::Binary {
+                texts::bytes(fetched.data, &planned.dataset, part, &cancel, &mut |bytes| {
+                    progress.advance(&name, 0, bytes.len() as u64);
+                    put(bytes)
+                })?;
+                progress.advance(&name, part.fingerprint.rows, 0);
+                return Ok(());
+            }
+            let reader = open(fetched.data, &planned.dataset).map_err(encode)?;
+            let batches = reader.rows(part.row_groups, batch_rows(&planned.dataset)).map_err(encode)?;
+            let mut encoder = RowEncoder::for_load(&planned.dataset.columns);
             for batch in batches {
                 let batch = batch.map_err(encode)?;
                 let mut bytes = 0;
@@ -610,11 +619,15 @@ async fn compare(
         // A partition restored by itself has its own order of columns; the manifest has its root's.
         let place = |name: &str| planned.dataset.columns.iter().position(|c| c.name == name);
         found.sort_by_key(|c| place(&c.name));
+        if Algorithm::of(&planned.dataset.columns) == Algorithm::T1 {
+            found = Column::printed_all(found);
+        }
         // Fingerprints mean the same only where the shape is the same.
         if shape_digest(&found) != planned.dataset.shape {
             return Ok((n, planned.report(None, "differs")));
         }
-        let table = LoadTable { name: &planned.target, columns: &planned.dataset.columns, live: &live };
+        let form = CopyForm::of(planned.dataset.format);
+        let table = LoadTable { name: &planned.target, columns: &planned.dataset.columns, live: &live, form };
         let report = match worker.fingerprint(&table) {
             Ok(found) if found == planned.dataset.fingerprint => planned.report(Some(found), "equal"),
             Ok(found) => planned.report(Some(found), "differs"),

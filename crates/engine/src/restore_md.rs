@@ -5,10 +5,13 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use dozo_model::{Dataset, DatasetKind, Manifest, PgType, PostgresContent, human_bytes, human_count, quote_literal};
+use dozo_model::{
+    Dataset, DatasetKind, Manifest, PgType, PostgresContent, QualifiedName, ScriptFiles, TableFormat, human_bytes, human_count,
+    quote_literal,
+};
 use dozo_postgres::{
-    client_encoding, copy_text_into, database_statements, dataset_fingerprint_sql, exact_only_through_dozo, fingerprint_settings,
-    large_object_statements, subscription_statements, text_from_parquet,
+    client_encoding, copy_csv_into, copy_text_into, database_statements, dataset_fingerprint_sql, exact_only_through_dozo,
+    fingerprint_settings, large_object_statements, names_relations, subscription_statements, text_from_parquet,
 };
 
 /// Returns the text. `skip` are entries of the schema that need a table that is not in the backup.
@@ -22,8 +25,7 @@ pub(crate) fn write(manifest: &Manifest, pg: &PostgresContent, url: &str, skip: 
         "# Restore backup {source}@{id} without dozo
 
 Database `{database}` of Postgres {version}, as it was at {started} (server's clock). {rows} rows in {tables} tables and
-partitions. Needed: `psql` and `pg_restore` of version {major} or newer, the DuckDB command line (any version from 1.1), about
-{room} of room in `$WORK` for the largest table.
+partitions. Needed: {needed}.
 
 All commands are for a POSIX shell. Set these first; the repository was at `{url}`. If it lies in a bucket, copy the keys
 listed under *Objects* to a folder first, keeping their paths (for example with `aws s3 cp --recursive`).
@@ -41,8 +43,7 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
         started = m.started,
         rows = human_count(m.rows()),
         tables = pg.datasets.len(),
-        major = pg.dump_version,
-        room = human_bytes(pg.datasets.iter().map(|d| d.bytes_read * 2).max().unwrap_or(0)),
+        needed = needed(pg),
         encoding = pg.server.encoding,
     );
     match &pg.files.globals_sql {
@@ -58,6 +59,11 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
                 writeln!(out, "\nRoles could not be read. These own or may use something: {}.\n", plain(&pg.roles.join(", ")));
         }
     }
+    if let Some(script) = &pg.files.script {
+        one_script(&mut out, pg, script);
+        proof(&mut out, pg, 3);
+        return ending(out, m, pg);
+    }
     let dump = file(&pg.files.schema_dump);
     let _ = writeln!(
         out,
@@ -67,12 +73,12 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
     section(&mut out, &dump, "pre-data", skip);
     let _ = writeln!(
         out,
-        "```\n\nLeave out `--no-owner --no-privileges` where the roles exist.\n\n## 3. Rows\n\nDuckDB turns each file into lines for COPY, `psql` loads them. \
-         Values that a readable column cannot hold come from the column `_dozo_exact`."
+        "```\n\nLeave out `--no-owner --no-privileges` where the roles exist.\n\n## 3. Rows\n\nDuckDB turns each Parquet file into lines for COPY, `psql` loads \
+         them. Values that a readable column cannot hold come from the column `_dozo_exact`."
     );
-    let (late, early): (Vec<&Dataset>, Vec<&Dataset>) = pg.datasets.iter().partition(|d| names_relations(d));
+    let (late, early): (Vec<&Dataset>, Vec<&Dataset>) = pg.datasets.iter().partition(|d| names_relations(&d.columns));
     for dataset in early {
-        rows_of(&mut out, dataset, "");
+        rows_of(&mut out, dataset, "", &pg.server.encoding);
     }
     sequences(&mut out, pg);
     let large = large_object_statements(&pg.large_objects, true, true);
@@ -94,7 +100,7 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
             "```\n\nThese rows name relations, perhaps indexes, which had to be there first. No trigger acts on them."
         );
         for dataset in late {
-            rows_of(&mut out, dataset, " SET session_replication_role = replica;");
+            rows_of(&mut out, dataset, " SET session_replication_role = replica;", &pg.server.encoding);
         }
         let _ = writeln!(out, "\n```sh");
     }
@@ -102,10 +108,16 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
         heredoc(&mut out, PSQL, &format!("REFRESH MATERIALIZED VIEW {};", view.name.sql()));
     }
     let _ = write!(out, "psql -X -q -v ON_ERROR_STOP=1 -d \"$TARGET\" -c ANALYZE\n```\n");
-    proof(&mut out, pg);
+    proof(&mut out, pg, 6);
+    ending(out, m, pg)
+}
+
+/// What holds for every backup: what to know, what is missing, which objects there are.
+fn ending(mut out: String, m: &Manifest, pg: &PostgresContent) -> String {
     let lossy: Vec<String> = pg
         .datasets
         .iter()
+        .filter(|d| d.format == TableFormat::Parquet)
         .flat_map(|d| {
             exact_only_through_dozo(&d.columns).into_iter().map(move |c| format!("`{}.{c}`", d.root.as_ref().unwrap_or(&d.name)))
         })
@@ -115,7 +127,7 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
     if !lossy.is_empty() {
         let _ = writeln!(out, "\nOnly `dozo restore` keeps the payload bits of a NaN in: {}.", plain(&lossy.join(", ")));
     }
-    if foreign_money(pg.datasets.iter()) {
+    if foreign_money(pg.datasets.iter().filter(|d| d.format == TableFormat::Parquet)) {
         let _ =
             writeln!(out, "\n`money` does not have two decimals here: load it with `lc_monetary = '{}'`.", pg.server.lc_monetary);
     }
@@ -171,16 +183,64 @@ fn section(out: &mut String, dump: &str, name: &str, skip: &BTreeSet<u32>) {
     let _ = writeln!(out, "{PSQL} -f \"$WORK/dozo-{name}-all.sql\" > /dev/null");
 }
 
-/// Tells whether values are looked up among the relations of the database.
-fn names_relations(dataset: &Dataset) -> bool {
-    dataset.columns.iter().any(|c| c.loaded() && c.type_name.trim_end_matches("[]") == "regclass")
+/// Lists the programs that a restore needs, and the room.
+fn needed(pg: &PostgresContent) -> String {
+    if pg.files.script.is_some() {
+        return "`gunzip` and `psql`".into();
+    }
+    let tools = format!("`psql` and `pg_restore` of version {} or newer", pg.dump_version);
+    let gunzip = if pg.datasets.iter().any(|d| d.format != TableFormat::Parquet) { ", `gunzip`" } else { "" };
+    let largest = pg.datasets.iter().filter(|d| d.format == TableFormat::Parquet).map(|d| d.bytes_read * 2).max();
+    let duckdb = largest.map(|room| {
+        let room = human_bytes(room);
+        format!(",\nthe DuckDB command line (any version from 1.1), about {room} of room in `$WORK` for the largest table")
+    });
+    format!("{tools}{gunzip}{}", duckdb.unwrap_or_default())
 }
 
-fn rows_of(out: &mut String, dataset: &Dataset, first: &str) {
+/// Feeds everything to one `psql`, file after file.
+fn one_script(out: &mut String, pg: &PostgresContent, script: &ScriptFiles) {
+    let _ = writeln!(
+        out,
+        "## 2. Everything\n\nThe files are scripts, one behind the other: definitions, rows, indexes and keys, views.\n\n```sh\nset -eu\ncd \"$WORK\"\n{{"
+    );
+    let (late, early): (Vec<&Dataset>, Vec<&Dataset>) = pg.datasets.iter().partition(|d| names_relations(&d.columns));
+    let objects = |datasets: Vec<&'_ Dataset>| -> Vec<String> {
+        datasets.iter().flat_map(|d| &d.parts).filter(|p| p.fingerprint.rows > 0).map(|p| p.object.clone()).collect()
+    };
+    let keys =
+        [vec![script.before.clone()], objects(early), vec![script.after.clone()], objects(late), vec![script.last.clone()]];
+    for key in keys.concat() {
+        let _ = writeln!(out, "gunzip -c \"$REPO/{key}\"");
+    }
+    let _ = writeln!(out, "}} | {PSQL} > /dev/null\n```");
+    let _ = writeln!(
+        out,
+        "\nWhere the roles exist, owners and grants come last:\n\n    gunzip -c \"$REPO/{}\" | {PSQL}",
+        script.owners
+    );
+    let database = database_statements(&pg.database, "…", true);
+    if !database.is_empty() {
+        let _ = writeln!(out, "\nSettings of the database, whose name stands for `…`:\n");
+        indented(out, &database);
+    }
+    let subscriptions = subscription_statements(&pg.database.subscriptions, false);
+    if !subscriptions.is_empty() {
+        let _ = writeln!(out, "\nSubscriptions (switched off):\n");
+        indented(out, &subscriptions);
+    }
+}
+
+fn rows_of(out: &mut String, dataset: &Dataset, first: &str, encoding: &str) {
     if dataset.fingerprint.rows == 0 {
         return;
     }
     let _ = writeln!(out, "\n### {} ({} rows)\n\n```sh", plain(&dataset.name.to_string()), human_count(dataset.fingerprint.rows));
+    if dataset.format != TableFormat::Parquet {
+        rows_of_texts(out, dataset, first, encoding);
+        let _ = writeln!(out, "```");
+        return;
+    }
     if dataset.columns.iter().all(|c| !c.loaded()) {
         heredoc(
             out,
@@ -210,11 +270,7 @@ fn rows_of(out: &mut String, dataset: &Dataset, first: &str) {
                 ),
             );
             let _ = writeln!(out, "cat dozo-rows.txt\nprintf '\\\\.\\n'");
-            heredoc(
-                out,
-                "cat",
-                "SELECT lo_create(loid) FROM (SELECT DISTINCT loid FROM dozo_large) d \\g /dev/null\nSELECT lo_put(loid, at, data) FROM dozo_large \\g /dev/null",
-            );
+            heredoc(out, "cat", LARGE_OBJECTS_FROM_STAGE);
             let _ = writeln!(out, "}} | {PSQL}");
             continue;
         }
@@ -223,6 +279,38 @@ fn rows_of(out: &mut String, dataset: &Dataset, first: &str) {
     }
     let _ = writeln!(out, "```");
 }
+
+/// Loads a table from its texts: all its files, one behind the other, are one.
+fn rows_of_texts(out: &mut String, dataset: &Dataset, first: &str, encoding: &str) {
+    let files: Vec<String> = dataset
+        .parts
+        .iter()
+        .filter(|p| p.fingerprint.rows > 0 || p.blocks.from == 0)
+        .map(|p| format!("\"$REPO/{}\"", p.object))
+        .collect();
+    let gunzip = format!("gunzip -c {}", files.join(" \\\n    "));
+    if dataset.format == TableFormat::SqlGz {
+        let _ = writeln!(out, "{gunzip} | {PSQL}");
+        return;
+    }
+    let _ = writeln!(out, "{{");
+    let settings = format!("{}{first}", fingerprint_settings(encoding));
+    if dataset.kind == DatasetKind::LargeObjects {
+        let stage = "CREATE TEMPORARY TABLE dozo_large (loid oid, at bigint, data bytea);";
+        let into = copy_csv_into(&QualifiedName::new("pg_temp", "dozo_large"), &dataset.columns);
+        heredoc(out, "cat", &format!("{settings}\n{stage}\n{into}"));
+        let _ = writeln!(out, "{gunzip}\nprintf '\\\\.\\n'");
+        heredoc(out, "cat", LARGE_OBJECTS_FROM_STAGE);
+    } else {
+        heredoc(out, "cat", &format!("{settings}\n{}", copy_csv_into(&dataset.name, &dataset.columns)));
+        let _ = writeln!(out, "{gunzip}\nprintf '\\\\.\\n'");
+    }
+    let _ = writeln!(out, "}} | {PSQL}");
+}
+
+/// Makes large objects of what was loaded into a table of pieces.
+const LARGE_OBJECTS_FROM_STAGE: &str = "SELECT lo_create(loid) FROM (SELECT DISTINCT loid FROM dozo_large) d \\g /dev/null
+SELECT lo_put(loid, at, data) FROM dozo_large \\g /dev/null";
 
 /// Tells whether there are amounts that only the source's own locale reads.
 fn foreign_money<'a>(mut datasets: impl Iterator<Item = &'a Dataset>) -> bool {
@@ -259,7 +347,7 @@ fn sequences(out: &mut String, pg: &PostgresContent) {
     let _ = writeln!(out, "```");
 }
 
-fn proof(out: &mut String, pg: &PostgresContent) {
+fn proof(out: &mut String, pg: &PostgresContent, number: u8) {
     let mut sql = fingerprint_settings(&pg.server.encoding);
     for dataset in &pg.datasets {
         let statement = dataset_fingerprint_sql(dataset);
@@ -269,7 +357,7 @@ fn proof(out: &mut String, pg: &PostgresContent) {
     }
     let _ = writeln!(
         out,
-        "\n## 6. Proof\n\nThe first column is the fingerprint that Postgres computes, the second that of the backup. The block fails if one differs or is \
+        "\n## {number}. Proof\n\nThe first column is the fingerprint that Postgres computes, the second that of the backup. The block fails if one differs or is \
          missing.\n\n```sh"
     );
     heredoc(out, "cat > \"$WORK/dozo-proof.sql\"", &sql);

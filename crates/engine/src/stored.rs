@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{EngineError, Result};
 
-/// gzip level: what `gzip` does by default.
-const GZIP_LEVEL: i32 = 6;
+/// gzip level: the fastest whose files are no larger than those of `gzip`, whatever is in them (docs/benchmarks.md).
+pub(crate) const GZIP_LEVEL: i32 = 6;
 
 /// Returns the level to compress with.
 pub(crate) fn level_of(compression: Compression, zstd_level: i32) -> i32 {

@@ -11,7 +11,7 @@ use dozo_catalog::{BackupEntry, BackupState, Repository, tool};
 use dozo_encode::{EncodeError, ParquetInput, ParquetReader};
 use dozo_model::{
     CheckEvent, Content, Dataset, DatasetKind, DuckdbForm, FORMAT_VERSION, Finding, FindingKind, Fingerprint, Manifest,
-    ObjectRef, Part, RowDigester, SkippedObject, Stage, StoredFile, TextFingerprint, Timestamp, Verdict, VerifyLevel,
+    ObjectRef, Part, RowDigester, SkippedObject, Stage, StoredFile, TableFormat, Timestamp, Verdict, VerifyLevel,
 };
 use dozo_postgres::{LARGE_OBJECT_PIECE, RowEncoder, arrow_schema};
 use dozo_store::{Fetched, Layout, ObjectData, StoreError};
@@ -21,7 +21,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::error::chain;
 use crate::stored::unpack;
-use crate::{EngineError, Result, duckdb, files};
+use crate::{EngineError, Result, duckdb, files, texts};
 
 /// Rows decoded at a time, unless they are wide.
 const BATCH_ROWS: u64 = 8192;
@@ -281,9 +281,9 @@ fn contradictions(manifest: &Manifest) -> Vec<Finding> {
     }
     if let Content::Duckdb(content) = &manifest.content {
         for (file, table) in content.tables() {
-            let sum: Fingerprint = table.parts.iter().map(|p| p.fingerprint.0).sum();
-            if content.form == DuckdbForm::Parquet && sum != table.fingerprint.0 {
-                let detail = format!("its parts add up to {}, not {}", TextFingerprint(sum), table.fingerprint);
+            let sum: Fingerprint = table.parts.iter().map(|p| p.fingerprint).sum();
+            if content.form == DuckdbForm::Parquet && sum != table.fingerprint {
+                let detail = format!("its parts add up to {}, not {}", sum, table.fingerprint);
                 findings.push(finding("manifest.json", vec![table.full_name(file)], detail));
             }
         }
@@ -394,11 +394,16 @@ fn decode(
     work: &[(Dataset, Part)],
     cancel: &tokio_util::sync::CancellationToken,
 ) -> Vec<(u64, Option<Finding>)> {
+    if let [(dataset, part)] = work
+        && dataset.format != TableFormat::Parquet
+    {
+        let found = texts::fingerprint(fetched.data, dataset, part, cancel).map_err(|e| chain(&e));
+        return vec![judge(key, dataset, part, found)];
+    }
     let mut readers: BTreeMap<String, std::result::Result<Arc<ParquetReader>, String>> = BTreeMap::new();
     let mut data = Some(fetched.data);
     let mut results = Vec::new();
     for (dataset, part) in work {
-        let finding = |kind, detail| Finding { kind, object: key.to_owned(), tables: vec![dataset.name.to_string()], detail };
         // All partitions in one object have the same columns.
         let reader = readers.entry(key.to_owned()).or_insert_with(|| match data.take() {
             Some(data) => open(data, dataset).map(Arc::new).map_err(|e| chain(&e)),
@@ -408,19 +413,25 @@ fn decode(
             Err(why) => Err(why.clone()),
             Ok(reader) => fingerprint_part(reader, dataset, part, cancel).map_err(|e| chain(&e)),
         };
-        results.push(match outcome {
-            Err(why) => (0, Some(finding(FindingKind::Decode, why))),
-            Ok(found) if found.rows != part.fingerprint.rows => (
-                found.rows,
-                Some(finding(FindingKind::Rows, format!("{} rows instead of {}", found.rows, part.fingerprint.rows))),
-            ),
-            Ok(found) if found != part.fingerprint => {
-                (found.rows, Some(finding(FindingKind::Content, format!("fingerprint {found} instead of {}", part.fingerprint))))
-            }
-            Ok(found) => (found.rows, None),
-        });
+        results.push(judge(key, dataset, part, outcome));
     }
     results
+}
+
+/// Compares what a part holds with what the manifest says; returns its rows, and what is wrong.
+fn judge(key: &str, dataset: &Dataset, part: &Part, outcome: std::result::Result<Fingerprint, String>) -> (u64, Option<Finding>) {
+    let finding = |kind, detail| Finding { kind, object: key.to_owned(), tables: vec![dataset.name.to_string()], detail };
+    match outcome {
+        Err(why) => (0, Some(finding(FindingKind::Decode, why))),
+        Ok(found) if found.rows != part.fingerprint.rows => {
+            let detail = format!("{} rows instead of {}", found.rows, part.fingerprint.rows);
+            (found.rows, Some(finding(FindingKind::Rows, detail)))
+        }
+        Ok(found) if found != part.fingerprint => {
+            (found.rows, Some(finding(FindingKind::Content, format!("fingerprint {found} instead of {}", part.fingerprint))))
+        }
+        Ok(found) => (found.rows, None),
+    }
 }
 
 /// Returns how many rows of a table are decoded at a time.

@@ -1,9 +1,9 @@
-//! The fingerprint `b1`: row count and two 64-bit sums of row MD5s, printed `b1:rows:32 hex digits`.
+//! The fingerprint of a set of rows: their number and two 64-bit sums of their MD5s, printed `b1:rows:32 hex digits`.
 //!
-//! The row digest is MD5 over the COPY BINARY tuple without its field count: each column as a 4-byte
-//! big-endian length and that many *send* bytes, NULL as `ff ff ff ff`. The fingerprint of a set of rows is
-//! the count and both big-endian halves of the digests, each summed modulo 2⁶⁴. *Invariants*: independent of
-//! order, sees duplicates, adds up over chunks and partitions. It detects accidents, not an adversary: what
+//! The row digest is MD5 over the row's columns: each as a 4-byte big-endian length and that many bytes, NULL as `ff ff ff ff`.
+//! The bytes are the column's *send* bytes in `b1` (the COPY BINARY tuple without its field count), its text in UTF-8 in `t1`. The
+//! fingerprint of a set of rows is the count and both big-endian halves of the digests, each summed modulo 2⁶⁴. *Invariants*:
+//! independent of order, sees duplicates, adds up over chunks and partitions. It detects accidents, not an adversary: what
 //! guards stored bytes is the SHA-256 of each object.
 
 use std::fmt;
@@ -14,14 +14,32 @@ use std::str::FromStr;
 use dozo_digest::ManyMd5;
 use serde::{Deserialize, Serialize};
 
-/// Id of the fingerprint algorithm: COPY BINARY framing, MD5, two summed lanes.
-pub const ALGORITHM: &str = "b1";
-/// Id of the fingerprint algorithm over texts: the same framing, digests and sums over each column's text in UTF-8.
-pub const TEXT_ALGORITHM: &str = "t1";
+/// What a fingerprint is computed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Algorithm {
+    /// Each column's *send* bytes.
+    #[default]
+    B1,
+    /// Each column's text in UTF-8.
+    T1,
+}
 
-/// Row count and summed digests of a set of rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+impl Algorithm {
+    /// Returns its id.
+    #[must_use]
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::B1 => "b1",
+            Self::T1 => "t1",
+        }
+    }
+}
+
+/// Row count and summed digests of a set of rows. No rows are no rows, by whatever algorithm.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Fingerprint {
+    /// What the digests are computed over.
+    pub algorithm: Algorithm,
     /// Rows in the set.
     pub rows: u64,
     /// Sum of the first eight bytes of each row digest, modulo 2⁶⁴.
@@ -30,9 +48,24 @@ pub struct Fingerprint {
     pub lo: u64,
 }
 
+impl PartialEq for Fingerprint {
+    fn eq(&self, other: &Self) -> bool {
+        let sums = |f: &Self| (f.rows, f.hi, f.lo);
+        sums(self) == sums(other) && (self.rows == 0 || self.algorithm == other.algorithm)
+    }
+}
+
+impl Eq for Fingerprint {}
+
 impl Fingerprint {
     /// The fingerprint of no rows.
-    pub const EMPTY: Self = Self { rows: 0, hi: 0, lo: 0 };
+    pub const EMPTY: Self = Self { algorithm: Algorithm::B1, rows: 0, hi: 0, lo: 0 };
+
+    /// Returns the fingerprint of no rows by an algorithm.
+    #[must_use]
+    pub fn none(algorithm: Algorithm) -> Self {
+        Self { algorithm, ..Self::EMPTY }
+    }
 
     /// Adds one row by its MD5.
     pub fn add_digest(&mut self, digest: [u8; 16]) {
@@ -47,7 +80,16 @@ impl Add for Fingerprint {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self { rows: self.rows + other.rows, hi: self.hi.wrapping_add(other.hi), lo: self.lo.wrapping_add(other.lo) }
+        debug_assert!(
+            self.rows == 0 || other.rows == 0 || self.algorithm == other.algorithm,
+            "sums of different algorithms mean nothing together"
+        );
+        Self {
+            algorithm: if self.rows == 0 { other.algorithm } else { self.algorithm },
+            rows: self.rows + other.rows,
+            hi: self.hi.wrapping_add(other.hi),
+            lo: self.lo.wrapping_add(other.lo),
+        }
     }
 }
 
@@ -65,62 +107,45 @@ impl Sum for Fingerprint {
 
 /// A fingerprint text that could not be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is not a fingerprint of the form {1}:rows:32 hex digits")]
-pub struct FingerprintError(String, &'static str);
+#[error("`{0}` is not a fingerprint of the form b1:rows:32 hex digits or t1:rows:32 hex digits")]
+pub struct FingerprintError(String);
 
-/// A fingerprint by the algorithm `t1`: over each column's text instead of its *send* bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct TextFingerprint(pub Fingerprint);
-
-impl TextFingerprint {
-    fn sums(&self) -> &Fingerprint {
-        &self.0
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{:016x}{:016x}", self.algorithm.id(), self.rows, self.hi, self.lo)
     }
 }
 
-/// Printing and reading are the same for both but for the algorithm's id.
-macro_rules! printed {
-    ($form:ty, $id:ident, $sums:expr, $made:expr) => {
-        impl fmt::Display for $form {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let sums: &Fingerprint = $sums(self);
-                write!(f, "{}:{}:{:016x}{:016x}", $id, sums.rows, sums.hi, sums.lo)
-            }
-        }
+impl FromStr for Fingerprint {
+    type Err = FingerprintError;
 
-        impl FromStr for $form {
-            type Err = FingerprintError;
-
-            fn from_str(text: &str) -> Result<Self, FingerprintError> {
-                parse(text, $id).map($made).ok_or_else(|| FingerprintError(text.to_owned(), $id))
-            }
-        }
-
-        impl Serialize for $form {
-            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-                s.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $form {
-            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
-            }
-        }
-    };
+    fn from_str(text: &str) -> Result<Self, FingerprintError> {
+        parse(text).ok_or_else(|| FingerprintError(text.to_owned()))
+    }
 }
 
-printed!(Fingerprint, ALGORITHM, std::convert::identity, std::convert::identity);
-printed!(TextFingerprint, TEXT_ALGORITHM, TextFingerprint::sums, TextFingerprint);
+impl Serialize for Fingerprint {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
 
-fn parse(text: &str, algorithm: &str) -> Option<Fingerprint> {
+impl<'de> Deserialize<'de> for Fingerprint {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+fn parse(text: &str) -> Option<Fingerprint> {
     let mut parts = text.split(':');
     let (Some(id), Some(rows), Some(hex), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else { return None };
+    let algorithm = [Algorithm::B1, Algorithm::T1].into_iter().find(|a| a.id() == id)?;
     let digits = hex.len() == 32 && hex.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
-    if id != algorithm || !digits {
+    if !digits {
         return None;
     }
     Some(Fingerprint {
+        algorithm,
         rows: rows.parse().ok()?,
         hi: u64::from_str_radix(&hex[..16], 16).ok()?,
         lo: u64::from_str_radix(&hex[16..], 16).ok()?,
@@ -135,6 +160,12 @@ pub struct RowDigester {
 }
 
 impl RowDigester {
+    /// Begins with no rows.
+    #[must_use]
+    pub fn new(algorithm: Algorithm) -> Self {
+        Self { md5: ManyMd5::default(), sum: Fingerprint::none(algorithm) }
+    }
+
     /// Adds rows: each tuple's bytes without the field count.
     pub fn add(&mut self, rows: &[&[u8]]) {
         let sum = &mut self.sum;
@@ -143,7 +174,8 @@ impl RowDigester {
 
     /// Returns the fingerprint of all rows since the last call, and starts over.
     pub fn take(&mut self) -> Fingerprint {
-        std::mem::take(&mut self.sum)
+        let nothing = Fingerprint::none(self.sum.algorithm);
+        std::mem::replace(&mut self.sum, nothing)
     }
 }
 
@@ -168,11 +200,21 @@ mod tests {
     }
 
     #[test]
+    fn algorithms_are_told_apart_where_there_are_rows() {
+        let [b, t] = ["b1", "t1"].map(|id| format!("{id}:1:900150983cd24fb0d6963f7d28e17f72").parse::<Fingerprint>().unwrap());
+        assert_ne!(b, t);
+        assert_eq!(t.to_string(), "t1:1:900150983cd24fb0d6963f7d28e17f72");
+        assert_eq!(Fingerprint::none(Algorithm::T1), Fingerprint::EMPTY);
+        assert_eq!(Fingerprint::EMPTY + t, t);
+        assert_eq!([t].into_iter().sum::<Fingerprint>().algorithm, Algorithm::T1);
+    }
+
+    #[test]
     fn refuses_other_texts() {
         for text in [
             "",
             "b1:1:90",
-            "t1:1:900150983cd24fb0d6963f7d28e17f72",
+            "t2:1:900150983cd24fb0d6963f7d28e17f72",
             "b1:x:900150983cd24fb0d6963f7d28e17f72",
             "b1:1:900150983CD24FB0D6963F7D28E17F72",
             "b1:1:900150983cd24fb0d6963f7d28e17f72:",

@@ -27,14 +27,14 @@ pub use events::{
     LeaseHolder, LeaseRecord, LeaseState, Operator, RebindRecord, ReplicaOf, RepositoryMarker, SkippedObject, Tool, Verdict,
     VerifyLevel,
 };
-pub use fingerprint::{ALGORITHM, Fingerprint, FingerprintError, RowDigester, TEXT_ALGORITHM, TextFingerprint};
+pub use fingerprint::{Algorithm, Fingerprint, FingerprintError, RowDigester};
 pub use ids::{BackupId, IdError, SourceName, random_suffix};
 pub use manifest::{
     BlockRange, Column, CommandContent, Compression, Content, DatabaseFacts, DatabaseSetting, Dataset, DatasetKind, DuckdbColumn,
     DuckdbContent, DuckdbFile, DuckdbForm, DuckdbPart, DuckdbTable, FORMAT_VERSION, FileData, FileEntry, FileKind, FileMeta,
     FilePath, FileTime, Files, FilesContent, KeyRange, LargeObjects, LeftOut, Manifest, ManifestError, ManifestForm,
-    ManifestHead, MaterializedView, ObjectRef, ObjectSize, Pack, Part, PartitionedTable, PostgresContent, SequenceValue,
-    ServerHead, ServerIdentity, Settings, SnapshotInfo, StoredFile, Subscription,
+    ManifestHead, MaterializedView, ObjectRef, ObjectSize, Pack, Part, PartitionedTable, PostgresContent, ScriptFiles,
+    SequenceValue, ServerHead, ServerIdentity, Settings, SnapshotInfo, StoredFile, Subscription, TableFormat,
 };
 pub use names::{QualifiedName, quote_ident, quote_literal};
 pub use pgtype::{CompositeField, NumericMod, PgType, Profile};

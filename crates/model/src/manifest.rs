@@ -19,8 +19,8 @@ pub use head::{ManifestForm, ManifestHead, ObjectSize, ServerHead};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BackupId, ChangeToken, Fingerprint, Loss, Operator, PgType, Profile, QualifiedName, ReplicaOf, Sha256Digest, SourceMatch,
-    SourceName, Timestamp, Tool,
+    Algorithm, BackupId, ChangeToken, Fingerprint, Loss, Operator, PgType, Profile, QualifiedName, ReplicaOf, Sha256Digest,
+    SourceMatch, SourceName, Timestamp, Tool,
 };
 
 /// The format version that this code writes, and the newest that it reads.
@@ -202,8 +202,9 @@ impl Manifest {
     pub fn beside(&self) -> Vec<&str> {
         match &self.content {
             Content::Postgres(content) => {
-                let Files { restore_md, schema_dump, schema_sql, globals_sql } = &content.files;
-                [restore_md, schema_dump, schema_sql].into_iter().chain(globals_sql).map(String::as_str).collect()
+                let Files { restore_md, schema_dump, schema_sql, globals_sql, script } = &content.files;
+                let script = script.iter().flat_map(|s| [&s.before, &s.after, &s.last, &s.owners]);
+                [restore_md, schema_dump, schema_sql].into_iter().chain(globals_sql).chain(script).map(String::as_str).collect()
             }
             Content::Duckdb(content) => {
                 let schemas = content.files.iter().flat_map(|f| [&f.schema_sql, &f.after_sql]).filter_map(Option::as_deref);
@@ -229,7 +230,7 @@ impl Manifest {
     pub fn rows(&self) -> u64 {
         match &self.content {
             Content::Postgres(content) => content.datasets.iter().map(|d| d.fingerprint.rows).sum(),
-            Content::Duckdb(content) => content.tables().map(|(_, t)| t.fingerprint.0.rows).sum(),
+            Content::Duckdb(content) => content.tables().map(|(_, t)| t.fingerprint.rows).sum(),
             Content::Files(_) | Content::Command(_) => 0,
         }
     }
@@ -348,6 +349,42 @@ impl DatasetKind {
     }
 }
 
+/// Form in which the rows of a table are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub enum TableFormat {
+    /// Apache Parquet.
+    #[default]
+    #[serde(rename = "parquet")]
+    Parquet,
+    /// What COPY writes as CSV, in gzip.
+    #[serde(rename = "csv.gz")]
+    CsvGz,
+    /// COPY statements with their rows, in gzip: `psql` runs them.
+    #[serde(rename = "sql.gz")]
+    SqlGz,
+}
+
+impl TableFormat {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Parquet, Self::CsvGz, Self::SqlGz];
+
+    /// Returns its name in the configuration, which is also what the names of its objects end in.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet",
+            Self::CsvGz => "csv.gz",
+            Self::SqlGz => "sql.gz",
+        }
+    }
+
+    /// Tells whether it is the one that goes without saying.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// One table or leaf partition in a backup.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -367,6 +404,9 @@ pub struct Dataset {
     /// Which rows of an extension's table belong to users, as the extension says it; empty = all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
+    /// Form of its objects.
+    #[serde(default, skip_serializing_if = "TableFormat::is_default")]
+    pub format: TableFormat,
     /// Columns in the root table's order, generated ones last.
     pub columns: Vec<Column>,
     /// Rows and their digests.
@@ -449,7 +489,32 @@ pub struct Column {
     pub labels: Vec<String>,
 }
 
+impl Algorithm {
+    /// Returns the algorithm of the fingerprint of a table with these columns.
+    #[must_use]
+    pub fn of(columns: &[Column]) -> Self {
+        let printed = |c: &Column| matches!(c.wire, PgType::Printed(_));
+        if columns.iter().any(printed) { Self::T1 } else { Self::B1 }
+    }
+}
+
 impl Column {
+    /// Returns the column as a form that holds texts has it.
+    #[must_use]
+    pub fn printed(self) -> Self {
+        let wire = match self.wire {
+            PgType::Printed(_) => self.wire,
+            wire => PgType::Printed(Box::new(wire)),
+        };
+        Self { parquet: String::new(), wire, ..self }
+    }
+
+    /// Returns the columns of a table as a form that holds texts has them: what is loaded is printed.
+    #[must_use]
+    pub fn printed_all(columns: Vec<Self>) -> Vec<Self> {
+        columns.into_iter().map(|c| if c.loaded() { c.printed() } else { c }).collect()
+    }
+
     /// Tells whether a restore loads it; then it is part of the fingerprint.
     #[must_use]
     pub fn loaded(&self) -> bool {
@@ -606,6 +671,23 @@ pub struct Files {
     pub schema_sql: String,
     /// Roles, where they could be read.
     pub globals_sql: Option<String>,
+    /// What `psql` reads before and after the tables of a backup whose form is `sql.gz`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<ScriptFiles>,
+}
+
+/// Keys of what stands around the rows of a backup whose form is `sql.gz`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ScriptFiles {
+    /// Definitions that the rows need.
+    pub before: String,
+    /// Sequences, indexes, keys, triggers.
+    pub after: String,
+    /// Materialized views, statistics.
+    pub last: String,
+    /// Owners and grants; they need the roles.
+    pub owners: String,
 }
 
 /// One stored object.

@@ -105,6 +105,8 @@ pub enum PgType {
     AsText,
     /// A text of a database that does not know its encoding: bytes.
     Raw(Box<PgType>),
+    /// The text of a value, whatever its type: the table is kept in a form that holds texts, and its fingerprint is `t1`.
+    Printed(Box<PgType>),
 }
 
 /// A field of a composite type.
@@ -210,6 +212,7 @@ impl PgType {
     pub fn travels_as_text(&self) -> bool {
         match self {
             Self::AsText
+            | Self::Printed(_)
             | Self::Xml
             | Self::Hstore
             | Self::Vector
@@ -223,12 +226,18 @@ impl PgType {
         }
     }
 
+    /// Returns the type whose text it is; itself, where it is none.
+    #[must_use]
+    pub fn unprinted(&self) -> &Self {
+        if let Self::Printed(inner) = self { inner } else { self }
+    }
+
     /// Tells whether a value holds XML: a server without libxml makes such a column, but reads no value.
     #[must_use]
     pub fn holds_xml(&self) -> bool {
         match self {
             Self::Xml => true,
-            Self::Array(inner) | Self::DomainArray(inner) | Self::Raw(inner) => inner.holds_xml(),
+            Self::Array(inner) | Self::DomainArray(inner) | Self::Raw(inner) | Self::Printed(inner) => inner.holds_xml(),
             Self::Composite(fields) => fields.iter().any(|f| f.wire.holds_xml()),
             _ => false,
         }
@@ -283,6 +292,7 @@ impl PgType {
             | Self::Citext
             | Self::Xml
             | Self::AsText
+            | Self::Printed(_)
             | Self::Enum => "STRING".into(),
         }
     }
@@ -297,6 +307,7 @@ impl fmt::Display for PgType {
             Self::Array(inner) => write!(f, "{inner}[]"),
             Self::DomainArray(inner) => write!(f, "domain {inner}[]"),
             Self::Raw(inner) => write!(f, "raw {inner}"),
+            Self::Printed(inner) => write!(f, "text of {inner}"),
             Self::Geometry { srid } => write!(f, "geometry({srid})"),
             Self::Composite(fields) => {
                 let fields: Vec<String> = fields.iter().map(|c| format!("{:?} {}", c.name, c.wire)).collect();

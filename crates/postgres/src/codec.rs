@@ -98,6 +98,7 @@ pub(crate) trait Values {
 /// Returns the family of a wire type.
 pub(crate) fn family(wire: &PgType, profile: Profile) -> Box<dyn Family> {
     match wire {
+        PgType::Printed(inner) if matches!(**inner, PgType::Raw(_)) => Box::new(bytes::Raw),
         PgType::Bool => Box::new(ints::Bool),
         PgType::Int2 => Box::new(ints::Int2),
         PgType::Int4 => Box::new(ints::Int4),
@@ -118,6 +119,7 @@ pub(crate) fn family(wire: &PgType, profile: Profile) -> Box<dyn Family> {
         | PgType::Enum
         | PgType::Citext
         | PgType::Xml
+        | PgType::Printed(_)
         | PgType::AsText => Box::new(text::Text),
         PgType::Jsonb => Box::new(text::Jsonb),
         PgType::Char => Box::new(text::Char),
@@ -279,6 +281,7 @@ fn element_oid(element: &PgType) -> u32 {
         | PgType::Array(_)
         | PgType::DomainArray(_)
         | PgType::Xml
+        | PgType::Printed(_)
         | PgType::AsText => 0,
     }
 }

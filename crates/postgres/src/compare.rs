@@ -52,7 +52,8 @@ pub(crate) fn bucket_sums_sql(table: &QualifiedName, columns: &[Column], key: &[
 pub(crate) fn bucket_sums(answer: &[TextRow]) -> Option<HashMap<u16, Fingerprint>> {
     let bucket = |row: &TextRow| {
         let [Some(bucket), Some(rows), Some(hi), Some(lo)] = row.as_slice() else { return None };
-        Some((bucket.parse().ok()?, Fingerprint { rows: rows.parse().ok()?, hi: modulo(hi)?, lo: modulo(lo)? }))
+        let sums = Fingerprint { rows: rows.parse().ok()?, hi: modulo(hi)?, lo: modulo(lo)?, ..Fingerprint::EMPTY };
+        Some((bucket.parse().ok()?, sums))
     };
     answer.iter().map(bucket).collect()
 }

@@ -192,6 +192,16 @@ pub enum PgError {
         /// What the server says.
         reason: String,
     },
+    /// A value whose text no server reads back.
+    #[error("{table}.{column} holds an interval that prints as {text}, which no server reads back")]
+    Unreadable {
+        /// Table.
+        table: String,
+        /// Column.
+        column: String,
+        /// What it prints.
+        text: &'static str,
+    },
     /// Definitions that the server cannot hold.
     #[error("the server cannot hold {} of the backup: {}", count(objects.len()), objects.join("; "))]
     CannotHold {
@@ -288,6 +298,7 @@ impl Explain for PgError {
             Self::NotEmpty { .. } => "DOZO-E2124",
             Self::CannotHold { .. } => "DOZO-E2125",
             Self::RowTooLarge { .. } => "DOZO-E2126",
+            Self::Unreadable { .. } => "DOZO-E2127",
         }
     }
 
@@ -319,6 +330,7 @@ impl Explain for PgError {
             Self::RowTooLarge { .. } => {
                 "split the row (a message of the protocol ends at 1 GB), or leave the table out with exclude = [\"schema.table\"]".into()
             }
+            Self::Unreadable { table, .. } => format!("keep it as Parquet: formats = {{ \"{table}\" = \"parquet\" }}"),
             Self::CannotHold { .. } => {
                 "install what is missing there, or restore everything else with --skip-unsupported".into()
             }

@@ -16,11 +16,13 @@ mod definitions;
 mod doctor;
 mod duckdb_sql;
 mod error;
+mod framed;
 mod grants;
 mod inspect;
 mod large;
 mod loader;
 mod merge;
+mod printed;
 mod reader;
 mod rewrite;
 mod script;
@@ -46,6 +48,7 @@ pub use definitions::{Definitions, Made, left_out, unsupported};
 pub use doctor::{LockBudget, lock_budget, missing_grants, suggest_tables};
 pub use duckdb_sql::{copy_text_into, exact_only_through_dozo, text_from_parquet};
 pub use error::{Loss, PgError, UnsupportedColumn};
+pub use framed::{Frame, Unframed, copy_csv_into, names_relations};
 pub use inspect::{
     DatabaseInfo, SequenceInfo, TableInfo, databases, dependents, materialized_views, partition_keys, primary_keys, roles,
     sequence_values, sequences, tables, visible_user_mappings,
@@ -55,14 +58,15 @@ pub use large::{
 };
 pub use loader::{LoadTable, LoadWorker};
 pub use merge::{LiveTable, MergeMode, MergeTable, Merged};
-pub use reader::{LockedTable, RowSource, SnapshotWorker};
+pub use printed::{LEAST_INTERVAL, PrintedRows};
+pub use reader::{LockedTable, RowSource, SnapshotWorker, TextReader};
 pub use rewrite::{Renames, rewrite_entry};
 pub use script::{Entry, SchemaScript, Section};
 pub use session::{ServerFacts, Session};
 pub use shape::{key_range, shape_digest};
 pub use snapshot::Coordinator;
 pub use sql::{
-    NO_ENCODING, RowSet, client_encoding, dataset_fingerprint_sql, fingerprint, fingerprint_settings, fingerprint_sql,
+    CopyForm, NO_ENCODING, RowSet, client_encoding, dataset_fingerprint_sql, fingerprint, fingerprint_settings, fingerprint_sql,
 };
 pub use target::{RestoreTarget, TargetState, TargetTable};
 pub use token::{TokenShape, token_shapes};

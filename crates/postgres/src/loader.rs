@@ -15,7 +15,7 @@ use crate::copy::SIGNATURE;
 use crate::error::{PgError, query_error};
 use crate::large::large_objects_from_stage;
 use crate::session::Session;
-use crate::sql::{self, RowSet};
+use crate::sql::{self, CopyForm, RowSet};
 use crate::target::{PROGRESS_INSERT, TargetTable, WORKER_LOCK};
 
 /// Bytes in one CopyData message.
@@ -38,6 +38,8 @@ pub struct LoadTable<'a> {
     pub columns: &'a [Column],
     /// As the target has it.
     pub live: &'a TargetTable,
+    /// What is fed.
+    pub form: CopyForm,
 }
 
 /// A table that stands between for the time of a transaction.
@@ -75,8 +77,8 @@ impl LoadWorker {
         Ok(Self { runtime, session, cancel, buffer: Vec::with_capacity(FRAME + (64 << 10)) })
     }
 
-    /// Loads rows: `feed` is called with a function that takes one tuple at a time. Commits with the progress row `item`.
-    /// Where columns travel as text, rows go through a stage, out of which the server reads them into the types of the table's
+    /// Loads rows: `feed` is called with a function that takes one tuple at a time (of texts: any bytes). Commits with the progress
+    /// row `item`. Where columns of the binary form travel as text, rows go through a stage, out of which the server reads them into the types of the table's
     /// own columns; large objects are made out of a stage, too.
     ///
     /// # Errors
@@ -87,7 +89,7 @@ impl LoadWorker {
         item: &str,
         feed: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E>,
     ) -> Result<u64, E> {
-        let LoadTable { name: table, columns, live } = *into;
+        let LoadTable { name: table, columns, live, form } = *into;
         let what = format!("loading {table}");
         let (runtime, session, cancel, buffer) = (&self.runtime, &self.session, &self.cancel, &mut self.buffer);
         let stage = if live.rows == RowSet::LargeObjects {
@@ -95,7 +97,7 @@ impl LoadWorker {
                 create: "CREATE TEMPORARY TABLE dozo_stage (loid oid, at bigint, data bytea) ON COMMIT DROP".into(),
                 empty: large_objects_from_stage(sql::STAGE),
             })
-        } else if sql::needs_stage(columns) {
+        } else if form == CopyForm::Binary && sql::needs_stage(columns) {
             let empty = sql::insert_from_stage(table, columns, &live.columns)?;
             Some(Stage { create: sql::create_stage(table, columns), empty })
         } else {
@@ -108,7 +110,7 @@ impl LoadWorker {
                 session.batch(&what, &stage.create).await?;
             }
             let sink: CopyInSink<Bytes> =
-                session.client().copy_in(&sql::copy_in(&into, columns)).await.map_err(|e| query_error(&what, e))?;
+                session.client().copy_in(&sql::copy_in(&into, columns, form)).await.map_err(|e| query_error(&what, e))?;
             Ok(Box::pin(sink))
         });
         let mut sink = match started {
@@ -119,8 +121,10 @@ impl LoadWorker {
             }
         };
         buffer.clear();
-        buffer.extend_from_slice(SIGNATURE);
-        buffer.extend_from_slice(&[0; 8]);
+        if form == CopyForm::Binary {
+            buffer.extend_from_slice(SIGNATURE);
+            buffer.extend_from_slice(&[0; 8]);
+        }
         let fed = feed(&mut |tuple| {
             buffer.extend_from_slice(tuple);
             if buffer.len() < FRAME {
@@ -146,7 +150,9 @@ impl LoadWorker {
             let _ = runtime.block_on(session.batch(&what, "ROLLBACK"));
             return Err(error);
         }
-        buffer.extend_from_slice(&(-1i16).to_be_bytes());
+        if form == CopyForm::Binary {
+            buffer.extend_from_slice(&(-1i16).to_be_bytes());
+        }
         let last = Bytes::copy_from_slice(buffer);
         let ending = async {
             sink.send(last).await.map_err(|e| query_error(&what, e))?;

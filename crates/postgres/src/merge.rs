@@ -212,7 +212,7 @@ fn live_table<'a>(
         match found.iter().find(|c| c.name == column.name) {
             None => differences.push(format!("{} {} is missing", column.name, column.type_name)),
             Some(live) if live.generated => differences.push(format!("{} is generated", column.name)),
-            Some(live) if (&live.wire, &live.labels) != (&column.wire, &column.labels) => {
+            Some(live) if (&live.wire, &live.labels) != (column.wire.unprinted(), &column.labels) => {
                 differences.push(format!("{} is {} instead of {}", column.name, live.type_name, column.type_name));
             }
             Some(_) => {}

@@ -13,7 +13,7 @@ use crate::conninfo::ConnInfo;
 use crate::copy::{HEADER_BYTES, RowBlock, SIGNATURE};
 use crate::error::PgError;
 use crate::session::pinned;
-use crate::sql::{self, RAW_ENCODING, RowSet};
+use crate::sql::{self, CopyForm, RAW_ENCODING, RowSet};
 use crate::token;
 use crate::wire::{TextRow, Wire};
 
@@ -209,6 +209,26 @@ impl SnapshotWorker {
         columns: &[Column],
         blocks: BlockRange,
     ) -> Result<impl RowSource + 'a, PgError> {
+        let what = self.begin_copy(table, &sql::copy_out(&table.name, columns, table.rows.rows(blocks), CopyForm::Binary))?;
+        Ok(CopyReader { wire: &mut self.wire, framing: Framing::default(), what, cancel: self.cancel.clone(), ended: false })
+    }
+
+    /// Starts to copy a range of a table as texts.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub fn copy_texts(
+        &mut self,
+        table: &LockedTable,
+        columns: &[Column],
+        blocks: BlockRange,
+        form: CopyForm,
+    ) -> Result<TextReader<'_>, PgError> {
+        let what = self.begin_copy(table, &sql::copy_out(&table.name, columns, table.rows.rows(blocks), form))?;
+        Ok(TextReader { wire: &mut self.wire, what, cancel: self.cancel.clone() })
+    }
+
+    fn begin_copy(&mut self, table: &LockedTable, copy: &str) -> Result<String, PgError> {
         self.lock(table)?;
         let what = format!("copying {}", table.name);
         if std::mem::replace(&mut self.saved, true) {
@@ -216,13 +236,33 @@ impl SnapshotWorker {
         }
         // A row that is too large ends the COPY; which one it was is asked for afterwards.
         self.wire.batch(&what, "SAVEPOINT rows")?;
-        self.wire.copy_out(&what, &sql::copy_out(&table.name, columns, table.rows.rows(blocks)))?;
-        Ok(CopyReader { wire: &mut self.wire, framing: Framing::default(), what, cancel: self.cancel.clone(), ended: false })
+        self.wire.copy_out(&what, copy)?;
+        Ok(what)
     }
 }
 
 fn unexpected(what: String) -> PgError {
     PgError::Query { what, reason: "an answer of another form".into(), sqlstate: String::new() }
+}
+
+/// Hands out what COPY sends as texts.
+pub struct TextReader<'a> {
+    wire: &'a mut Wire,
+    what: String,
+    cancel: CancellationToken,
+}
+
+impl TextReader<'_> {
+    /// Returns the next bytes, as they came: rows, or pieces of one; none at the end.
+    ///
+    /// # Errors
+    /// When the connection breaks, or the work was cancelled.
+    pub fn piece(&mut self) -> Result<Option<&[u8]>, PgError> {
+        if self.cancel.is_cancelled() {
+            return Err(PgError::Cancelled);
+        }
+        self.wire.copied(&self.what)
+    }
 }
 
 struct CopyReader<'a> {

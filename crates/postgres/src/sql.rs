@@ -2,7 +2,9 @@
 //!
 //! *Invariant*: everything is generated from typed fields; no text from a manifest is ever executed.
 
-use dozo_model::{BlockRange, Column, Dataset, DatasetKind, Fingerprint, PgType, QualifiedName, quote_ident};
+use dozo_model::{
+    Algorithm, BlockRange, Column, Dataset, DatasetKind, Fingerprint, PgType, QualifiedName, TableFormat, quote_ident,
+};
 
 use crate::error::PgError;
 use crate::large::large_object_rows;
@@ -12,7 +14,7 @@ use crate::session::Session;
 fn is_xml_array(wire: &PgType) -> bool {
     match wire {
         PgType::Array(element) | PgType::DomainArray(element) => element.holds_xml(),
-        PgType::Raw(inner) => is_xml_array(inner),
+        PgType::Raw(inner) | PgType::Printed(inner) => is_xml_array(inner),
         _ => false,
     }
 }
@@ -30,12 +32,56 @@ pub(crate) fn from_text(name: &str, wire: &PgType, type_name: &str) -> String {
     if is_xml_array(wire) { format!("{name}::varchar[]::{type_name}") } else { format!("{name}::bpchar::{type_name}") }
 }
 
-fn select_list(columns: &[Column]) -> String {
-    let expression = |c: &Column| {
-        let name = quote_ident(&c.name);
-        if c.wire.travels_as_text() { as_text(c) } else { name }
+/// Tells whether the output function of a type says the same as its cast to text, which costs more; else somebody may have defined
+/// that cast.
+fn prints_its_text(wire: &PgType) -> bool {
+    match wire {
+        PgType::Array(inner) | PgType::Raw(inner) => prints_its_text(inner),
+        PgType::Int2
+        | PgType::Int4
+        | PgType::Int8
+        | PgType::Float4
+        | PgType::Float8
+        | PgType::Numeric(_)
+        | PgType::Money { .. }
+        | PgType::Text
+        | PgType::Varchar
+        | PgType::Name
+        | PgType::Bytea
+        | PgType::Date
+        | PgType::Time
+        | PgType::Timetz
+        | PgType::Timestamp
+        | PgType::Timestamptz
+        | PgType::Interval
+        | PgType::Uuid
+        | PgType::Json
+        | PgType::Jsonb
+        | PgType::Oid
+        | PgType::Macaddr
+        | PgType::Bit
+        | PgType::Varbit => true,
+        _ => false,
+    }
+}
+
+/// Writes what COPY sends of a column.
+fn copied(column: &Column) -> String {
+    let plain = match &column.wire {
+        // Without a length, blanks at the end are a part of the value, although its text leaves them out.
+        PgType::Printed(wire) if is_bpchar(wire) => !column.type_name.starts_with("character("),
+        PgType::Printed(wire) => prints_its_text(wire),
+        wire => !wire.travels_as_text(),
     };
-    columns.iter().map(expression).collect::<Vec<_>>().join(", ")
+    if plain { quote_ident(&column.name) } else { as_text(column) }
+}
+
+/// Tells whether blanks at the end of a value are no part of its text.
+pub(crate) fn is_bpchar(wire: &PgType) -> bool {
+    match wire {
+        PgType::Raw(inner) => is_bpchar(inner),
+        wire => *wire == PgType::Bpchar,
+    }
 }
 
 /// Writes the condition for a range of heap blocks; nothing for the whole table.
@@ -50,15 +96,47 @@ pub(crate) fn block_filter(blocks: BlockRange) -> String {
     if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) }
 }
 
-/// Writes the COPY that reads some rows.
-pub(crate) fn copy_out(table: &QualifiedName, columns: &[Column], rows: Rows<'_>) -> String {
-    format!("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT binary)", select_list(columns), rows.from(table))
+/// The forms of COPY.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyForm {
+    /// Binary.
+    Binary,
+    /// Lines of texts between tabs.
+    Text,
+    /// Comma-separated values.
+    Csv,
+}
+
+impl CopyForm {
+    /// Returns the form of what the objects of a table hold; Parquet is made from the binary one.
+    #[must_use]
+    pub fn of(format: TableFormat) -> Self {
+        match format {
+            TableFormat::Parquet => Self::Binary,
+            TableFormat::CsvGz => Self::Csv,
+            TableFormat::SqlGz => Self::Text,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Binary => "binary",
+            Self::Text => "text",
+            Self::Csv => "csv",
+        }
+    }
+}
+
+/// Writes the COPY that reads some rows. Forms that hold texts leave out what is not loaded.
+pub(crate) fn copy_out(table: &QualifiedName, columns: &[Column], rows: Rows<'_>, form: CopyForm) -> String {
+    let list: Vec<String> = columns.iter().filter(|c| form == CopyForm::Binary || c.loaded()).map(copied).collect();
+    format!("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT {})", list.join(", "), rows.from(table), form.word())
 }
 
 /// Writes the query for the row with the longest texts: its key (its place, if it has none) and their bytes. Lengths are read without
 /// the values.
 pub(crate) fn largest_row(table: &QualifiedName, columns: &[Column], key: &[String]) -> String {
-    let length = |c: &Column| match c.wire {
+    let length = |c: &Column| match c.wire.unprinted() {
         PgType::Text | PgType::Varchar | PgType::Bpchar | PgType::Json => {
             Some(format!("coalesce(octet_length({}::text), 0)::int8", quote_ident(&c.name)))
         }
@@ -77,10 +155,13 @@ pub(crate) fn largest_row(table: &QualifiedName, columns: &[Column], key: &[Stri
 }
 
 /// Writes the COPY that loads rows into a table, or into the stage that stands in for it.
-pub(crate) fn copy_in(table: &str, columns: &[Column]) -> String {
+pub(crate) fn copy_in(table: &str, columns: &[Column], form: CopyForm) -> String {
+    format!("COPY {table}{} FROM STDIN (FORMAT {})", column_list(columns), form.word())
+}
+
+pub(crate) fn column_list(columns: &[Column]) -> String {
     let names: Vec<String> = loaded_names(columns);
-    let list = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
-    format!("COPY {table}{list} FROM STDIN (FORMAT binary)")
+    if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
 }
 
 fn loaded_names(columns: &[Column]) -> Vec<String> {
@@ -175,6 +256,7 @@ fn send_function(wire: &PgType) -> &'static str {
         | PgType::Composite(_)
         | PgType::DomainArray(_)
         | PgType::Xml
+        | PgType::Printed(_)
         | PgType::AsText => "varcharsend",
     }
 }
@@ -274,7 +356,7 @@ pub(crate) fn row_bytes(columns: &[Column]) -> String {
     if parts.is_empty() { "''::bytea".to_owned() } else { parts.join("\n      || ") }
 }
 
-/// Writes the statement that computes the fingerprint `b1` of a table. `only` leaves out partitions and children.
+/// Writes the statement that computes the fingerprint of a table. `only` leaves out partitions and children.
 #[must_use]
 pub fn fingerprint_sql(table: &QualifiedName, columns: &[Column], only: bool) -> String {
     fingerprint_of_rows(table, columns, if only { Rows::Own } else { Rows::Tree })
@@ -299,10 +381,11 @@ pub(crate) fn fingerprint_of_rows(table: &QualifiedName, columns: &[Column], row
          s AS (SELECT count(*) n, coalesce(sum(('x' || left(h, 16))::bit(64)::int8), 0) hi, coalesce(sum(('x' || right(h, 16))::bit(64)::int8), 0) lo FROM q),\n\
          m AS (SELECT n, mod(mod(hi, 18446744073709551616) + 18446744073709551616, 18446744073709551616) hi,\n\
          \x20   mod(mod(lo, 18446744073709551616) + 18446744073709551616, 18446744073709551616) lo FROM s)\n\
-         SELECT 'b1:' || n\n\
+         SELECT '{}:' || n\n\
          \x20   || ':' || lpad(to_hex((CASE WHEN hi >= 9223372036854775808 THEN hi - 18446744073709551616 ELSE hi END)::int8), 16, '0')\n\
          \x20   || lpad(to_hex((CASE WHEN lo >= 9223372036854775808 THEN lo - 18446744073709551616 ELSE lo END)::int8), 16, '0') AS fingerprint\nFROM m",
-        rows.from(table)
+        rows.from(table),
+        Algorithm::of(columns).id()
     )
 }
 

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use dozo_model::{ALGORITHM, BlockRange, Column, QualifiedName, RowVersions, Sha256Digest};
+use dozo_model::{Algorithm, BlockRange, Column, QualifiedName, RowVersions, Sha256Digest};
 
 use crate::error::PgError;
 use crate::inspect::TableInfo;
@@ -70,7 +70,8 @@ pub async fn token_shapes(
             return Err("it has columns whose text depends on other objects");
         }
         let meanings: Vec<(&u32, &str)> = reached.iter().map(|(oid, t)| (oid, t.text.as_str())).collect();
-        let all = (text, meanings, &facts.lc_monetary, &facts.encoding, ALGORITHM, WRITER_EPOCH, columns(table.oid));
+        let columns = columns(table.oid);
+        let all = (text, meanings, &facts.lc_monetary, &facts.encoding, Algorithm::of(&columns).id(), WRITER_EPOCH, &columns);
         let json = serde_json::to_string(&all).map_err(|_| "its columns cannot be described")?;
         Ok(Sha256Digest::of(json.as_bytes()))
     };

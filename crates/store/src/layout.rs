@@ -19,7 +19,8 @@ impl Layout {
     /// Folder of all leases.
     pub const LEASES: &'static str = "leases";
     /// What the names of data objects end in.
-    pub const SUFFIXES: [&'static str; 7] = ["parquet", "duckdb.zst", "duckdb.gz", "tar.zst", "tar.gz", "zst", "gz"];
+    pub const SUFFIXES: [&'static str; 9] =
+        ["parquet", "csv.gz", "sql.gz", "duckdb.zst", "duckdb.gz", "tar.zst", "tar.gz", "zst", "gz"];
     /// Folder of what is said about sources as such.
     pub const SOURCES: &'static str = "sources";
 
@@ -65,7 +66,8 @@ impl Layout {
         format!("{}/{source}", Self::LEASES)
     }
 
-    /// Key of a data object of `table` (the root of a tree), of one `partition` of it or of several.
+    /// Key of a data object of `table` (the root of a tree), of one `partition` of it or of several; `suffix` is one of
+    /// [`Layout::SUFFIXES`].
     #[must_use]
     pub fn data(
         source: &SourceName,
@@ -74,13 +76,14 @@ impl Layout {
         chunk: usize,
         id: &BackupId,
         random: &str,
+        suffix: &str,
     ) -> String {
         let mut key = format!("{}/{source}/{}/{}", Self::DATA, encode_name(&table.schema), encode_name(&table.name));
         if let Some(partition) = partition {
             key.push('/');
             key.push_str(&encode_name(partition));
         }
-        format!("{key}/{chunk:05}-{id}-{random}.parquet")
+        format!("{key}/{chunk:05}-{id}-{random}.{suffix}")
     }
 
     /// Key of rows of a table of the DuckDB file `file`.
@@ -143,8 +146,19 @@ impl Layout {
     /// Tells whether a file of this name lies beside a manifest that names it.
     fn is_beside(name: &str) -> bool {
         let number = name.strip_prefix("schema-").or_else(|| name.strip_prefix("after-")).and_then(|n| n.strip_suffix(".sql"));
-        ["RESTORE.md", "schema.dump", "schema.sql", "globals.sql", "files.jsonl.zst", "files.jsonl.gz"].contains(&name)
-            || number.is_some_and(|n| n.len() == 5 && n.bytes().all(|b| b.is_ascii_digit()))
+        const NAMES: [&str; 10] = [
+            "RESTORE.md",
+            "schema.dump",
+            "schema.sql",
+            "globals.sql",
+            "before.sql.gz",
+            "after.sql.gz",
+            "last.sql.gz",
+            "owners.sql.gz",
+            "files.jsonl.zst",
+            "files.jsonl.gz",
+        ];
+        NAMES.contains(&name) || number.is_some_and(|n| n.len() == 5 && n.bytes().all(|b| b.is_ascii_digit()))
     }
 
     /// Returns the backup that wrote a data object, by its key.
@@ -222,8 +236,10 @@ mod tests {
         let id = BackupId::parse("20261121T020000Z-k3x9qa").unwrap();
         let table = QualifiedName::new("public", "Orders_é");
         for key in [
-            Layout::data(&source, &table, None, 0, &id, "abcdefgh"),
-            Layout::data(&source, &table, Some("注文"), 12, &id, "abcdefgh"),
+            Layout::data(&source, &table, None, 0, &id, "abcdefgh", "parquet"),
+            Layout::data(&source, &table, None, 1, &id, "abcdefgh", "sql.gz"),
+            Layout::file(&source, &id, "before.sql.gz"),
+            Layout::data(&source, &table, Some("注文"), 12, &id, "abcdefgh", "csv.gz"),
             Layout::file(&source, &id, "RESTORE.md"),
             Layout::file(&source, &id, "schema-00000.sql"),
             Layout::file(&source, &id, "after-00012.sql"),
@@ -235,7 +251,7 @@ mod tests {
         ] {
             assert!(Layout::may_name(&source, &id, &key), "{key}");
         }
-        let key = Layout::data(&source, &table, Some("p"), 7, &id, "abcdefgh");
+        let key = Layout::data(&source, &table, Some("p"), 7, &id, "abcdefgh", "parquet");
         assert_eq!(Layout::owner(&key), Some(id.clone()));
         let other = BackupId::parse("20261122T020000Z-abcdef").unwrap();
         let copy = Layout::copied(&key, &other, "0011").unwrap();

@@ -97,7 +97,7 @@ fn duckdb_tables(content: &DuckdbContent) -> String {
         vec![
             file.to_owned(),
             format!("{}.{}", t.schema, t.name),
-            human_count(print.0.rows),
+            human_count(print.rows),
             print.to_string(),
             t.parts.len().to_string(),
         ]

@@ -45,7 +45,7 @@ pub(crate) struct Draft {
     pub(crate) format: &'static str,
     pub(crate) workers: usize,
     /// Algorithm of its fingerprints.
-    pub(crate) fingerprint: &'static str,
+    pub(crate) fingerprint: String,
     pub(crate) left_out: Vec<LeftOut>,
     pub(crate) losses: Vec<Loss>,
     /// Data objects that it names.
@@ -121,7 +121,7 @@ impl Frame<'_> {
                 zstd_level: source.zstd_level,
                 time_zone: source.time_zone.clone(),
             },
-            fingerprint: draft.fingerprint.into(),
+            fingerprint: draft.fingerprint,
             left_out: draft.left_out,
             losses: draft.losses,
             seconds: BTreeMap::new(),

@@ -11,16 +11,17 @@ mod losses;
 mod plan;
 mod prove;
 mod reuse;
+mod script;
 mod unit;
 mod watch;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dozo_model::{
-    ALGORITHM, Content, Dataset, LeftOut, Manifest, PostgresContent, QualifiedName, RowVersions, ServerIdentity, SourceMatch,
-    Stage, Timestamp, human_duration,
+    Algorithm, Content, Dataset, LeftOut, Manifest, PostgresContent, QualifiedName, RowVersions, ServerIdentity, SourceMatch,
+    Stage, TableFormat, Timestamp, human_duration,
 };
 use dozo_postgres::{
     ConnInfo, Coordinator, LargeObjectCensus, PgError, PgTools, ServerFacts, Session, SnapshotWorker, database_facts,
@@ -34,6 +35,7 @@ use self::dump::{DumpedFiles, note_dependents};
 use self::plan::{Outcome, Plan, PlannedTable, Selection};
 use self::prove::Proving;
 use self::reuse::Reuse;
+use self::script::Script;
 use self::unit::{UnitContext, UnitReport, confirm, run_unit};
 use self::watch::{OurBackends, Watch};
 use super::frame::{Draft, Frame, Work};
@@ -150,6 +152,14 @@ impl Run<'_> {
             let why = left_out.first().map(|l| format!("{}: {}", l.name, l.reason)).unwrap_or_default();
             return Err(EngineError::NothingToBackUp { source_name: source.name.to_string(), why });
         }
+        for pattern in &plan.unused {
+            self.frame.warnings.add(format!("formats: `{pattern}` matches no table (of a partitioned table the root counts)"));
+        }
+        let lost = plan.tables.iter().filter(|t| t.format != TableFormat::Parquet);
+        for (table, column) in lost.flat_map(|t| t.columns.iter().filter(|c| c.text_only).map(move |c| (t, c))) {
+            let (name, kind) = (&table.locked.name, &column.type_name);
+            self.frame.warnings.add(format!("{name}.{} ({kind}) is left out: no server reads its text back", column.name));
+        }
         let mut seconds = BTreeMap::from([("prepare".to_owned(), self.frame.started.elapsed().as_secs_f64())]);
 
         let stage = Instant::now();
@@ -161,6 +171,12 @@ impl Run<'_> {
         let files =
             DumpedFiles::make(&self.opened.info, &self.opened.tools, source, &coordinator, &excluded, &self.frame.warnings)
                 .await?;
+        // All rows as COPY statements: then what stands around them makes a script of it.
+        let all = plan.tables.iter().all(|t| t.format == TableFormat::SqlGz);
+        let script = match all && self.opened.settings.format == TableFormat::SqlGz {
+            true => Some(Script::read(&self.opened.tools, &files.dump).await?),
+            false => None,
+        };
         seconds.insert("schema".into(), stage.elapsed().as_secs_f64());
 
         let (rows, bytes) = plan.estimate(&outcome);
@@ -221,7 +237,7 @@ impl Run<'_> {
         if let Some(before) = self.frame.history.newest_good() {
             losses = losses::losses(source, &before.manifest, &datasets, &left_out)?;
         }
-        let keys = files.keys(&self.frame.id, source);
+        let keys = files.keys(&self.frame.id, source, script.is_some());
         let mut put = vec![(keys.schema_dump.clone(), files.dump), (keys.schema_sql.clone(), files.sql)];
         put.extend(keys.globals_sql.clone().zip(files.globals));
         let content = PostgresContent {
@@ -237,13 +253,16 @@ impl Run<'_> {
             dump_version: self.opened.tools.major,
             files: keys,
         };
+        if let Some((script, keys)) = script.zip(content.files.script.as_ref()) {
+            put.extend(script.files(&content, keys, &files.unrestorable)?);
+        }
         let draft = Draft {
             parent: parent.map(|p| p.id.clone()),
             started: ctx.clock.fixed().unwrap_or(coordinator.taken_at),
             finished: self.finished(&coordinator).await?,
-            format: "parquet",
+            format: self.opened.settings.format.as_str(),
             workers: plan.budget.workers,
-            fingerprint: ALGORITHM,
+            fingerprint: algorithms(&content.datasets),
             left_out,
             losses,
             objects,
@@ -366,6 +385,7 @@ impl Run<'_> {
             datasets: plan.tables.clone(),
             budget: plan.budget,
             zstd_level: self.frame.source.zstd_level,
+            encoding: coordinator.facts.encoding.clone(),
             versions_wanted: wanted.collect(),
             prove,
             gate: Arc::clone(&self.gate),
@@ -453,6 +473,12 @@ impl Run<'_> {
             None => Ok(done),
         }
     }
+}
+
+/// Names the algorithms of the fingerprints of some tables.
+fn algorithms(datasets: &[Dataset]) -> String {
+    let ids: BTreeSet<&str> = datasets.iter().map(|d| Algorithm::of(&d.columns).id()).collect();
+    if ids.is_empty() { Algorithm::default().id().to_owned() } else { ids.into_iter().collect::<Vec<_>>().join(",") }
 }
 
 fn server_identity(coordinator: &Coordinator) -> ServerIdentity {

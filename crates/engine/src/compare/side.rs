@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dozo_catalog::Repository;
 use dozo_digest::ManyMd5;
-use dozo_model::{BlockRange, Column, Dataset, Fingerprint, Manifest, Profile, QualifiedName, RowDigester};
+use dozo_model::{Algorithm, BlockRange, Column, Dataset, Fingerprint, Manifest, Profile, QualifiedName, TableFormat};
 use dozo_postgres::{
     ConnInfo, Coordinator, KeyedRow, LockedTable, PgError, RowEncoder, RowSet, Session, SnapshotWorker, TableInfo, TypeCatalog,
     TypeOptions, WireError, bucket_of, columns, primary_keys, tuple_texts,
@@ -19,7 +19,7 @@ use crate::context::Context;
 use crate::intact::Digests;
 use crate::verify::{batch_rows, open};
 use crate::workers::Workers;
-use crate::{EngineError, Result};
+use crate::{EngineError, Result, texts};
 
 /// What is compared.
 #[derive(Debug, Clone)]
@@ -38,6 +38,13 @@ pub(super) struct TableView {
     pub(super) leaves: Vec<Arc<Leaf>>,
     pub(super) partitioned: bool,
     pub(super) rows_estimate: u64,
+}
+
+impl TableView {
+    /// Tells whether its rows lie in a backup.
+    pub(super) fn is_stored(&self) -> bool {
+        self.leaves.iter().any(|l| matches!(l.rows, LeafRows::Stored(_)))
+    }
 }
 
 /// Rows of one table or partition.
@@ -259,16 +266,23 @@ fn ask_stored(
     if matches!(item.ask, Ask::Fingerprint) && own == names(&item.columns) {
         return Ok(Answer::Fingerprint(dataset.fingerprint));
     }
-    let mut row_encoder = RowEncoder::for_digest_of(&dataset.columns, &names(&item.columns))?;
-    let mut key_encoder = RowEncoder::for_digest_of(&dataset.columns, &names(&item.key))?;
-    let mut md5 = ManyMd5::default();
-    let mut sum = Fingerprint::EMPTY;
-    let mut buckets: HashMap<u16, Fingerprint> = HashMap::new();
-    let mut rows: HashMap<([u8; 16], [u8; 16]), KeyedRow> = HashMap::new();
-    let mut digester = RowDigester::default();
+    let mut rows = StoredRows::new(item, Algorithm::of(&dataset.columns));
     for part in &dataset.parts {
         let fetched = handle.block_on(repository.store().fetch(&part.object))?;
         objects.check(&part.object, fetched.bytes, fetched.sha256)?;
+        if dataset.format != TableFormat::Parquet {
+            let fields: Vec<&str> = own.iter().map(String::as_str).collect();
+            let (row, key) = (places(&fields, &item.columns)?, places(&fields, &item.key)?);
+            texts::rows(fetched.data, dataset, part, cancel, &mut |printed| {
+                let picked = |places: &[usize]| printed.tuples().map(|t| pick(t, places)).collect::<Result<Vec<_>>>();
+                rows.add(&picked(&row)?, &picked(&key)?)?;
+                printed.clear();
+                Ok(())
+            })?;
+            continue;
+        }
+        let mut row_encoder = RowEncoder::for_digest_of(&dataset.columns, &names(&item.columns))?;
+        let mut key_encoder = RowEncoder::for_digest_of(&dataset.columns, &names(&item.key))?;
         let encode = |source| EngineError::Encode { object: part.object.clone(), source };
         let reader = open(fetched.data, dataset).map_err(encode)?;
         for batch in reader.rows(part.row_groups, batch_rows(dataset)).map_err(encode)? {
@@ -276,10 +290,6 @@ fn ask_stored(
                 return Err(EngineError::Cancelled);
             }
             let batch = batch.map_err(encode)?;
-            if matches!(item.ask, Ask::Fingerprint) {
-                sum += row_encoder.fingerprint(&batch, &mut digester)?;
-                continue;
-            }
             let tuples = |encoder: &mut RowEncoder| -> Result<Vec<Vec<u8>>> {
                 let mut all = Vec::with_capacity(batch.num_rows());
                 encoder.encode(&batch, |tuple| {
@@ -288,35 +298,90 @@ fn ask_stored(
                 })?;
                 Ok(all)
             };
-            let row_tuples = tuples(&mut row_encoder)?;
-            let key_tuples = if item.key.is_empty() { None } else { Some(tuples(&mut key_encoder)?) };
-            let mut digests = |tuples: &[Vec<u8>]| {
-                let slices: Vec<&[u8]> = tuples.iter().map(Vec::as_slice).collect();
-                let mut found = vec![[0; 16]; slices.len()];
-                md5.digest(&slices, |i, digest| found[i] = digest);
-                found
-            };
-            let row_digests = digests(&row_tuples);
-            let key_digests = key_tuples.as_ref().map_or_else(|| row_digests.clone(), |t| digests(t));
-            for (i, (row_digest, key_digest)) in row_digests.into_iter().zip(key_digests).enumerate() {
-                let bucket = bucket_of(key_digest);
-                match &item.ask {
-                    Ask::Rows(wanted) if wanted.contains(&bucket) => match rows.entry((key_digest, row_digest)) {
-                        Entry::Occupied(mut known) => known.get_mut().rows += 1,
-                        Entry::Vacant(place) => {
-                            let key = key_tuples.as_ref().map(|t| tuple_texts(&item.key, &t[i])).transpose()?;
-                            place.insert(KeyedRow { key_digest, row_digest, key: key.unwrap_or_default(), rows: 1 });
-                        }
-                    },
-                    Ask::Rows(_) => {}
-                    Ask::Buckets | Ask::Fingerprint => buckets.entry(bucket).or_default().add_digest(row_digest),
-                }
-            }
+            let keys = if rows.keyed() { tuples(&mut key_encoder)? } else { Vec::new() };
+            rows.add(&tuples(&mut row_encoder)?, &keys)?;
         }
     }
-    Ok(match item.ask {
-        Ask::Fingerprint => Answer::Fingerprint(sum),
-        Ask::Buckets => Answer::Buckets(buckets),
-        Ask::Rows(_) => Answer::Rows(rows.into_values().collect()),
-    })
+    Ok(rows.answer())
+}
+
+/// Returns where some columns stand among the `fields` of a tuple.
+fn places(fields: &[&str], columns: &[Column]) -> Result<Vec<usize>> {
+    let place = |c: &Column| fields.iter().position(|f| *f == c.name);
+    let missing = |c: &Column| EngineError::Internal(format!("the backup has no column `{}`", c.name));
+    columns.iter().map(|c| place(c).ok_or_else(|| missing(c))).collect()
+}
+
+/// Makes a tuple of some fields of another.
+fn pick(tuple: &[u8], places: &[usize]) -> Result<Vec<u8>> {
+    let mut fields = Vec::new();
+    let mut rest = tuple;
+    while let Some((length, tail)) = rest.split_first_chunk::<4>() {
+        let length = usize::try_from(i32::from_be_bytes(*length)).unwrap_or(0);
+        let short = || EngineError::Internal("a tuple that ends too early".into());
+        fields.push(rest.get(..4 + length).ok_or_else(short)?);
+        rest = &tail[length..];
+    }
+    Ok(places.iter().flat_map(|p| fields[*p]).copied().collect())
+}
+
+/// What an answer is made of, as the rows of a backup come.
+struct StoredRows<'a> {
+    item: &'a Item,
+    md5: ManyMd5,
+    sum: Fingerprint,
+    buckets: HashMap<u16, Fingerprint>,
+    rows: HashMap<([u8; 16], [u8; 16]), KeyedRow>,
+}
+
+impl<'a> StoredRows<'a> {
+    fn new(item: &'a Item, algorithm: Algorithm) -> Self {
+        let (buckets, rows) = (HashMap::new(), HashMap::new());
+        Self { item, md5: ManyMd5::default(), sum: Fingerprint::none(algorithm), buckets, rows }
+    }
+
+    /// Tells whether the keys of rows are asked for.
+    fn keyed(&self) -> bool {
+        !self.item.key.is_empty() && !matches!(self.item.ask, Ask::Fingerprint)
+    }
+
+    fn digests(&mut self, tuples: &[Vec<u8>]) -> Vec<[u8; 16]> {
+        let slices: Vec<&[u8]> = tuples.iter().map(Vec::as_slice).collect();
+        let mut found = vec![[0; 16]; slices.len()];
+        self.md5.digest(&slices, |i, digest| found[i] = digest);
+        found
+    }
+
+    fn add(&mut self, row_tuples: &[Vec<u8>], key_tuples: &[Vec<u8>]) -> Result<()> {
+        let row_digests = self.digests(row_tuples);
+        if matches!(self.item.ask, Ask::Fingerprint) {
+            row_digests.into_iter().for_each(|digest| self.sum.add_digest(digest));
+            return Ok(());
+        }
+        let key_digests = if self.keyed() { self.digests(key_tuples) } else { row_digests.clone() };
+        for (i, (row_digest, key_digest)) in row_digests.into_iter().zip(key_digests).enumerate() {
+            let bucket = bucket_of(key_digest);
+            match &self.item.ask {
+                Ask::Rows(wanted) if wanted.contains(&bucket) => match self.rows.entry((key_digest, row_digest)) {
+                    Entry::Occupied(mut known) => known.get_mut().rows += 1,
+                    Entry::Vacant(place) => {
+                        let texts = key_tuples.get(i).filter(|_| !self.item.key.is_empty());
+                        let key = texts.map(|t| tuple_texts(&self.item.key, t)).transpose()?.unwrap_or_default();
+                        place.insert(KeyedRow { key_digest, row_digest, key, rows: 1 });
+                    }
+                },
+                Ask::Rows(_) => {}
+                Ask::Buckets | Ask::Fingerprint => self.buckets.entry(bucket).or_default().add_digest(row_digest),
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(self) -> Answer {
+        match self.item.ask {
+            Ask::Fingerprint => Answer::Fingerprint(self.sum),
+            Ask::Buckets => Answer::Buckets(self.buckets),
+            Ask::Rows(_) => Answer::Rows(self.rows.into_values().collect()),
+        }
+    }
 }

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use dozo_duckdb::{DuckFile, DuckdbError, OpenOptions, RowRange, StoredRows, TableInfo, TableReader, checkpoint, engine_version};
 use dozo_encode::{BlockWriter, EncodeError, EncodeOptions, ParquetEncoder, TableEncoder};
 use dozo_model::{
-    BackupId, Compression, Content, DuckdbContent, DuckdbFile, DuckdbForm, DuckdbPart, DuckdbTable, LeftOut, Loss, LossUnit,
-    Manifest, ObjectRef, Progress, QualifiedName, Sha256Digest, SourceName, Stage, StoredFile, TEXT_ALGORITHM, TextFingerprint,
+    Algorithm, BackupId, Compression, Content, DuckdbContent, DuckdbFile, DuckdbForm, DuckdbPart, DuckdbTable, Fingerprint,
+    LeftOut, Loss, LossUnit, Manifest, ObjectRef, Progress, QualifiedName, Sha256Digest, SourceName, Stage, StoredFile,
     random_suffix,
 };
 use dozo_store::Layout;
@@ -147,7 +147,7 @@ struct Unit {
 struct Done {
     table: usize,
     range: RowRange,
-    fingerprint: TextFingerprint,
+    fingerprint: Fingerprint,
     /// Where the rows are stored.
     object: Option<(ObjectRef, Upload)>,
     bytes: u64,
@@ -246,7 +246,7 @@ pub(crate) async fn run(frame: &Frame<'_>, found: Found<'_>) -> Result<BackupRep
             (DuckdbForm::File, Compression::Gzip) => "duckdb.gz",
         },
         workers: budget.workers,
-        fingerprint: TEXT_ALGORITHM,
+        fingerprint: Algorithm::T1.id().to_owned(),
         left_out,
         losses,
         objects,
@@ -446,7 +446,7 @@ impl Job<'_> {
         let (mut objects, mut bytes) = (Vec::new(), 0);
         for unit in done {
             let (table, report) = (&mut found[unit.table], &mut reports[unit.table]);
-            table.fingerprint.0 += unit.fingerprint.0;
+            table.fingerprint += unit.fingerprint;
             report.bytes_read += unit.bytes;
             *report.seconds.entry("worker".into()).or_default() += unit.seconds;
             bytes += unit.bytes;
@@ -458,12 +458,12 @@ impl Job<'_> {
             }
         }
         for ((table, report), expected) in found.iter().zip(&mut reports).zip(counted) {
-            let rows = table.fingerprint.0.rows;
+            let rows = table.fingerprint.rows;
             if rows != expected {
                 let what = table.full_name(name);
                 return Err(EngineError::Internal(format!("{rows} rows of {what} were read, of {expected}")));
             }
-            report.rows = table.fingerprint.0.rows;
+            report.rows = table.fingerprint.rows;
             report.fingerprint = table.fingerprint.to_string();
         }
         Ok((found, objects, reports, bytes))
@@ -476,7 +476,7 @@ fn described(table: &TableInfo) -> DuckdbTable {
         schema: table.schema.clone(),
         name: table.name.clone(),
         columns: table.columns.clone(),
-        fingerprint: TextFingerprint::default(),
+        fingerprint: Fingerprint::none(Algorithm::T1),
         shape: Sha256Digest::of(columns.join("\0\0").as_bytes()),
         parts: Vec::new(),
     }
@@ -581,12 +581,12 @@ fn copy<S: dozo_encode::PartSink>(
 /// Did a table lose more rows than is likely, or is it gone?
 fn losses(source: &SourceSettings, before: &DuckdbContent, now: &DuckdbContent, left_out: &[LeftOut]) -> Result<Vec<Loss>> {
     let ignored = Patterns::new(&source.shrink_ignore)?;
-    let rows: BTreeMap<String, u64> = now.tables().map(|(file, t)| (t.full_name(file), t.fingerprint.0.rows)).collect();
+    let rows: BTreeMap<String, u64> = now.tables().map(|(file, t)| (t.full_name(file), t.fingerprint.rows)).collect();
     let unread = |file: &str| left_out.iter().any(|l| l.error && l.name.name == file);
     let lost = before.tables().filter_map(|(file, t)| {
         let table = QualifiedName::new(&t.schema, &t.name);
         let name = QualifiedName::new(format!("{file}:{}", t.schema), &t.name);
-        let (had, has) = (t.fingerprint.0.rows, rows.get(&t.full_name(file)).copied());
+        let (had, has) = (t.fingerprint.rows, rows.get(&t.full_name(file)).copied());
         let meant = ignored.matching(&table, None).is_some() || left_out.iter().any(|l| l.name == name) || unread(file);
         (source.shrank(had, has) && !meant).then_some(Loss { name, unit: LossUnit::Rows, before: had, now: has })
     });

@@ -150,7 +150,7 @@ impl Job<'_> {
             path: file.path.clone(),
             bytes,
             tables: file.tables.len(),
-            rows: file.tables.iter().map(|t| t.fingerprint.0.rows).sum(),
+            rows: file.tables.iter().map(|t| t.fingerprint.rows).sum(),
             verdict,
         })
     }
@@ -183,7 +183,7 @@ impl Job<'_> {
                 Ok(new)
             })
             .await?;
-            let (name, rows) = (table.full_name(&file.path), table.fingerprint.0.rows);
+            let (name, rows) = (table.full_name(&file.path), table.fingerprint.rows);
             self.ctx.progress.advance(&name, rows, 0);
             self.ctx.progress.done(&name, rows, began.elapsed().as_secs_f64());
         }

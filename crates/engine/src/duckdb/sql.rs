@@ -14,7 +14,9 @@ use arrow_array::{Array, RecordBatch};
 use dozo_catalog::Repository;
 use dozo_duckdb::{Queries, QueryTable, TableInfo, path_of};
 use dozo_encode::{EncodeOptions, ParquetEncoder, TableEncoder};
-use dozo_model::{Content, Dataset, DuckdbContent, DuckdbForm, Manifest, PostgresContent, QualifiedName, quote_ident};
+use dozo_model::{
+    Content, Dataset, DuckdbContent, DuckdbForm, Manifest, PostgresContent, QualifiedName, TableFormat, quote_ident,
+};
 use dozo_postgres::arrow_schema;
 
 use crate::context::Context;
@@ -37,6 +39,8 @@ struct Stored<'a> {
     objects: Vec<&'a str>,
     view: View<'a>,
     escaped: bool,
+    /// Another form than Parquet that it is kept in.
+    format: Option<TableFormat>,
 }
 
 /// Answers a query. `each` is given the rows as they come.
@@ -71,6 +75,10 @@ pub(crate) async fn sql(
         text.contains(&name) || text.contains(&name.replace('"', "\"\""))
     };
     let asked: Vec<Stored<'_>> = all.into_iter().filter(named).collect();
+    if let Some((table, format)) = asked.iter().find_map(|t| Some((&t.name, t.format?))) {
+        let text = format!("{table} is kept as {}, and only Parquet is asked where it lies: restore it", format.as_str());
+        return Err(EngineError::Options(text));
+    }
     let digests = Digests::of(manifest);
     let mut keys: Vec<&str> = asked.iter().flat_map(|t| t.objects.iter().copied()).collect();
     keys.sort_unstable();
@@ -138,12 +146,14 @@ fn of_postgres(pg: &PostgresContent) -> Vec<Stored<'_>> {
 
 /// A table, a partition, or all leaves of a tree.
 fn of_tree<'a>(name: &QualifiedName, leaves: Vec<&'a Dataset>) -> Stored<'a> {
+    let leaves_format = leaves.iter().map(|d| d.format).find(|f| *f != TableFormat::Parquet);
     let escaped = leaves.iter().any(|d| d.escaped.values().any(|n| *n > 0));
     Stored {
         name: name.clone(),
         objects: leaves.iter().flat_map(|d| &d.parts).map(|p| p.object.as_str()).collect(),
         view: Box::new(move |paths| leaves.iter().map(|d| rows_of(d, escaped, paths)).collect::<Vec<_>>().join(" UNION ALL ")),
         escaped,
+        format: leaves_format,
     }
 }
 
@@ -207,6 +217,7 @@ fn of_duckdb(content: &DuckdbContent) -> Vec<Stored<'_>> {
                 TableInfo::described(table).rows_sql(&format!("read_parquet([{}])", files.join(", ")))
             }),
             escaped: false,
+            format: None,
         })
         .collect()
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use dozo_duckdb::{DuckFile, DuckdbError, OpenOptions, StoredTable};
-use dozo_model::{Content, DuckdbFile, DuckdbPart, DuckdbTable, Finding, FindingKind, Manifest, TextFingerprint};
+use dozo_model::{Content, DuckdbFile, DuckdbPart, DuckdbTable, Finding, FindingKind, Fingerprint, Manifest};
 use dozo_store::Fetched;
 use tokio_util::sync::CancellationToken;
 
@@ -53,8 +53,8 @@ pub(crate) fn uses(manifest: &Manifest) -> HashMap<&str, Use> {
 /// Decodes an object and compares its rows with the manifest. Returns how many there are, and what is wrong.
 pub(crate) fn decode(key: &str, fetched: Fetched, used: &Use, cancel: &CancellationToken) -> Result<(u64, Vec<Finding>)> {
     let finding = |kind, table: String, detail| Finding { kind, object: key.to_owned(), tables: vec![table], detail };
-    let compare = |table: String, expected: TextFingerprint, found: TextFingerprint| {
-        let (rows, wanted) = (found.0.rows, expected.0.rows);
+    let compare = |table: String, expected: Fingerprint, found: Fingerprint| {
+        let (rows, wanted) = (found.rows, expected.rows);
         match found == expected {
             true => None,
             false if rows != wanted => Some(finding(FindingKind::Rows, table, format!("{rows} rows instead of {wanted}"))),
@@ -68,7 +68,7 @@ pub(crate) fn decode(key: &str, fetched: Fetched, used: &Use, cancel: &Cancellat
             stored.add(super::file_of(fetched.data)?);
             let name = table.full_name(file);
             match stored.fingerprint(MEMORY, stopped) {
-                Ok(found) => Ok((found.0.rows, compare(name, part.fingerprint, found).into_iter().collect())),
+                Ok(found) => Ok((found.rows, compare(name, part.fingerprint, found).into_iter().collect())),
                 Err(DuckdbError::Cancelled) => Err(EngineError::Cancelled),
                 Err(e) => Ok((0, vec![finding(FindingKind::Decode, name, e.to_string())])),
             }
@@ -95,7 +95,7 @@ pub(crate) fn decode(key: &str, fetched: Fetched, used: &Use, cancel: &Cancellat
                         match found.get(&(table.schema.clone(), table.name.clone())) {
                             None => findings.push(finding(FindingKind::Content, name, "the table is not in it".into())),
                             Some(print) => {
-                                rows += print.0.rows;
+                                rows += print.rows;
                                 findings.extend(compare(name, table.fingerprint, *print));
                             }
                         }
@@ -113,7 +113,7 @@ pub(super) fn fingerprints(
     temp: &Path,
     memory: u64,
     stopped: impl Fn() -> bool,
-) -> std::result::Result<HashMap<(String, String), TextFingerprint>, DuckdbError> {
+) -> std::result::Result<HashMap<(String, String), Fingerprint>, DuckdbError> {
     let options = OpenOptions { lock_timeout: Duration::from_secs(10), memory, temp: temp.to_owned() };
     let file = DuckFile::open(path, &options, &stopped)?;
     let reader = file.reader()?;

@@ -265,7 +265,7 @@ pub(crate) async fn run(frame: &Frame<'_>, set: Set<'_>) -> Result<BackupReport>
         finished: ctx.clock.now(),
         format: if settings.compression == Compression::Zstd { "tar.zst" } else { "tar.gz" },
         workers: budget.workers,
-        fingerprint: "sha256",
+        fingerprint: "sha256".into(),
         left_out,
         losses,
         objects,

@@ -315,7 +315,7 @@ async fn gc() {
     let table = dozo_model::QualifiedName::new("public", "a");
     repository
         .store()
-        .put_own(&Layout::data(&first.source, &table, None, 0, &dead, "abcdefgh"), tool().version.into())
+        .put_own(&Layout::data(&first.source, &table, None, 0, &dead, "abcdefgh", "parquet"), tool().version.into())
         .await
         .unwrap();
     let swept = sweep

@@ -12,7 +12,7 @@ use dozo_engine::{
     replicate, restore, verify,
 };
 use dozo_model::{
-    ByteSize, Clock, Explain, Manifest, NoProgress, Operator, Profile, SourceName, SystemClock, Verdict, VerifyLevel,
+    ByteSize, Clock, Explain, Manifest, NoProgress, Operator, Profile, SourceName, SystemClock, TableFormat, Verdict, VerifyLevel,
 };
 use dozo_testkit::{Cluster, Database, S3Server};
 use tokio_util::sync::CancellationToken;
@@ -161,6 +161,8 @@ impl Verbs {
                 on_block: OnBlock::Warn,
                 max_replication_lag: None,
                 profile: Profile::Lake,
+                format: TableFormat::default(),
+                formats: Vec::new(),
                 text_only: vec![],
                 refuse_unknown_encoding: false,
             }),

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Sha256Digest, TextFingerprint};
+use crate::{Fingerprint, Sha256Digest};
 
 /// What a backup of DuckDB files holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,7 +119,7 @@ pub struct DuckdbTable {
     /// Columns in the table's order, generated ones left out.
     pub columns: Vec<DuckdbColumn>,
     /// Rows and their digests, by the algorithm of the manifest.
-    pub fingerprint: TextFingerprint,
+    pub fingerprint: Fingerprint,
     /// Digest of the columns' names and types: fingerprints are compared only where it is equal.
     pub shape: Sha256Digest,
     /// Where the rows are, in the parquet form.
@@ -154,5 +154,5 @@ pub struct DuckdbPart {
     /// Key of the object, one of `objects`.
     pub object: String,
     /// Rows and their digests.
-    pub fingerprint: TextFingerprint,
+    pub fingerprint: Fingerprint,
 }

@@ -7,7 +7,7 @@ use dozo_engine::{
     CommandSettings, DatabaseChoice, DuckdbSettings, FilesSettings, Hook, Hooks, OnBlock, PostgresSettings, RotateSettings,
     SourceKind, SourceSettings, ToolChoice, UnseenWriters, UrlRef,
 };
-use dozo_model::{ByteSize, Compression, DuckdbForm, FilePath, Percent, Profile, SourceName, Span};
+use dozo_model::{ByteSize, Compression, DuckdbForm, FilePath, Percent, Profile, SourceName, Span, TableFormat};
 use toml::de::{DeTable, DeValue};
 
 use super::{Defaults, Reader, Table, default_workers};
@@ -111,9 +111,8 @@ impl<'t> Reader<'t> {
         let base = self.base.clone();
         let url = url
             .and_then(|u| UrlRef::parse(&u, &base).map_err(|e| self.problem(line, &format!("{path}.url"), e.to_string())).ok());
-        if let Some(format) = self.text(table, "format").filter(|f| f != "parquet") {
-            self.problem(line, &format!("{path}.format"), format!("`{format}` is not available in this version (parquet)"));
-        }
+        let format = self.one_of(table, "format", TableFormat::ALL.map(|f| (f.as_str(), f)));
+        let formats = self.formats(table, path);
         let pg_tools = self.pg_tools(table);
         let max_block = self.parsed::<Span>(table, "max-block").map_or(MAX_BLOCK, |s| s.0);
         let on_block = [("warn", OnBlock::Warn), ("release", OnBlock::Release), ("abort", OnBlock::Abort)];
@@ -132,9 +131,30 @@ impl<'t> Reader<'t> {
             on_block,
             max_replication_lag: (!lag.is_zero()).then_some(lag),
             profile,
+            format,
+            formats,
             text_only,
             refuse_unknown_encoding: unknown,
         })
+    }
+
+    /// Reads `formats = { "schema.table" = "csv.gz" }`.
+    fn formats(&mut self, table: &mut Table<'t>, path: &str) -> Vec<(String, TableFormat)> {
+        let Some((line, value)) = self.take(table, "formats") else { return Vec::new() };
+        let key = format!("{path}.formats");
+        let DeValue::Table(inner) = value else {
+            self.problem(line, &key, "it must be a table, like { \"public.events\" = \"csv.gz\" }".into());
+            return Vec::new();
+        };
+        let patterns: Vec<String> = inner.keys().map(|k| k.get_ref().to_string()).collect();
+        let mut rules = self.table(key, inner);
+        patterns
+            .into_iter()
+            .map(|pattern| {
+                let format = self.one_of(&mut rules, &pattern, TableFormat::ALL.map(|f| (f.as_str(), f)));
+                (pattern, format)
+            })
+            .collect()
     }
 
     fn duckdb(&mut self, table: &mut Table<'t>, path: &str, line: usize) -> Option<DuckdbSettings> {

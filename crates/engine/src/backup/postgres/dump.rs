@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
-use dozo_model::{BackupId, Files, LeftOut, QualifiedName};
+use dozo_model::{BackupId, Files, LeftOut, QualifiedName, ScriptFiles};
 use dozo_postgres::{ConnInfo, Coordinator, PgError, PgTools, dependents};
 use dozo_store::Layout;
 
@@ -46,13 +46,19 @@ impl DumpedFiles {
         Ok(Self { dump: dump.into(), sql: sql.into(), globals, unrestorable })
     }
 
-    pub(super) fn keys(&self, id: &BackupId, source: &SourceSettings) -> Files {
+    pub(super) fn keys(&self, id: &BackupId, source: &SourceSettings, script: bool) -> Files {
         let key = |name: &str| Layout::file(&source.name, id, name);
         Files {
             restore_md: key("RESTORE.md"),
             schema_dump: key("schema.dump"),
             schema_sql: key("schema.sql"),
             globals_sql: self.globals.as_ref().map(|_| key("globals.sql")),
+            script: script.then(|| ScriptFiles {
+                before: key("before.sql.gz"),
+                after: key("after.sql.gz"),
+                last: key("last.sql.gz"),
+                owners: key("owners.sql.gz"),
+            }),
         }
     }
 }

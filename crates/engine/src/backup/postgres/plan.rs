@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use dozo_model::{
-    BlockRange, Column, Dataset, DatasetKind, Fingerprint, KeyRange, LeftOut, ObjectRef, Part, PartitionedTable, PgType, Profile,
-    QualifiedName, RowVersions, SourceMatch, quote_ident,
+    BlockRange, Column, Dataset, DatasetKind, Fingerprint, KeyRange, LeftOut, ObjectRef, Part, PartitionedTable, PgType,
+    QualifiedName, RowVersions, SourceMatch, TableFormat, quote_ident,
 };
 use dozo_postgres::{
     ChunkLimits, Coordinator, LargeObjectCensus, LockedTable, NO_ENCODING, Planned, RowSet, SequenceInfo, TableInfo, TokenShape,
@@ -145,10 +145,12 @@ pub(crate) struct PlannedTable {
     pub(crate) parent: Option<QualifiedName>,
     pub(crate) bound: Option<String>,
     pub(crate) columns: Vec<Column>,
-    kind: DatasetKind,
+    pub(crate) kind: DatasetKind,
     pub(crate) key_column: Option<String>,
     /// Columns of the primary key.
     pub(crate) key: Vec<String>,
+    /// Form of its objects.
+    pub(crate) format: TableFormat,
     /// Shape of its change token, or why it has none.
     pub(crate) shape: TokenShape,
     blocks: u64,
@@ -166,7 +168,8 @@ impl Planned for &PlannedTable {
     }
 
     fn family(&self) -> Option<&QualifiedName> {
-        self.root.as_ref()
+        // Texts of several tables in one file would be nobody's.
+        self.root.as_ref().filter(|_| self.format == TableFormat::Parquet)
     }
 
     fn same_columns(&self, other: &Self) -> bool {
@@ -179,6 +182,8 @@ pub(crate) struct Plan {
     pub(crate) budget: Budget,
     pub(crate) tables: Arc<Vec<PlannedTable>>,
     pub(crate) partitioned: Vec<PartitionedTable>,
+    /// Patterns of formats that no table matches.
+    pub(crate) unused: Vec<String>,
 }
 
 impl Plan {
@@ -197,6 +202,16 @@ impl Plan {
         let asked = |t: &TableInfo, column: &str| text_only.matches(&t.name, t.root.as_ref().map(|(_, n)| n), column);
         let mut all_columns = columns(session, &types, &with_rows, asked).await?;
         refuse_unknown_encoding(coordinator, settings, &with_rows, &all_columns)?;
+        let formats = Formats::new(settings)?;
+        let mut format_of = HashMap::new();
+        for table in &with_rows {
+            let format = formats.of(table.root.as_ref().map_or(&table.name, |(_, root)| root))?;
+            format_of.insert(table.oid, format);
+            if format != TableFormat::Parquet {
+                let columns = all_columns.entry(table.oid).or_default();
+                *columns = Column::printed_all(std::mem::take(columns));
+            }
+        }
         let blocks = coordinator.blocks().await?;
         let keys = partition_keys(session).await?;
         let mut primary = primary_keys(session).await?;
@@ -218,6 +233,7 @@ impl Plan {
                 columns: all_columns.remove(&t.oid).unwrap_or_default(),
                 key_column: t.root.as_ref().and_then(|(oid, _)| keys.get(oid).cloned()),
                 key: primary.remove(&t.oid).unwrap_or_default(),
+                format: format_of.get(&t.oid).copied().unwrap_or_default(),
                 shape: match t.configuration {
                     Some(_) => Err("only some of its rows are copied"),
                     None => shapes.remove(&t.oid).unwrap_or(Err("its columns cannot be described")),
@@ -228,11 +244,12 @@ impl Plan {
             })
             .collect();
         if !large.groups.is_empty() {
-            tables.push(PlannedTable::large_objects(large, settings.profile));
+            tables.push(PlannedTable::large_objects(large, settings));
         }
         let partitioned = locked.iter().filter(|t| t.kind == 'p');
         let partitioned = partitioned.map(|t| PartitionedTable { name: t.name.clone(), parent: t.parent.clone() }).collect();
-        Ok(Self { budget, tables: Arc::new(tables), partitioned })
+        let unused = formats.unused(tables.iter().map(|t| t.root.as_ref().unwrap_or(&t.locked.name)));
+        Ok(Self { budget, tables: Arc::new(tables), partitioned, unused })
     }
 
     /// Cuts the tables that are to be copied into units, largest first.
@@ -309,6 +326,40 @@ impl Plan {
     }
 }
 
+/// The formats of tables.
+struct Formats<'a> {
+    settings: &'a PostgresSettings,
+    by_pattern: Vec<(Patterns, &'a str, TableFormat)>,
+}
+
+impl<'a> Formats<'a> {
+    fn new(settings: &'a PostgresSettings) -> Result<Self> {
+        let compile = |(pattern, format): &'a (String, TableFormat)| {
+            Ok((Patterns::new(std::slice::from_ref(pattern))?, pattern.as_str(), *format))
+        };
+        Ok(Self { settings, by_pattern: settings.formats.iter().map(compile).collect::<Result<_>>()? })
+    }
+
+    /// Returns the format of a table, or of a tree by its root: fingerprints of partitions add up only in one form.
+    fn of(&self, name: &QualifiedName) -> Result<TableFormat> {
+        let mut matching = self.by_pattern.iter().filter(|(p, ..)| p.matching(name, None).is_some());
+        let Some((_, pattern, format)) = matching.next() else { return Ok(self.settings.format) };
+        match matching.find(|(.., other)| other != format) {
+            None => Ok(*format),
+            Some((_, other, _)) => {
+                Err(EngineError::Formats { table: name.clone(), patterns: [(*pattern).to_owned(), (*other).to_owned()] })
+            }
+        }
+    }
+
+    /// Returns the patterns that match no table: often of tables that come and go.
+    fn unused<'t>(&self, roots: impl Iterator<Item = &'t QualifiedName>) -> Vec<String> {
+        let roots: Vec<_> = roots.collect();
+        let unused = self.by_pattern.iter().filter(|(p, ..)| !roots.iter().any(|name| p.matching(name, None).is_some()));
+        unused.map(|(_, pattern, _)| (*pattern).to_owned()).collect()
+    }
+}
+
 /// Where somebody asked for it, texts of which nobody knows the encoding are refused, all columns named at once.
 fn refuse_unknown_encoding(
     coordinator: &Coordinator,
@@ -369,13 +420,18 @@ fn row_set(table: &TableInfo) -> RowSet {
 impl PlannedTable {
     /// The table that large objects look like.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    fn large_objects(census: &LargeObjectCensus, profile: Profile) -> Self {
+    fn large_objects(census: &LargeObjectCensus, settings: &PostgresSettings) -> Self {
+        let mut columns = large_object_columns(settings.profile);
+        if settings.format != TableFormat::Parquet {
+            columns = Column::printed_all(columns);
+        }
         Self {
             locked: LockedTable { oid: 0, name: large_objects_name(), filenode: 0, rows: RowSet::LargeObjects },
             root: None,
             parent: None,
             bound: None,
-            columns: large_object_columns(profile),
+            columns,
+            format: settings.format,
             kind: DatasetKind::LargeObjects,
             key_column: None,
             key: vec!["loid".into(), "at".into()],
@@ -403,6 +459,7 @@ impl PlannedTable {
                 RowSet::Own | RowSet::LargeObjects => None,
             },
             shape: shape_digest(&self.columns),
+            format: self.format,
             columns: self.columns.clone(),
             fingerprint,
             key_range: range,

@@ -1,25 +1,25 @@
 //! One unit of work: ranges of a table (or small partitions of one tree) become one object.
 //!
-//! row versions → receive → digest → decode → encode → SHA-256, all on the worker's thread; finished parts go through a bounded
-//! queue to the uploader. Where the source is to be proven, the server computes the fingerprint of the same range in the same
+//! row versions → receive → digest → decode → encode → SHA-256, all on the worker's thread (of texts nothing is decoded, and
+//! "encode" is gzip); finished parts go through a bounded queue to the uploader. Where the source is to be proven, the server computes the fingerprint of the same range in the same
 //! snapshot.
+
+mod parquet;
+mod texts;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
 
-use dozo_encode::{EncodeError, EncodeOptions, ParquetEncoder, TableEncoder};
 use dozo_model::{
-    BackupId, BlockRange, Column, Fingerprint, ObjectRef, Part, Progress, RowDigester, RowVersions, SourceName, random_suffix,
+    BackupId, BlockRange, Column, Fingerprint, ObjectRef, Part, Progress, RowVersions, SourceName, TableFormat, random_suffix,
 };
-use dozo_postgres::{LockedTable, PgError, RowBlock, RowDecoder, RowSource, SnapshotWorker, Unit};
+use dozo_postgres::{LockedTable, PgError, SnapshotWorker, Unit};
 use dozo_store::Layout;
 
-use super::geo;
 use super::plan::PlannedTable;
 use super::prove::Proving;
 use crate::backup::gate::Gate;
-use crate::backup::uploads::{Upload, UploadSink, Uploads};
+use crate::backup::uploads::{Upload, Uploads};
 use crate::backup::warnings::Warnings;
 use crate::budget::Budget;
 use crate::{EngineError, Result};
@@ -31,6 +31,8 @@ pub(crate) struct UnitContext {
     pub(crate) datasets: Arc<Vec<PlannedTable>>,
     pub(crate) budget: Budget,
     pub(crate) zstd_level: i32,
+    /// Encoding of the database.
+    pub(crate) encoding: String,
     /// Tables whose row versions are summed with the copy.
     pub(crate) versions_wanted: HashSet<usize>,
     /// Ranges that the server is to confirm.
@@ -67,133 +69,13 @@ pub(crate) fn run_unit(worker: &mut SnapshotWorker, unit: &Unit, shared: &UnitCo
     let table = first.root.as_ref().unwrap_or(&first.locked.name);
     let partition = (unit.pieces.len() == 1 && first.root.is_some()).then_some(first.locked.name.name.as_str());
     let random = random_suffix(&mut rand::rng(), 8);
-    let key = Layout::data(&shared.source, table, partition, unit.chunk, &shared.id, &random);
-    let ((object, pieces), upload) = shared.uploads.store(&key, |sink| copy_pieces(worker, unit, shared, &key, sink))?;
+    let key = Layout::data(&shared.source, table, partition, unit.chunk, &shared.id, &random, first.format.as_str());
+    let ((object, pieces), upload) = shared.uploads.store(&key, |sink| match (first.format, unit.pieces.as_slice()) {
+        (TableFormat::Parquet, _) => parquet::copy(worker, unit, shared, &key, sink),
+        (TableFormat::CsvGz | TableFormat::SqlGz, [piece]) => texts::copy(worker, piece, shared, &key, sink),
+        _ => Err(EngineError::Internal("only a Parquet file holds several partitions".into())),
+    })?;
     Ok(UnitReport { object, pieces, upload })
-}
-
-fn copy_pieces(
-    worker: &mut SnapshotWorker,
-    unit: &Unit,
-    shared: &UnitContext,
-    key: &str,
-    sink: UploadSink,
-) -> Result<(ObjectRef, Vec<PieceReport>)> {
-    let encode_error = |source| EngineError::Encode { object: key.to_owned(), source };
-    let first = &shared.datasets[unit.pieces[0].dataset];
-    let mut decoder = RowDecoder::new(&first.columns);
-    let mut metadata = vec![
-        ("dozo.backup".into(), format!("{}@{}", shared.source, shared.id)),
-        ("dozo.table".into(), first.root.as_ref().unwrap_or(&first.locked.name).to_string()),
-        ("dozo.columns".into(), serde_json::to_string(&first.columns).map_err(|e| EngineError::Internal(e.to_string()))?),
-    ];
-    metadata.extend(geo::metadata(&first.columns));
-    let options = EncodeOptions {
-        zstd_level: shared.zstd_level,
-        row_group_rows: shared.budget.row_group_rows,
-        row_group_bytes: shared.budget.row_group_bytes,
-        part_bytes: shared.budget.parts.bytes,
-        metadata,
-    };
-    let waited = sink.waited();
-    let mut upload = waited.take();
-    let encoder = ParquetEncoder::new(decoder.schema(), &options, sink).map_err(encode_error)?;
-    let mut encoder: Box<dyn TableEncoder<UploadSink>> = Box::new(encoder);
-    let mut digester = RowDigester::default();
-    let mut block = RowBlock::default();
-    let mut pieces = Vec::new();
-    let mut rows_before = 0;
-    for piece in &unit.pieces {
-        let table = &shared.datasets[piece.dataset];
-        let name = table.locked.name.to_string();
-        let began = Instant::now();
-        let cancel = worker.cancel().clone();
-        shared.gate.pass(0, &cancel)?;
-        // Before the rows: the scan warms the server's cache for them.
-        let wanted = shared.versions_wanted.contains(&piece.dataset);
-        let versions = wanted.then(|| worker.row_versions(&table.locked, piece.blocks)).transpose()?;
-        let counting = began.elapsed().as_secs_f64();
-        let (mut bytes_read, mut rows) = (0, 0);
-        let (mut receive, mut decode, mut encode) = (0.0, 0.0, 0.0);
-        {
-            let mut reader = worker.copy(&table.locked, &table.columns, piece.blocks)?;
-            loop {
-                let t0 = Instant::now();
-                let more = match reader.fill(&mut block) {
-                    Ok(more) => more,
-                    Err(e) if too_large(&e) => {
-                        drop(reader);
-                        return Err(name_row(worker, table, e));
-                    }
-                    Err(e) => return Err(e.into()),
-                };
-                let t1 = Instant::now();
-                receive += (t1 - t0).as_secs_f64();
-                if !more {
-                    break;
-                }
-                let batch =
-                    decoder.decode(&mut block, &mut digester).map_err(|source| PgError::Wire { table: name.clone(), source })?;
-                let t2 = Instant::now();
-                decode += (t2 - t1).as_secs_f64();
-                encoder.write(&batch).map_err(encode_error)?;
-                encode += t2.elapsed().as_secs_f64();
-                bytes_read += block.bytes() as u64;
-                rows += block.rows() as u64;
-                shared.progress.advance(&name, block.rows() as u64, block.bytes() as u64);
-                shared.gate.pass(block.bytes() as u64, &cancel)?;
-            }
-        }
-        let t3 = Instant::now();
-        let row_groups = encoder.end_run().map_err(encode_error)?;
-        encode += t3.elapsed().as_secs_f64();
-        if piece.blocks.to.is_none() {
-            shared.progress.done(&name, rows, began.elapsed().as_secs_f64());
-        }
-        let fingerprint = digester.take();
-        let t4 = Instant::now();
-        let matched = if shared.prove.wants(piece.dataset, piece.blocks) {
-            Some(confirm(worker, &table.locked, &table.columns, piece.blocks, fingerprint, &shared.warnings)?)
-        } else {
-            None
-        };
-        let in_encode = waited.take();
-        upload += in_encode;
-        let encode = (encode - in_encode).max(0.0);
-        let mut seconds = BTreeMap::from([("receive", receive), ("decode", decode), ("encode", encode), ("upload", upload)]);
-        upload = 0.0;
-        seconds.extend(wanted.then_some(("versions", counting)));
-        seconds.extend(matched.map(|_| ("prove", t4.elapsed().as_secs_f64())));
-        pieces.push(PieceReport {
-            dataset: piece.dataset,
-            part: Part {
-                object: key.to_owned(),
-                row_groups,
-                fingerprint,
-                blocks: piece.blocks,
-                first_row: (unit.pieces.len() > 1).then_some(rows_before),
-            },
-            bytes_read,
-            escaped: decoder.take_escaped(),
-            seconds,
-            key_range: None,
-            versions,
-            matched,
-        });
-        rows_before += rows;
-    }
-    let (sink, encoded) = encoder.finish().map_err(encode_error)?;
-    sink.end().map_err(|_| encode_error(EncodeError::Closed))?;
-    if let Some(last) = pieces.last_mut() {
-        *last.seconds.entry("upload").or_default() += waited.take();
-    }
-    for piece in &mut pieces {
-        let table = &shared.datasets[piece.dataset];
-        let column = table.key_column.as_ref().and_then(|name| table.columns.iter().find(|c| &c.name == name));
-        piece.key_range = column.and_then(|c| encoded.int_range(&c.parquet_name, piece.part.row_groups));
-    }
-    let object = ObjectRef { key: key.to_owned(), bytes: encoded.bytes, sha256: encoded.sha256 };
-    Ok((object, pieces))
 }
 
 /// Says which row the server could not send.
