@@ -354,7 +354,9 @@ async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
 
         let stage = Instant::now();
         ctx.progress.stage(Stage::PostData, 0, 0);
-        for (n, group) in plan.post_data().into_iter().enumerate() {
+        let mut groups = plan.post_data();
+        let event_triggers = std::mem::take(&mut groups[RestorePlan::EVENT_TRIGGERS]);
+        for (n, group) in groups.into_iter().enumerate() {
             if n == RestorePlan::FOREIGN_KEYS && !early.is_empty() {
                 load_rows(job, source, std::mem::take(&mut early), &mut complete, Missing::Fail).await?;
             }
@@ -377,8 +379,6 @@ async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
                 ));
             }
         }
-        late = left_out_late.len();
-        warnings.extend(left_out_late.into_iter().map(|what| format!("left out {what}")));
         let owners = !options.no_owner && options.role.is_none();
         if plan.whole && options.content != Content::Data {
             let mut statements = subscription_statements(&pg.database.subscriptions, owners);
@@ -396,6 +396,9 @@ async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
         }
         let of_users = plan.datasets.iter().filter(|d| d.dataset.kind != DatasetKind::LargeObjects);
         target.analyze(&of_users.map(|d| d.target.clone()).collect::<Vec<_>>()).await?;
+        left_out_late.extend(run_entries(ctx, info, options, event_triggers, &done).await?);
+        late = left_out_late.len();
+        warnings.extend(left_out_late.into_iter().map(|what| format!("left out {what}")));
         timed(Stage::PostData, stage);
 
         let stage = Instant::now();

@@ -1,4 +1,4 @@
-//! Writes `RESTORE.md`: how to restore exactly this backup with `psql`, `pg_restore` and DuckDB, and nothing else.
+//! Writes `RESTORE.md`: how to restore exactly this backup with `gunzip`, `psql` and, for Parquet, DuckDB, and nothing else.
 //!
 //! Every `sh` block runs as it stands, in order; tests execute them. It is written from the manifest's typed fields.
 
@@ -11,11 +11,11 @@ use dozo_model::{
 };
 use dozo_postgres::{
     client_encoding, copy_csv_into, copy_text_into, database_statements, dataset_fingerprint_sql, exact_only_through_dozo,
-    fingerprint_settings, large_object_statements, names_relations, subscription_statements, text_from_parquet,
+    fingerprint_settings, names_relations, subscription_statements, text_from_parquet,
 };
 
-/// Returns the text. `skip` are entries of the schema that need a table that is not in the backup.
-pub(crate) fn write(manifest: &Manifest, pg: &PostgresContent, url: &str, skip: &BTreeSet<u32>) -> String {
+/// Returns the text.
+pub(crate) fn write(manifest: &Manifest, pg: &PostgresContent, script: &ScriptFiles, url: &str) -> String {
     let mut out = String::new();
     let m = manifest;
     let file = |key: &str| format!("\"$REPO/{key}\"");
@@ -59,57 +59,83 @@ listed under *Objects* to a folder first, keeping their paths (for example with 
                 writeln!(out, "\nRoles could not be read. These own or may use something: {}.\n", plain(&pg.roles.join(", ")));
         }
     }
-    if let Some(script) = &pg.files.script {
+    if pg.datasets.iter().all(|d| d.format == TableFormat::SqlGz) {
         one_script(&mut out, pg, script);
-        proof(&mut out, pg, 3);
-        return ending(out, m, pg);
+    } else {
+        step_by_step(&mut out, pg, script);
     }
-    let dump = file(&pg.files.schema_dump);
+    owners(&mut out, pg, script);
+    proof(&mut out, pg);
+    ending(out, m, pg)
+}
+
+/// Makes definitions, loads each table by its form, makes the rest.
+fn step_by_step(out: &mut String, pg: &PostgresContent, script: &ScriptFiles) {
     let _ = writeln!(
         out,
-        "## 2. Schema, before the rows\n\n```sh\nset -eu\nexport PGCLIENTENCODING={client}\ncd \"$WORK\"\nln -sfn \"$REPO\" repo",
-        client = client_encoding(&pg.server.encoding)
+        "## 2. Definitions, before the rows\n\n```sh\n{}ln -sfn \"$REPO\" repo\n{}```\n\n## 3. Rows\n",
+        beginning(pg),
+        piped(&format!("gunzip -c \"$REPO/{}\"\n", script.before), "")
     );
-    section(&mut out, &dump, "pre-data", skip);
-    let _ = writeln!(
-        out,
-        "```\n\nLeave out `--no-owner --no-privileges` where the roles exist.\n\n## 3. Rows\n\nDuckDB turns each Parquet file into lines for COPY, `psql` loads \
-         them. Values that a readable column cannot hold come from the column `_dozo_exact`."
-    );
+    if pg.datasets.iter().any(|d| d.format == TableFormat::Parquet) {
+        let _ = writeln!(
+            out,
+            "DuckDB turns each Parquet file into lines for COPY, `psql` loads them. Values that a readable column cannot hold come from the column\n`_dozo_exact`."
+        );
+    }
+    if pg.datasets.iter().any(|d| d.format == TableFormat::CsvGz) {
+        let _ = writeln!(
+            out,
+            "\nThe objects of a table, one behind the other, are one CSV file. A line that is only `\\.` within a value would end it for\n`psql`: then Python writes the lines anew.\n\n```sh"
+        );
+        heredoc(out, "cat > \"$WORK/dozo-csv.py\"", CSV_TO_TEXT);
+        let _ = writeln!(out, "```");
+    }
     let (late, early): (Vec<&Dataset>, Vec<&Dataset>) = pg.datasets.iter().partition(|d| names_relations(&d.columns));
     for dataset in early {
-        rows_of(&mut out, dataset, "", &pg.server.encoding);
+        rows_of(out, dataset, "", &pg.server.encoding);
     }
-    sequences(&mut out, pg);
-    let large = large_object_statements(&pg.large_objects, true, true);
-    let database =
-        [subscription_statements(&pg.database.subscriptions, true), database_statements(&pg.database, "…", true)].concat();
-    if !database.is_empty() {
-        let _ = writeln!(out, "\nSubscriptions (switched off) and settings of the database, whose name stands for `…`:\n");
-        indented(&mut out, &database);
-    }
-    if !large.is_empty() {
-        let _ = writeln!(out, "\nLarge objects belong to whoever ran this. Where the roles exist, give them back:\n");
-        indented(&mut out, &large);
-    }
-    let _ = writeln!(out, "\n## 5. Indexes, keys, triggers\n\n```sh");
-    section(&mut out, &dump, "post-data", skip);
+    let _ = writeln!(
+        out,
+        "\n## 4. Sequences, indexes, keys, triggers, views\n\n```sh\n{}",
+        piped(&format!("gunzip -c \"$REPO/{}\"\n", script.after), " > /dev/null")
+    );
     if !late.is_empty() {
         let _ = writeln!(
             out,
             "```\n\nThese rows name relations, perhaps indexes, which had to be there first. No trigger acts on them."
         );
         for dataset in late {
-            rows_of(&mut out, dataset, " SET session_replication_role = replica;", &pg.server.encoding);
+            rows_of(out, dataset, " SET session_replication_role = replica;", &pg.server.encoding);
         }
         let _ = writeln!(out, "\n```sh");
     }
-    for view in pg.materialized_views.iter().filter(|v| v.populated) {
-        heredoc(&mut out, PSQL, &format!("REFRESH MATERIALIZED VIEW {};", view.name.sql()));
+    let _ = writeln!(out, "{}```", piped(&format!("gunzip -c \"$REPO/{}\"\n", script.last), " > /dev/null"));
+}
+
+/// Writes a pipe into psql. A shell does not see that the left side of a pipe failed: it leaves a mark when it came to its end.
+fn piped(commands: &str, to: &str) -> String {
+    format!("{{\n{commands}: > dozo-whole\n}} | {PSQL}{to}\nrm dozo-whole\n")
+}
+
+/// What every first block begins with.
+fn beginning(pg: &PostgresContent) -> String {
+    format!("set -eu\nexport PGCLIENTENCODING={}\ncd \"$WORK\"\nrm -f dozo-whole\n", client_encoding(&pg.server.encoding))
+}
+
+/// What needs roles, or a name of the new database.
+fn owners(out: &mut String, pg: &PostgresContent, script: &ScriptFiles) {
+    let _ = writeln!(
+        out,
+        "\n## 5. Owners and grants\n\nEverything belongs to whoever ran this. Where the roles exist:\n\n    gunzip -c \"$REPO/{}\" | {PSQL}",
+        script.owners
+    );
+    let database =
+        [subscription_statements(&pg.database.subscriptions, true), database_statements(&pg.database, "…", true)].concat();
+    if !database.is_empty() {
+        let _ = writeln!(out, "\nSubscriptions (switched off) and settings of the database, whose name stands for `…`:\n");
+        indented(out, &database);
     }
-    let _ = write!(out, "psql -X -q -v ON_ERROR_STOP=1 -d \"$TARGET\" -c ANALYZE\n```\n");
-    proof(&mut out, pg, 6);
-    ending(out, m, pg)
 }
 
 /// What holds for every backup: what to know, what is missing, which objects there are.
@@ -165,70 +191,31 @@ fn heredoc(out: &mut String, command: &str, text: &str) {
 
 const PSQL: &str = "psql -X -q -v ON_ERROR_STOP=1 -d \"$TARGET\"";
 
-/// Makes the statements of a section: the lines that older servers and clients do not know are taken out.
-fn section(out: &mut String, dump: &str, name: &str, skip: &BTreeSet<u32>) {
-    let list = if skip.is_empty() {
-        String::new()
-    } else {
-        let ids: Vec<String> = skip.iter().map(ToString::to_string).collect();
-        let _ = writeln!(out, "# what needs a table that is not in this backup is left out");
-        let _ = writeln!(out, "pg_restore -l {dump} | grep -v -E '^({});' > \"$WORK/dozo-list.txt\"", ids.join("|"));
-        "-L \"$WORK/dozo-list.txt\" ".to_owned()
-    };
-    let _ = writeln!(out, "pg_restore --section={name} --no-owner --no-privileges {list}-f \"$WORK/dozo-{name}.sql\" {dump}");
-    let _ = writeln!(
-        out,
-        "sed -e '/^SET transaction_timeout/d' -e '/^\\\\restrict /d' -e '/^\\\\unrestrict /d' \\\n    -e 's/^CREATE SCHEMA public;$/CREATE SCHEMA IF NOT EXISTS public;/' \"$WORK/dozo-{name}.sql\" > \"$WORK/dozo-{name}-all.sql\""
-    );
-    let _ = writeln!(out, "{PSQL} -f \"$WORK/dozo-{name}-all.sql\" > /dev/null");
-}
-
 /// Lists the programs that a restore needs, and the room.
 fn needed(pg: &PostgresContent) -> String {
-    if pg.files.script.is_some() {
-        return "`gunzip` and `psql`".into();
-    }
-    let tools = format!("`psql` and `pg_restore` of version {} or newer", pg.dump_version);
-    let gunzip = if pg.datasets.iter().any(|d| d.format != TableFormat::Parquet) { ", `gunzip`" } else { "" };
     let largest = pg.datasets.iter().filter(|d| d.format == TableFormat::Parquet).map(|d| d.bytes_read * 2).max();
     let duckdb = largest.map(|room| {
         let room = human_bytes(room);
         format!(",\nthe DuckDB command line (any version from 1.1), about {room} of room in `$WORK` for the largest table")
     });
-    format!("{tools}{gunzip}{}", duckdb.unwrap_or_default())
+    format!("`gunzip`, `psql` of any version{}", duckdb.unwrap_or_default())
 }
 
 /// Feeds everything to one `psql`, file after file.
 fn one_script(out: &mut String, pg: &PostgresContent, script: &ScriptFiles) {
-    let _ = writeln!(
-        out,
-        "## 2. Everything\n\nThe files are scripts, one behind the other: definitions, rows, indexes and keys, views.\n\n```sh\nset -eu\ncd \"$WORK\"\n{{"
-    );
     let (late, early): (Vec<&Dataset>, Vec<&Dataset>) = pg.datasets.iter().partition(|d| names_relations(&d.columns));
     let objects = |datasets: Vec<&'_ Dataset>| -> Vec<String> {
         datasets.iter().flat_map(|d| &d.parts).filter(|p| p.fingerprint.rows > 0).map(|p| p.object.clone()).collect()
     };
     let keys =
         [vec![script.before.clone()], objects(early), vec![script.after.clone()], objects(late), vec![script.last.clone()]];
-    for key in keys.concat() {
-        let _ = writeln!(out, "gunzip -c \"$REPO/{key}\"");
-    }
-    let _ = writeln!(out, "}} | {PSQL} > /dev/null\n```");
+    let gunzip: String = keys.concat().iter().map(|key| format!("gunzip -c \"$REPO/{key}\"\n")).collect();
     let _ = writeln!(
         out,
-        "\nWhere the roles exist, owners and grants come last:\n\n    gunzip -c \"$REPO/{}\" | {PSQL}",
-        script.owners
+        "## 2. to 4. Everything\n\nThe files are scripts, one behind the other: definitions, rows, indexes and keys, views.\n\n```sh\n{}{}```",
+        beginning(pg),
+        piped(&gunzip, " > /dev/null")
     );
-    let database = database_statements(&pg.database, "…", true);
-    if !database.is_empty() {
-        let _ = writeln!(out, "\nSettings of the database, whose name stands for `…`:\n");
-        indented(out, &database);
-    }
-    let subscriptions = subscription_statements(&pg.database.subscriptions, false);
-    if !subscriptions.is_empty() {
-        let _ = writeln!(out, "\nSubscriptions (switched off):\n");
-        indented(out, &subscriptions);
-    }
 }
 
 fn rows_of(out: &mut String, dataset: &Dataset, first: &str, encoding: &str) {
@@ -236,17 +223,17 @@ fn rows_of(out: &mut String, dataset: &Dataset, first: &str, encoding: &str) {
         return;
     }
     let _ = writeln!(out, "\n### {} ({} rows)\n\n```sh", plain(&dataset.name.to_string()), human_count(dataset.fingerprint.rows));
-    if dataset.format != TableFormat::Parquet {
-        rows_of_texts(out, dataset, first, encoding);
-        let _ = writeln!(out, "```");
-        return;
-    }
     if dataset.columns.iter().all(|c| !c.loaded()) {
         heredoc(
             out,
             PSQL,
             &format!("INSERT INTO {} SELECT FROM generate_series(1, {});", dataset.name.sql(), dataset.fingerprint.rows),
         );
+        let _ = writeln!(out, "```");
+        return;
+    }
+    if dataset.format != TableFormat::Parquet {
+        rows_of_texts(out, dataset, first, encoding);
         let _ = writeln!(out, "```");
         return;
     }
@@ -282,31 +269,64 @@ fn rows_of(out: &mut String, dataset: &Dataset, first: &str, encoding: &str) {
 
 /// Loads a table from its texts: all its files, one behind the other, are one.
 fn rows_of_texts(out: &mut String, dataset: &Dataset, first: &str, encoding: &str) {
-    let files: Vec<String> = dataset
-        .parts
-        .iter()
-        .filter(|p| p.fingerprint.rows > 0 || p.blocks.from == 0)
-        .map(|p| format!("\"$REPO/{}\"", p.object))
-        .collect();
-    let gunzip = format!("gunzip -c {}", files.join(" \\\n    "));
+    let rows = dataset.parts.iter().filter(|p| p.fingerprint.rows > 0 || p.blocks.from == 0);
+    let files: Vec<String> = rows.map(|p| format!("\"$REPO/{}\"", p.object)).collect();
+    let files = files.join(" \\\n    ");
     if dataset.format == TableFormat::SqlGz {
-        let _ = writeln!(out, "{gunzip} | {PSQL}");
+        out.push_str(&piped(&format!("gunzip -c {files}\n"), ""));
         return;
     }
-    let _ = writeln!(out, "{{");
     let settings = format!("{}{first}", fingerprint_settings(encoding));
-    if dataset.kind == DatasetKind::LargeObjects {
-        let stage = "CREATE TEMPORARY TABLE dozo_large (loid oid, at bigint, data bytea);";
-        let into = copy_csv_into(&QualifiedName::new("pg_temp", "dozo_large"), &dataset.columns);
-        heredoc(out, "cat", &format!("{settings}\n{stage}\n{into}"));
-        let _ = writeln!(out, "{gunzip}\nprintf '\\\\.\\n'");
-        heredoc(out, "cat", LARGE_OBJECTS_FROM_STAGE);
-    } else {
-        heredoc(out, "cat", &format!("{settings}\n{}", copy_csv_into(&dataset.name, &dataset.columns)));
-        let _ = writeln!(out, "{gunzip}\nprintf '\\\\.\\n'");
-    }
-    let _ = writeln!(out, "}} | {PSQL}");
+    let (name, stage) = match dataset.kind {
+        DatasetKind::LargeObjects => {
+            let stage = "\nCREATE TEMPORARY TABLE dozo_large (loid oid, at bigint, data bytea);";
+            (QualifiedName::new("pg_temp", "dozo_large"), stage)
+        }
+        _ => (dataset.name.clone(), ""),
+    };
+    let into = |copy: String, rows: String| {
+        let mut commands = String::new();
+        heredoc(&mut commands, "cat", &format!("{settings}{stage}\n{copy}"));
+        let _ = writeln!(commands, "{rows}\nprintf '\\\\.\\n'");
+        if dataset.kind == DatasetKind::LargeObjects {
+            heredoc(&mut commands, "cat", LARGE_OBJECTS_FROM_STAGE);
+        }
+        piped(&commands, "")
+    };
+    let gunzip = format!("gunzip -c {files}");
+    let _ = writeln!(
+        out,
+        "if {gunzip} | grep -a -q '^\\\\\\.$'; then\n{}else\n{}fi",
+        into(
+            copy_text_into(&name, &dataset.columns),
+            format!("{gunzip} > dozo-rows.csv\npython3 dozo-csv.py < dozo-rows.csv\nrm dozo-rows.csv")
+        ),
+        into(copy_csv_into(&name, &dataset.columns), gunzip.clone())
+    );
 }
+
+/// Turns a CSV file of COPY into lines of its text form, without the header.
+const CSV_TO_TEXT: &str = r#"import re, sys
+FIELD = re.compile(rb'"((?:[^"]|"")*)"(?=[,\n])|([^",\n]*)(?=[,\n])')
+def text(match):
+    if match[1] is None and not match[2]:
+        return b"\\N"
+    value = match[2] if match[1] is None else match[1].replace(b'""', b'"')
+    value = value.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
+    return value.replace(b"\t", b"\\t")
+row, head = b"", True
+for line in sys.stdin.buffer:
+    row += line
+    if row.count(b'"') % 2 == 0:
+        fields, at = [], 0
+        while at < len(row):
+            match = FIELD.match(row, at)
+            fields.append(text(match))
+            at = match.end() + 1
+        if not head:
+            sys.stdout.buffer.write(b"\t".join(fields) + b"\n")
+        row, head = b"", False
+"#;
 
 /// Makes large objects of what was loaded into a table of pieces.
 const LARGE_OBJECTS_FROM_STAGE: &str = "SELECT lo_create(loid) FROM (SELECT DISTINCT loid FROM dozo_large) d \\g /dev/null
@@ -332,22 +352,7 @@ pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || c == '`' { ' ' } else { c }).collect()
 }
 
-fn sequences(out: &mut String, pg: &PostgresContent) {
-    let _ = writeln!(out, "\n## 4. Sequences\n\n```sh");
-    if pg.sequences.is_empty() {
-        let _ = writeln!(out, ": # none");
-    } else {
-        let calls: Vec<String> = pg
-            .sequences
-            .iter()
-            .map(|s| format!("SELECT setval({}, {}, {}) \\g /dev/null", quote_literal(&s.name.sql()), s.last_value, s.is_called))
-            .collect();
-        heredoc(out, PSQL, &calls.join("\n"));
-    }
-    let _ = writeln!(out, "```");
-}
-
-fn proof(out: &mut String, pg: &PostgresContent, number: u8) {
+fn proof(out: &mut String, pg: &PostgresContent) {
     let mut sql = fingerprint_settings(&pg.server.encoding);
     for dataset in &pg.datasets {
         let statement = dataset_fingerprint_sql(dataset);
@@ -357,7 +362,7 @@ fn proof(out: &mut String, pg: &PostgresContent, number: u8) {
     }
     let _ = writeln!(
         out,
-        "\n## {number}. Proof\n\nThe first column is the fingerprint that Postgres computes, the second that of the backup. The block fails if one differs or is \
+        "\n## 6. Proof\n\nThe first column is the fingerprint that Postgres computes, the second that of the backup. The block fails if one differs or is \
          missing.\n\n```sh"
     );
     heredoc(out, "cat > \"$WORK/dozo-proof.sql\"", &sql);

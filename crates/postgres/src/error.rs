@@ -201,6 +201,8 @@ pub enum PgError {
         column: String,
         /// What it prints.
         text: &'static str,
+        /// The table, or the root of its tree, whose form may be another.
+        keep: String,
     },
     /// Definitions that the server cannot hold.
     #[error("the server cannot hold {} of the backup: {}", count(objects.len()), objects.join("; "))]
@@ -330,7 +332,7 @@ impl Explain for PgError {
             Self::RowTooLarge { .. } => {
                 "split the row (a message of the protocol ends at 1 GB), or leave the table out with exclude = [\"schema.table\"]".into()
             }
-            Self::Unreadable { table, .. } => format!("keep it as Parquet: formats = {{ \"{table}\" = \"parquet\" }}"),
+            Self::Unreadable { keep, .. } => format!("keep it as Parquet: formats = {{ \"{keep}\" = \"parquet\" }}"),
             Self::CannotHold { .. } => {
                 "install what is missing there, or restore everything else with --skip-unsupported".into()
             }

@@ -55,6 +55,14 @@ impl Frame {
                         tail: format!("\\.\n\n{};\nCOMMIT;\n\n", large_objects_from_stage(LARGE_STAGE)),
                     };
                 }
+                if !columns.iter().any(Column::loaded) {
+                    // A COPY without names would fill all columns that there are.
+                    let stage = "CREATE TEMPORARY TABLE dozo_rows () ON COMMIT DROP";
+                    return Self {
+                        head: format!("{settings}\nBEGIN;\n{stage};\nCOPY pg_temp.dozo_rows FROM stdin;\n"),
+                        tail: format!("\\.\n\nINSERT INTO {} SELECT FROM pg_temp.dozo_rows;\nCOMMIT;\n\n", table.sql()),
+                    };
+                }
                 // Keys and triggers are there already when rows are that name relations.
                 let late = names_relations(columns);
                 Self {
@@ -64,8 +72,7 @@ impl Frame {
                         table.sql(),
                         column_list(columns)
                     ),
-                    // Definitions that follow mean amounts as the database has them.
-                    tail: format!("\\.\n\nRESET lc_monetary;\n{}\n", if late { "RESET session_replication_role;\n" } else { "" }),
+                    tail: format!("\\.\n\n{}", if late { "RESET session_replication_role;\n\n" } else { "" }),
                 }
             }
         }
@@ -74,7 +81,12 @@ impl Frame {
 
 /// Writes a name as COPY writes it into the header of a CSV file.
 fn csv_name(name: &str) -> String {
-    if name.contains([',', '"', '\n', '\r']) { format!("\"{}\"", name.replace('"', "\"\"")) } else { name.to_owned() }
+    // The last would be the end of the rows.
+    if name.contains([',', '"', '\n', '\r']) || name == "\\." {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    } else {
+        name.to_owned()
+    }
 }
 
 /// Returns the statement that loads a CSV file whose first line holds the names.

@@ -97,7 +97,7 @@ impl LoadWorker {
                 create: "CREATE TEMPORARY TABLE dozo_stage (loid oid, at bigint, data bytea) ON COMMIT DROP".into(),
                 empty: large_objects_from_stage(sql::STAGE),
             })
-        } else if form == CopyForm::Binary && sql::needs_stage(columns) {
+        } else if sql::needs_stage(columns, form) {
             let empty = sql::insert_from_stage(table, columns, &live.columns)?;
             Some(Stage { create: sql::create_stage(table, columns), empty })
         } else {

@@ -171,10 +171,10 @@ impl PrintedRows {
     }
 }
 
-/// Tells whether a value is an interval or has some in it.
+/// Tells whether a value is an interval or may have one in it, as ranges have.
 fn holds_interval(wire: &PgType) -> bool {
     match wire {
-        PgType::Interval => true,
+        PgType::Interval | PgType::AsText => true,
         PgType::Array(inner) | PgType::DomainArray(inner) | PgType::Raw(inner) => holds_interval(inner),
         PgType::Composite(fields) => fields.iter().any(|f| holds_interval(&f.wire)),
         _ => false,
@@ -213,6 +213,9 @@ fn text_field(row: &[u8], out: &mut Vec<u8>) -> Result<(usize, bool)> {
 fn csv_field(row: &[u8], out: &mut Vec<u8>) -> Result<(usize, bool)> {
     if row.first() != Some(&b'"') {
         let run = memchr::memchr(b',', row).unwrap_or(row.len());
+        if memchr::memchr(b'"', &row[..run]).is_some() {
+            return Err(WireError("a quote within a value without quotes".into()));
+        }
         out.extend_from_slice(&row[..run]);
         return Ok((run, run == 0));
     }
@@ -364,6 +367,7 @@ mod tests {
             (b"a,b,c\n", CopyForm::Csv),
             (b"\"a\"b,c\n", CopyForm::Csv),
             (b"\"a,b\n", CopyForm::Csv),
+            (b"a\"b,c\"\n", CopyForm::Csv),
         ] {
             let mut printed = PrintedRows::new(&columns(&[PgType::Text, PgType::Text]), form);
             assert!(printed.add(bytes).and_then(|()| printed.end()).is_err(), "{bytes:?}");

@@ -48,6 +48,13 @@ impl Entry {
         }
     }
 
+    /// Tells whether it makes an event trigger, or says something about one: statements behind it would set it off.
+    #[must_use]
+    pub fn is_about_event_triggers(&self) -> bool {
+        self.kind == "EVENT TRIGGER"
+            || ["COMMENT", "SECURITY LABEL"].contains(&self.kind.as_str()) && self.name.starts_with("EVENT TRIGGER ")
+    }
+
     /// Tells whether running it twice, or where it exists, may be taken as done: it is no table and holds no rows.
     #[must_use]
     pub fn is_support(&self) -> bool {

@@ -172,8 +172,12 @@ fn loaded_names(columns: &[Column]) -> Vec<String> {
 pub(crate) const STAGE: &str = "pg_temp.dozo_stage";
 
 /// Tells whether rows must go through a stage: columns travel as text, or COPY BINARY could refuse the table for a column that
-/// it does not even load, because its type has no binary form.
-pub(crate) fn needs_stage(columns: &[Column]) -> bool {
+/// it does not even load, because its type has no binary form. Of texts, rows without any column that is loaded must: a COPY
+/// without names fills all columns that there are.
+pub(crate) fn needs_stage(columns: &[Column], form: CopyForm) -> bool {
+    if form != CopyForm::Binary {
+        return !columns.iter().any(Column::loaded);
+    }
     let own_type = |c: &Column| c.type_name.contains('.');
     columns.iter().any(|c| c.wire.travels_as_text() && (c.loaded() || c.text_only || own_type(c)))
 }

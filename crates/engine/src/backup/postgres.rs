@@ -171,12 +171,7 @@ impl Run<'_> {
         let files =
             DumpedFiles::make(&self.opened.info, &self.opened.tools, source, &coordinator, &excluded, &self.frame.warnings)
                 .await?;
-        // All rows as COPY statements: then what stands around them makes a script of it.
-        let all = plan.tables.iter().all(|t| t.format == TableFormat::SqlGz);
-        let script = match all && self.opened.settings.format == TableFormat::SqlGz {
-            true => Some(Script::read(&self.opened.tools, &files.dump).await?),
-            false => None,
-        };
+        let script = Script::read(&self.opened.tools, &files.dump).await?;
         seconds.insert("schema".into(), stage.elapsed().as_secs_f64());
 
         let (rows, bytes) = plan.estimate(&outcome);
@@ -237,7 +232,7 @@ impl Run<'_> {
         if let Some(before) = self.frame.history.newest_good() {
             losses = losses::losses(source, &before.manifest, &datasets, &left_out)?;
         }
-        let keys = files.keys(&self.frame.id, source, script.is_some());
+        let (keys, scripts) = files.keys(&self.frame.id, source);
         let mut put = vec![(keys.schema_dump.clone(), files.dump), (keys.schema_sql.clone(), files.sql)];
         put.extend(keys.globals_sql.clone().zip(files.globals));
         let content = PostgresContent {
@@ -253,9 +248,7 @@ impl Run<'_> {
             dump_version: self.opened.tools.major,
             files: keys,
         };
-        if let Some((script, keys)) = script.zip(content.files.script.as_ref()) {
-            put.extend(script.files(&content, keys, &files.unrestorable)?);
-        }
+        put.extend(script.files(&content, &scripts, &files.unrestorable)?);
         let draft = Draft {
             parent: parent.map(|p| p.id.clone()),
             started: ctx.clock.fixed().unwrap_or(coordinator.taken_at),
@@ -271,8 +264,7 @@ impl Run<'_> {
             content: Content::Postgres(Box::new(content)),
         };
         let url = self.frame.repository.store().url();
-        let skip = &files.unrestorable;
-        let describe = |m: &Manifest| m.postgres().map(|pg| crate::restore_md::write(m, pg, url, skip)).unwrap_or_default();
+        let describe = |m: &Manifest| m.postgres().map(|pg| crate::restore_md::write(m, pg, &scripts, url)).unwrap_or_default();
         let stands = async || Ok(coordinator.alive().await?);
         let committed = self.frame.commit(draft, stage, describe, stands).await?;
         // Committed: what the server says about the end of the read-only transaction changes nothing any more.

@@ -296,9 +296,12 @@ impl RestorePlan {
     /// The group of entries that need every row to be there.
     pub(crate) const FOREIGN_KEYS: usize = 2;
 
+    /// The group of event triggers: they act on whatever follows.
+    pub(crate) const EVENT_TRIGGERS: usize = 4;
+
     /// Returns the entries after the rows in groups; within a group they may run in parallel.
-    pub(crate) fn post_data(&self) -> Vec<Vec<PlannedEntry>> {
-        let mut groups: Vec<Vec<PlannedEntry>> = vec![Vec::new(); 4];
+    pub(crate) fn post_data(&self) -> [Vec<PlannedEntry>; 5] {
+        let mut groups: [Vec<PlannedEntry>; 5] = Default::default();
         // A view may need a key (GROUP BY a primary key), and an index may be one of such a view.
         let late: BTreeSet<u32> = self
             .entries(Section::PostData)
@@ -307,6 +310,7 @@ impl RestorePlan {
             .collect();
         for entry in self.entries(Section::PostData) {
             let group = match entry.entry.kind.as_str() {
+                _ if entry.entry.is_about_event_triggers() => Self::EVENT_TRIGGERS,
                 _ if entry.entry.needs.iter().any(|id| late.contains(id)) => 3,
                 "INDEX" | "CONSTRAINT" => 0,
                 "INDEX ATTACH" => 1,
@@ -314,7 +318,7 @@ impl RestorePlan {
                 _ => 3,
             };
             // Attaching indexes, triggers, rules and comments need each other in ways that the dump's order knows.
-            groups[group].push(PlannedEntry { in_order: group == 1 || group == 3, ..entry.clone() });
+            groups[group].push(PlannedEntry { in_order: group == 1 || group >= 3, ..entry.clone() });
         }
         groups
     }

@@ -189,6 +189,7 @@ fn site(seen: &Seen, bucket: &str) -> String {
         ["backups", _, _, "checks"] => "backups/<source>/<id>/checks/".into(),
         ["backups", _, _, "checks", _] => "backups/<source>/<id>/checks/<n>.json".into(),
         ["backups", _, _, name] if name.starts_with("fate-") => "backups/<source>/<id>/fate-<n>.json".into(),
+        ["backups", _, _, name] if name.ends_with(".sql.gz") => "backups/<source>/<id>/<piece>.sql.gz".into(),
         ["backups", _, _, name] => format!("backups/<source>/<id>/{name}"),
         ["data", _] => "data/<source>/".into(),
         ["data", _, ..] => "data/<source>/….parquet".into(),

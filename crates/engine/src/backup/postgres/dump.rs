@@ -46,20 +46,22 @@ impl DumpedFiles {
         Ok(Self { dump: dump.into(), sql: sql.into(), globals, unrestorable })
     }
 
-    pub(super) fn keys(&self, id: &BackupId, source: &SourceSettings, script: bool) -> Files {
+    pub(super) fn keys(&self, id: &BackupId, source: &SourceSettings) -> (Files, ScriptFiles) {
         let key = |name: &str| Layout::file(&source.name, id, name);
-        Files {
+        let script = ScriptFiles {
+            before: key("before.sql.gz"),
+            after: key("after.sql.gz"),
+            last: key("last.sql.gz"),
+            owners: key("owners.sql.gz"),
+        };
+        let files = Files {
             restore_md: key("RESTORE.md"),
             schema_dump: key("schema.dump"),
             schema_sql: key("schema.sql"),
             globals_sql: self.globals.as_ref().map(|_| key("globals.sql")),
-            script: script.then(|| ScriptFiles {
-                before: key("before.sql.gz"),
-                after: key("after.sql.gz"),
-                last: key("last.sql.gz"),
-                owners: key("owners.sql.gz"),
-            }),
-        }
+            script: Some(script.clone()),
+        };
+        (files, script)
     }
 }
 

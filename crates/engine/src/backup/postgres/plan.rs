@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use dozo_model::{
-    BlockRange, Column, Dataset, DatasetKind, Fingerprint, KeyRange, LeftOut, ObjectRef, Part, PartitionedTable, PgType,
+    BlockRange, Column, Dataset, DatasetKind, Fingerprint, KeyRange, LeftOut, ObjectRef, Part, PartitionedTable, PgType, Profile,
     QualifiedName, RowVersions, SourceMatch, TableFormat, quote_ident,
 };
 use dozo_postgres::{
@@ -244,7 +244,8 @@ impl Plan {
             })
             .collect();
         if !large.groups.is_empty() {
-            tables.push(PlannedTable::large_objects(large, settings));
+            let format = formats.of(&large_objects_name())?;
+            tables.push(PlannedTable::large_objects(large, settings.profile, format));
         }
         let partitioned = locked.iter().filter(|t| t.kind == 'p');
         let partitioned = partitioned.map(|t| PartitionedTable { name: t.name.clone(), parent: t.parent.clone() }).collect();
@@ -342,7 +343,11 @@ impl<'a> Formats<'a> {
 
     /// Returns the format of a table, or of a tree by its root: fingerprints of partitions add up only in one form.
     fn of(&self, name: &QualifiedName) -> Result<TableFormat> {
-        let mut matching = self.by_pattern.iter().filter(|(p, ..)| p.matching(name, None).is_some());
+        let matching: Vec<_> = self.by_pattern.iter().filter(|(p, ..)| p.matching(name, None).is_some()).collect();
+        // A table's own name says more than a pattern of many.
+        let exact = |pattern: &str| !pattern.contains(['*', '?', '[', '{']);
+        let named = matching.iter().any(|(_, pattern, _)| exact(pattern));
+        let mut matching = matching.into_iter().filter(|(_, pattern, _)| exact(pattern) == named);
         let Some((_, pattern, format)) = matching.next() else { return Ok(self.settings.format) };
         match matching.find(|(.., other)| other != format) {
             None => Ok(*format),
@@ -420,9 +425,9 @@ fn row_set(table: &TableInfo) -> RowSet {
 impl PlannedTable {
     /// The table that large objects look like.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    fn large_objects(census: &LargeObjectCensus, settings: &PostgresSettings) -> Self {
-        let mut columns = large_object_columns(settings.profile);
-        if settings.format != TableFormat::Parquet {
+    fn large_objects(census: &LargeObjectCensus, profile: Profile, format: TableFormat) -> Self {
+        let mut columns = large_object_columns(profile);
+        if format != TableFormat::Parquet {
             columns = Column::printed_all(columns);
         }
         Self {
@@ -431,7 +436,7 @@ impl PlannedTable {
             parent: None,
             bound: None,
             columns,
-            format: settings.format,
+            format,
             kind: DatasetKind::LargeObjects,
             key_column: None,
             key: vec!["loid".into(), "at".into()],

@@ -94,7 +94,7 @@ impl Parent {
         if token.filenode != table.locked.filenode {
             return Err("it was rewritten".into());
         }
-        if token.shape != shape || dataset.columns != table.columns {
+        if token.shape != shape || dataset.columns != table.columns || dataset.format != table.format {
             return Err("its definition has changed".into());
         }
         for part in &dataset.parts {

@@ -1,7 +1,8 @@
-//! What stands around the rows of a backup whose form is `sql.gz`: definitions before them, indexes and keys behind, then views
-//! and statistics, each file a script that `psql` runs by itself or as a piece of the whole.
+//! What stands around the rows, as scripts for `psql`: definitions before them, indexes and keys behind, then views, statistics and
+//! event triggers; with tables that are kept as `sql.gz`, pieces of one script.
 //!
-//! Owners and grants come last and by themselves: who has none of the roles restores without them. What older servers do not know
+//! Owners and grants come last and by themselves: who has none of the roles restores without them. Event triggers would act on
+//! whatever follows them: they come after all that is not about roles, and do not act on that. What older servers do not know
 //! (settings of a newer pg_dump) and what only psql knows is not in it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +12,7 @@ use std::io::Write as _;
 use bytes::Bytes;
 use dozo_encode::{BlockWriter, EncodeError};
 use dozo_model::{Compression, MaterializedView, PostgresContent, ScriptFiles, SequenceValue, quote_literal};
-use dozo_postgres::{Entry, PgTools, SchemaScript, Section, client_encoding, large_object_statements, subscription_statements};
+use dozo_postgres::{Entry, PgTools, SchemaScript, Section, client_encoding, large_object_statements};
 
 use crate::stored::GZIP_LEVEL;
 use crate::{EngineError, Result};
@@ -26,60 +27,80 @@ impl Script {
     /// Takes a dump apart.
     pub(super) async fn read(tools: &PgTools, dump: &[u8]) -> Result<Self> {
         let without = ["--no-owner", "--no-privileges"].map(str::to_owned);
-        Ok(Self { plain: tools.schema_script(dump, &without).await?, owned: tools.schema_script(dump, &[]).await? })
+        let (plain, owned) = tokio::try_join!(tools.schema_script(dump, &without), tools.schema_script(dump, &[]))?;
+        Ok(Self { plain, owned })
     }
 
     /// Writes the files; `skip` are entries that need a table which is not in the backup.
     pub(super) fn files(&self, pg: &PostgresContent, keys: &ScriptFiles, skip: &BTreeSet<u32>) -> Result<Vec<(String, Bytes)>> {
         let settings = settings(&pg.server.encoding);
-        let section = |section: Section| {
-            let entries = self.plain.entries.iter().filter(|e| e.section == section && !skip.contains(&e.id));
-            entries.map(|e| statements(&e.sql)).collect::<String>()
+        let entries = |wanted: &dyn Fn(&Entry) -> bool| {
+            let entries = self.plain.entries.iter().filter(|e| !skip.contains(&e.id) && wanted(e));
+            entries.map(statements).collect::<String>()
         };
+        let section = |section: Section| entries(&|e| e.section == section && !e.is_about_event_triggers());
+        let event_triggers = entries(&Entry::is_about_event_triggers);
+        let comments = large_object_statements(&pg.large_objects, false, false).join("\n");
         let views = pg.materialized_views.iter().filter(|v| v.populated);
         let files = [
             (&keys.before, section(Section::PreData)),
             (&keys.after, format!("{}{}", sequences(&pg.sequences), section(Section::PostData))),
-            (&keys.last, format!("{}SET client_min_messages = error;\nANALYZE;\n", views.map(refresh).collect::<String>())),
-            (&keys.owners, self.owners(pg, skip)),
+            (
+                &keys.last,
+                format!(
+                    "{comments}\n{}SET client_min_messages = error;\nANALYZE;\n\n{event_triggers}",
+                    views.map(refresh).collect::<String>()
+                ),
+            ),
+            (&keys.owners, self.owners(pg, skip)?),
         ];
         files.into_iter().map(|(key, text)| Ok((key.clone(), gzip(key, &format!("{settings}\n{text}"))?))).collect()
     }
 
     /// Writes what the script with owners has and the other has not.
-    fn owners(&self, pg: &PostgresContent, skip: &BTreeSet<u32>) -> String {
+    fn owners(&self, pg: &PostgresContent, skip: &BTreeSet<u32>) -> Result<String> {
         let plain: BTreeMap<u32, &Entry> = self.plain.entries.iter().map(|e| (e.id, e)).collect();
         let mut out = String::new();
+        if self.plain.entries.iter().any(Entry::is_about_event_triggers) {
+            out.push_str("SET session_replication_role = replica;\n\n");
+        }
         for entry in self.owned.entries.iter().filter(|e| !skip.contains(&e.id)) {
             let more = match plain.get(&entry.id) {
-                Some(without) => entry.sql.strip_prefix(without.sql.trim_end()).unwrap_or_default(),
+                Some(without) => entry.sql.strip_prefix(without.sql.trim_end()).ok_or_else(|| {
+                    EngineError::Internal(format!("{} is another definition with its owner than without", entry.label()))
+                })?,
                 None => entry.sql.as_str(),
             };
             if !more.trim().is_empty() {
-                out.push_str(&statements(more));
+                let _ = writeln!(out, "{}\n", more.trim());
             }
         }
-        let large = large_object_statements(&pg.large_objects, true, true);
-        for statement in large.iter().chain(&subscription_statements(&pg.database.subscriptions, true)) {
+        for statement in large_object_statements(&pg.large_objects, true, true) {
             let _ = writeln!(out, "{statement}");
         }
-        out
+        Ok(out)
     }
 }
 
-/// Settings that every file begins with: a file may be run by itself.
+/// Settings that every file begins with: a file may be run by itself, or behind rows, whose settings are not those of definitions and
+/// views.
 fn settings(encoding: &str) -> String {
     format!(
         "SET statement_timeout = 0;\nSET lock_timeout = 0;\nSET idle_in_transaction_session_timeout = 0;\n\
          SET client_encoding = '{}';\nSET standard_conforming_strings = on;\nSET search_path = '';\n\
-         SET check_function_bodies = false;\nSET xmloption = content;\nSET client_min_messages = warning;\nSET row_security = off;\n",
+         SET check_function_bodies = false;\nSET xmloption = content;\nSET client_min_messages = warning;\nSET row_security = off;\n\
+         RESET TimeZone;\nRESET DateStyle;\nRESET IntervalStyle;\nRESET extra_float_digits;\nRESET bytea_output;\nRESET lc_monetary;\n",
         client_encoding(encoding)
     )
 }
 
 /// Writes an entry's statements. The schema that every new database has may be there.
-fn statements(sql: &str) -> String {
-    format!("{}\n\n", sql.trim().replace("CREATE SCHEMA public;", "CREATE SCHEMA IF NOT EXISTS public;"))
+fn statements(entry: &Entry) -> String {
+    let sql = entry.sql.trim();
+    if entry.kind == "SCHEMA" && entry.name == "public" {
+        return format!("{}\n\n", sql.replacen("CREATE SCHEMA public;", "CREATE SCHEMA IF NOT EXISTS public;", 1));
+    }
+    format!("{sql}\n\n")
 }
 
 fn sequences(values: &[SequenceValue]) -> String {

@@ -66,7 +66,8 @@ pub(super) fn copy(
             printed.add(&pending).map_err(wrong)?;
             if let Some(at) = printed.unreadable() {
                 let column = table.columns.iter().filter(|c| c.loaded()).nth(at).map(|c| c.name.clone()).unwrap_or_default();
-                return Err(PgError::Unreadable { table: name, column, text: LEAST_INTERVAL }.into());
+                let keep = table.root.as_ref().unwrap_or(&table.locked.name).to_string();
+                return Err(PgError::Unreadable { table: name, column, text: LEAST_INTERVAL, keep }.into());
             }
             let now = printed.rows() as u64;
             printed.digest(&mut digester);
