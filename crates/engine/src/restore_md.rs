@@ -27,8 +27,8 @@ pub(crate) fn write(manifest: &Manifest, pg: &PostgresContent, script: &ScriptFi
 Database `{database}` of Postgres {version}, as it was at {started} (server's clock). {rows} rows in {tables} tables and
 partitions. Needed: {needed}.
 
-All commands are for a POSIX shell. Set these first; the repository was at `{url}`. If it lies in a bucket, copy the keys
-listed under *Objects* to a folder first, keeping their paths (for example with `aws s3 cp --recursive`).
+All commands are for a POSIX shell. Set these first; the repository was at `{url}`. If it lies in a bucket, copy the folder of
+this file and the keys listed under *Objects* to a folder first, keeping their paths (for example with `aws s3 cp --recursive`).
 
     export REPO=/path/to/the/repository    # the folder that holds dozo-repository.json
     export TARGET='host=… user=… dbname=…' # an empty database, made with TEMPLATE template0 ENCODING '{encoding}'
@@ -198,7 +198,8 @@ fn needed(pg: &PostgresContent) -> String {
         let room = human_bytes(room);
         format!(",\nthe DuckDB command line (any version from 1.1), about {room} of room in `$WORK` for the largest table")
     });
-    format!("`gunzip`, `psql` of any version{}", duckdb.unwrap_or_default())
+    let python = if pg.datasets.iter().any(|d| d.format == TableFormat::CsvGz) { ", seldom `python3`" } else { "" };
+    format!("`gunzip`, `psql` of any version{python}{}", duckdb.unwrap_or_default())
 }
 
 /// Feeds everything to one `psql`, file after file.

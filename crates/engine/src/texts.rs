@@ -43,7 +43,7 @@ pub(crate) fn bytes(
 /// Gives `each` the rows, some at a time; what it does not [`PrintedRows::clear`] stays.
 ///
 /// # Errors
-/// As [`bytes`]; when a row is none of the table's.
+/// As [`bytes()`]; when a row is none of the table's.
 pub(crate) fn rows(
     data: ObjectData,
     dataset: &Dataset,

@@ -204,26 +204,14 @@ impl Unframed {
 
 #[cfg(test)]
 mod tests {
-    use dozo_model::{PgType, Profile};
+    use dozo_model::PgType;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::printed::tests::column;
 
     fn columns(names: &[&str]) -> Vec<Column> {
-        let column = |name: &&str| Column {
-            name: (*name).to_owned(),
-            parquet_name: (*name).to_owned(),
-            type_name: "text".into(),
-            wire: PgType::Printed(Box::new(PgType::Text)),
-            parquet: String::new(),
-            attnum: 1,
-            not_null: false,
-            generated: false,
-            text_only: false,
-            profile: Profile::default(),
-            labels: vec![],
-        };
-        names.iter().map(column).collect()
+        names.iter().map(|name| column(name, &PgType::Text)).collect()
     }
 
     const NAMES: [&str; 4] = ["id", "a \"b\"\n FROM stdin;\n", "x,y", "注文"];

@@ -233,16 +233,17 @@ fn csv_field(row: &[u8], out: &mut Vec<u8>) -> Result<(usize, bool)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use dozo_model::{Algorithm, Profile};
     use proptest::prelude::*;
 
     use super::*;
 
-    fn columns(wires: &[PgType]) -> Vec<Column> {
-        let column = |(i, wire): (usize, &PgType)| Column {
-            name: format!("c{i}"),
-            parquet_name: format!("c{i}"),
+    /// A column that is printed.
+    pub(crate) fn column(name: &str, wire: &PgType) -> Column {
+        let column = Column {
+            name: name.to_owned(),
+            parquet_name: name.to_owned(),
             type_name: "text".into(),
             wire: wire.clone(),
             parquet: String::new(),
@@ -253,7 +254,11 @@ mod tests {
             profile: Profile::default(),
             labels: vec![],
         };
-        wires.iter().enumerate().map(|w| column(w).printed()).collect()
+        column.printed()
+    }
+
+    fn columns(wires: &[PgType]) -> Vec<Column> {
+        wires.iter().enumerate().map(|(i, wire)| column(&format!("c{i}"), wire)).collect()
     }
 
     /// `CopyAttributeOutText`, by the letter.

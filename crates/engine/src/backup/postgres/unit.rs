@@ -9,11 +9,12 @@ mod texts;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use dozo_model::{
     BackupId, BlockRange, Column, Fingerprint, ObjectRef, Part, Progress, RowVersions, SourceName, TableFormat, random_suffix,
 };
-use dozo_postgres::{LockedTable, PgError, SnapshotWorker, Unit};
+use dozo_postgres::{LockedTable, PgError, Piece, SnapshotWorker, Unit};
 use dozo_store::Layout;
 
 use super::plan::PlannedTable;
@@ -86,6 +87,16 @@ fn name_row(worker: &mut SnapshotWorker, table: &PlannedTable, error: PgError) -
         }
         Err(_) => error.into(),
     }
+}
+
+/// Lets the server confirm a piece, if it is to; returns the rows that it confirmed, and the seconds that took.
+fn prove(worker: &mut SnapshotWorker, shared: &UnitContext, piece: &Piece, copied: Fingerprint) -> Result<Option<(u64, f64)>> {
+    if !shared.prove.wants(piece.dataset, piece.blocks) {
+        return Ok(None);
+    }
+    let (began, table) = (Instant::now(), &shared.datasets[piece.dataset]);
+    let rows = confirm(worker, &table.locked, &table.columns, piece.blocks, copied, &shared.warnings)?;
+    Ok(Some((rows, began.elapsed().as_secs_f64())))
 }
 
 /// Lets the server compute the fingerprint of a range and returns how many rows it confirmed. A row that is too large for the

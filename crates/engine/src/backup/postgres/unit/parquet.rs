@@ -7,7 +7,7 @@ use dozo_encode::{EncodeError, EncodeOptions, ParquetEncoder, TableEncoder};
 use dozo_model::{ObjectRef, Part, RowDigester};
 use dozo_postgres::{PgError, RowBlock, RowDecoder, RowSource, SnapshotWorker, Unit};
 
-use super::{PieceReport, UnitContext, confirm, name_row, too_large};
+use super::{PieceReport, UnitContext, name_row, prove, too_large};
 use crate::backup::postgres::geo;
 use crate::backup::uploads::UploadSink;
 use crate::{EngineError, Result};
@@ -92,19 +92,14 @@ pub(super) fn copy(
             shared.progress.done(&name, rows, began.elapsed().as_secs_f64());
         }
         let fingerprint = digester.take();
-        let t4 = Instant::now();
-        let matched = if shared.prove.wants(piece.dataset, piece.blocks) {
-            Some(confirm(worker, &table.locked, &table.columns, piece.blocks, fingerprint, &shared.warnings)?)
-        } else {
-            None
-        };
+        let proven = prove(worker, shared, piece, fingerprint)?;
         let in_encode = waited.take();
         upload += in_encode;
         let encode = (encode - in_encode).max(0.0);
         let mut seconds = BTreeMap::from([("receive", receive), ("decode", decode), ("encode", encode), ("upload", upload)]);
         upload = 0.0;
         seconds.extend(wanted.then_some(("versions", counting)));
-        seconds.extend(matched.map(|_| ("prove", t4.elapsed().as_secs_f64())));
+        seconds.extend(proven.map(|(_, took)| ("prove", took)));
         pieces.push(PieceReport {
             dataset: piece.dataset,
             part: Part {
@@ -119,7 +114,7 @@ pub(super) fn copy(
             seconds,
             key_range: None,
             versions,
-            matched,
+            matched: proven.map(|(rows, _)| rows),
         });
         rows_before += rows;
     }

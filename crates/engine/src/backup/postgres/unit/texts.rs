@@ -8,7 +8,7 @@ use dozo_encode::{BlockWriter, EncodeError};
 use dozo_model::{Algorithm, Compression, ObjectRef, Part, RowDigester};
 use dozo_postgres::{CopyForm, Frame, LEAST_INTERVAL, PgError, Piece, PrintedRows, SnapshotWorker};
 
-use super::{PieceReport, UnitContext, confirm, name_row, too_large};
+use super::{PieceReport, UnitContext, name_row, prove, too_large};
 use crate::backup::uploads::UploadSink;
 use crate::stored::GZIP_LEVEL;
 use crate::{EngineError, Result};
@@ -91,18 +91,13 @@ pub(super) fn copy(
         shared.progress.done(&name, rows, began.elapsed().as_secs_f64());
     }
     let fingerprint = digester.take();
-    let t4 = Instant::now();
-    let matched = if shared.prove.wants(piece.dataset, piece.blocks) {
-        Some(confirm(worker, &table.locked, &table.columns, piece.blocks, fingerprint, &shared.warnings)?)
-    } else {
-        None
-    };
+    let proven = prove(worker, shared, piece, fingerprint)?;
     let in_encode = waited.take();
     upload += in_encode;
     let encode = (encode - in_encode).max(0.0);
     let mut seconds = BTreeMap::from([("receive", receive), ("decode", decode), ("encode", encode), ("upload", upload)]);
     seconds.extend(wanted.then_some(("versions", counting)));
-    seconds.extend(matched.map(|_| ("prove", t4.elapsed().as_secs_f64())));
+    seconds.extend(proven.map(|(_, took)| ("prove", took)));
     let report = PieceReport {
         dataset: piece.dataset,
         part: Part { object: key.to_owned(), row_groups: (0, 0), fingerprint, blocks: piece.blocks, first_row: None },
@@ -111,7 +106,7 @@ pub(super) fn copy(
         seconds,
         key_range: None,
         versions,
-        matched,
+        matched: proven.map(|(rows, _)| rows),
     };
     Ok((ObjectRef { key: key.to_owned(), bytes: stored.bytes, sha256: stored.sha256 }, vec![report]))
 }
