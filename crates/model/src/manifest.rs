@@ -671,12 +671,12 @@ pub struct Files {
     pub schema_sql: String,
     /// Roles, where they could be read.
     pub globals_sql: Option<String>,
-    /// What `psql` reads before and after the tables of a backup whose form is `sql.gz`.
+    /// Scripts around the rows; none in older manifests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<ScriptFiles>,
 }
 
-/// Keys of what stands around the rows of a backup whose form is `sql.gz`.
+/// Keys of the scripts around the rows: what `psql` reads before and after them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ScriptFiles {
@@ -684,7 +684,7 @@ pub struct ScriptFiles {
     pub before: String,
     /// Sequences, indexes, keys, triggers.
     pub after: String,
-    /// Materialized views, statistics.
+    /// Materialized views, statistics, event triggers.
     pub last: String,
     /// Owners and grants; they need the roles.
     pub owners: String,

@@ -35,7 +35,6 @@ use self::dump::{DumpedFiles, note_dependents};
 use self::plan::{Outcome, Plan, PlannedTable, Selection};
 use self::prove::Proving;
 use self::reuse::Reuse;
-use self::script::Script;
 use self::unit::{UnitContext, UnitReport, confirm, run_unit};
 use self::watch::{OurBackends, Watch};
 use super::frame::{Draft, Frame, Work};
@@ -171,7 +170,6 @@ impl Run<'_> {
         let files =
             DumpedFiles::make(&self.opened.info, &self.opened.tools, source, &coordinator, &excluded, &self.frame.warnings)
                 .await?;
-        let script = Script::read(&self.opened.tools, &files.dump).await?;
         seconds.insert("schema".into(), stage.elapsed().as_secs_f64());
 
         let (rows, bytes) = plan.estimate(&outcome);
@@ -248,7 +246,7 @@ impl Run<'_> {
             dump_version: self.opened.tools.major,
             files: keys,
         };
-        put.extend(script.files(&content, &scripts, &files.unrestorable)?);
+        put.extend(files.script.files(&content, &scripts, &files.unrestorable)?);
         let draft = Draft {
             parent: parent.map(|p| p.id.clone()),
             started: ctx.clock.fixed().unwrap_or(coordinator.taken_at),

@@ -7,6 +7,7 @@ use dozo_model::{BackupId, Files, LeftOut, QualifiedName, ScriptFiles};
 use dozo_postgres::{ConnInfo, Coordinator, PgError, PgTools, dependents};
 use dozo_store::Layout;
 
+use super::script::Script;
 use crate::Result;
 use crate::backup::warnings::Warnings;
 use crate::context::SourceSettings;
@@ -16,6 +17,7 @@ pub(super) struct DumpedFiles {
     pub(super) dump: Bytes,
     pub(super) sql: Bytes,
     pub(super) globals: Option<Bytes>,
+    pub(super) script: Script,
     /// Entries of the dump that need a table which is not in it.
     pub(super) unrestorable: BTreeSet<u32>,
 }
@@ -42,8 +44,9 @@ impl DumpedFiles {
             }
             Err(e) => return Err(e.into()),
         };
-        let unrestorable = unrestorable(tools, &dump, coordinator, excluded).await?;
-        Ok(Self { dump: dump.into(), sql: sql.into(), globals, unrestorable })
+        let script = Script::read(tools, &dump).await?;
+        let unrestorable = script.needing(&absent(coordinator, excluded));
+        Ok(Self { dump: dump.into(), sql: sql.into(), globals, script, unrestorable })
     }
 
     pub(super) fn keys(&self, id: &BackupId, source: &SourceSettings) -> (Files, ScriptFiles) {
@@ -65,20 +68,10 @@ impl DumpedFiles {
     }
 }
 
-async fn unrestorable(
-    tools: &PgTools,
-    dump: &[u8],
-    coordinator: &Coordinator,
-    excluded: &[(u32, String)],
-) -> Result<BTreeSet<u32>> {
+/// Names the tables that the dump was told to leave out.
+fn absent(coordinator: &Coordinator, excluded: &[(u32, String)]) -> BTreeSet<QualifiedName> {
     let hidden: BTreeSet<u32> = excluded.iter().map(|(oid, _)| *oid).collect();
-    let absent: BTreeSet<QualifiedName> =
-        coordinator.tables.iter().filter(|t| hidden.contains(&t.oid)).map(|t| t.name.clone()).collect();
-    if absent.is_empty() {
-        return Ok(BTreeSet::new());
-    }
-    let script = tools.schema_script(dump, &[]).await?;
-    Ok(script.needing(&absent))
+    coordinator.tables.iter().filter(|t| hidden.contains(&t.oid)).map(|t| t.name.clone()).collect()
 }
 
 /// Says which foreign keys and views need a table that is not in the dump.

@@ -11,7 +11,7 @@ use std::io::Write as _;
 
 use bytes::Bytes;
 use dozo_encode::{BlockWriter, EncodeError};
-use dozo_model::{Compression, MaterializedView, PostgresContent, ScriptFiles, SequenceValue, quote_literal};
+use dozo_model::{Compression, MaterializedView, PostgresContent, QualifiedName, ScriptFiles, SequenceValue, quote_literal};
 use dozo_postgres::{Entry, PgTools, SchemaScript, Section, client_encoding, large_object_statements};
 
 use crate::stored::GZIP_LEVEL;
@@ -29,6 +29,11 @@ impl Script {
         let without = ["--no-owner", "--no-privileges"].map(str::to_owned);
         let (plain, owned) = tokio::try_join!(tools.schema_script(dump, &without), tools.schema_script(dump, &[]))?;
         Ok(Self { plain, owned })
+    }
+
+    /// Returns the entries that cannot be made because they need a table that is not there.
+    pub(super) fn needing(&self, absent: &BTreeSet<QualifiedName>) -> BTreeSet<u32> {
+        self.owned.needing(absent)
     }
 
     /// Writes the files; `skip` are entries that need a table which is not in the backup.

@@ -1,8 +1,8 @@
 //! One unit of work: ranges of a table (or small partitions of one tree) become one object.
 //!
 //! row versions → receive → digest → decode → encode → SHA-256, all on the worker's thread (of texts nothing is decoded, and
-//! "encode" is gzip); finished parts go through a bounded queue to the uploader. Where the source is to be proven, the server computes the fingerprint of the same range in the same
-//! snapshot.
+//! "encode" is gzip); finished parts go through a bounded queue to the uploader. Where the source is to be proven, the server
+//! computes the fingerprint of the same range in the same snapshot.
 
 mod parquet;
 mod texts;
@@ -20,7 +20,7 @@ use dozo_store::Layout;
 use super::plan::PlannedTable;
 use super::prove::Proving;
 use crate::backup::gate::Gate;
-use crate::backup::uploads::{Upload, Uploads};
+use crate::backup::uploads::{Upload, Uploads, Waited};
 use crate::backup::warnings::Warnings;
 use crate::budget::Budget;
 use crate::{EngineError, Result};
@@ -77,6 +77,46 @@ pub(crate) fn run_unit(worker: &mut SnapshotWorker, unit: &Unit, shared: &UnitCo
         _ => Err(EngineError::Internal("only a Parquet file holds several partitions".into())),
     })?;
     Ok(UnitReport { object, pieces, upload })
+}
+
+/// Seconds of the stages of a piece.
+#[derive(Default)]
+struct Stages {
+    receive: f64,
+    decode: f64,
+    encode: f64,
+    upload: f64,
+    versions: Option<f64>,
+}
+
+impl Stages {
+    /// Waits for the turn of a piece, and sums its row versions where that is wanted: before its rows, because the scan warms the
+    /// server's cache for them.
+    fn begin(
+        worker: &mut SnapshotWorker,
+        shared: &UnitContext,
+        piece: &Piece,
+        waited: &Waited,
+    ) -> Result<(Self, Option<RowVersions>)> {
+        let began = Instant::now();
+        shared.gate.pass(0, worker.cancel())?;
+        let wanted = shared.versions_wanted.contains(&piece.dataset);
+        let table = &shared.datasets[piece.dataset].locked;
+        let versions = wanted.then(|| worker.row_versions(table, piece.blocks)).transpose()?;
+        let counting = wanted.then(|| began.elapsed().as_secs_f64());
+        Ok((Self { upload: waited.take(), versions: counting, ..Self::default() }, versions))
+    }
+
+    /// Names them; `waited` for uploads is a part of what encoding took.
+    fn named(self, waited: f64, proven: Option<(u64, f64)>) -> BTreeMap<&'static str, f64> {
+        let encode = (self.encode - waited).max(0.0);
+        let upload = self.upload + waited;
+        let mut seconds =
+            BTreeMap::from([("receive", self.receive), ("decode", self.decode), ("encode", encode), ("upload", upload)]);
+        seconds.extend(self.versions.map(|took| ("versions", took)));
+        seconds.extend(proven.map(|(_, took)| ("prove", took)));
+        seconds
+    }
 }
 
 /// Says which row the server could not send.

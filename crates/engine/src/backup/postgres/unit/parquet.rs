@@ -1,13 +1,12 @@
 //! A unit that becomes a Parquet file: rows of one table, or of small partitions of one tree.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use dozo_encode::{EncodeError, EncodeOptions, ParquetEncoder, TableEncoder};
 use dozo_model::{ObjectRef, Part, RowDigester};
 use dozo_postgres::{PgError, RowBlock, RowDecoder, RowSource, SnapshotWorker, Unit};
 
-use super::{PieceReport, UnitContext, name_row, prove, too_large};
+use super::{PieceReport, Stages, UnitContext, name_row, prove, too_large};
 use crate::backup::postgres::geo;
 use crate::backup::uploads::UploadSink;
 use crate::{EngineError, Result};
@@ -37,7 +36,6 @@ pub(super) fn copy(
         metadata,
     };
     let waited = sink.waited();
-    let mut upload = waited.take();
     let encoder = ParquetEncoder::new(decoder.schema(), &options, sink).map_err(encode_error)?;
     let mut encoder: Box<dyn TableEncoder<UploadSink>> = Box::new(encoder);
     let mut digester = RowDigester::default();
@@ -49,13 +47,8 @@ pub(super) fn copy(
         let name = table.locked.name.to_string();
         let began = Instant::now();
         let cancel = worker.cancel().clone();
-        shared.gate.pass(0, &cancel)?;
-        // Before the rows: the scan warms the server's cache for them.
-        let wanted = shared.versions_wanted.contains(&piece.dataset);
-        let versions = wanted.then(|| worker.row_versions(&table.locked, piece.blocks)).transpose()?;
-        let counting = began.elapsed().as_secs_f64();
+        let (mut stages, versions) = Stages::begin(worker, shared, piece, &waited)?;
         let (mut bytes_read, mut rows) = (0, 0);
-        let (mut receive, mut decode, mut encode) = (0.0, 0.0, 0.0);
         {
             let mut reader = worker.copy(&table.locked, &table.columns, piece.blocks)?;
             loop {
@@ -69,16 +62,16 @@ pub(super) fn copy(
                     Err(e) => return Err(e.into()),
                 };
                 let t1 = Instant::now();
-                receive += (t1 - t0).as_secs_f64();
+                stages.receive += (t1 - t0).as_secs_f64();
                 if !more {
                     break;
                 }
                 let batch =
                     decoder.decode(&mut block, &mut digester).map_err(|source| PgError::Wire { table: name.clone(), source })?;
                 let t2 = Instant::now();
-                decode += (t2 - t1).as_secs_f64();
+                stages.decode += (t2 - t1).as_secs_f64();
                 encoder.write(&batch).map_err(encode_error)?;
-                encode += t2.elapsed().as_secs_f64();
+                stages.encode += t2.elapsed().as_secs_f64();
                 bytes_read += block.bytes() as u64;
                 rows += block.rows() as u64;
                 shared.progress.advance(&name, block.rows() as u64, block.bytes() as u64);
@@ -87,19 +80,12 @@ pub(super) fn copy(
         }
         let t3 = Instant::now();
         let row_groups = encoder.end_run().map_err(encode_error)?;
-        encode += t3.elapsed().as_secs_f64();
+        stages.encode += t3.elapsed().as_secs_f64();
         if piece.blocks.to.is_none() {
             shared.progress.done(&name, rows, began.elapsed().as_secs_f64());
         }
         let fingerprint = digester.take();
         let proven = prove(worker, shared, piece, fingerprint)?;
-        let in_encode = waited.take();
-        upload += in_encode;
-        let encode = (encode - in_encode).max(0.0);
-        let mut seconds = BTreeMap::from([("receive", receive), ("decode", decode), ("encode", encode), ("upload", upload)]);
-        upload = 0.0;
-        seconds.extend(wanted.then_some(("versions", counting)));
-        seconds.extend(proven.map(|(_, took)| ("prove", took)));
         pieces.push(PieceReport {
             dataset: piece.dataset,
             part: Part {
@@ -111,7 +97,7 @@ pub(super) fn copy(
             },
             bytes_read,
             escaped: decoder.take_escaped(),
-            seconds,
+            seconds: stages.named(waited.take(), proven),
             key_range: None,
             versions,
             matched: proven.map(|(rows, _)| rows),

@@ -8,7 +8,7 @@ use dozo_encode::{BlockWriter, EncodeError};
 use dozo_model::{Algorithm, Compression, ObjectRef, Part, RowDigester};
 use dozo_postgres::{CopyForm, Frame, LEAST_INTERVAL, PgError, Piece, PrintedRows, SnapshotWorker};
 
-use super::{PieceReport, UnitContext, name_row, prove, too_large};
+use super::{PieceReport, Stages, UnitContext, name_row, prove, too_large};
 use crate::backup::uploads::UploadSink;
 use crate::stored::GZIP_LEVEL;
 use crate::{EngineError, Result};
@@ -32,20 +32,14 @@ pub(super) fn copy(
     let frame =
         Frame::new(&table.locked.name, &table.columns, table.kind, table.format, piece.blocks.from == 0, &shared.encoding);
     let waited = sink.waited();
-    let mut upload = waited.take();
     let mut writer = BlockWriter::inline(Compression::Gzip, GZIP_LEVEL, shared.budget.parts.bytes, sink);
     let began = Instant::now();
     let cancel = worker.cancel().clone();
-    shared.gate.pass(0, &cancel)?;
-    // Before the rows: the scan warms the server's cache for them.
-    let wanted = shared.versions_wanted.contains(&piece.dataset);
-    let versions = wanted.then(|| worker.row_versions(&table.locked, piece.blocks)).transpose()?;
-    let counting = began.elapsed().as_secs_f64();
+    let (mut stages, versions) = Stages::begin(worker, shared, piece, &waited)?;
     let mut digester = RowDigester::new(Algorithm::of(&table.columns));
     let mut printed = PrintedRows::new(&table.columns, form);
     let wrong = |source| PgError::Wire { table: name.clone(), source };
     let (mut bytes_read, mut rows, mut pending) = (0u64, 0u64, Vec::with_capacity(BATCH));
-    let (mut receive, mut decode, mut encode) = (0.0, 0.0, 0.0);
     writer.write_all(frame.head.as_bytes()).map_err(closed)?;
     {
         let mut reader = worker.copy_texts(&table.locked, &table.columns, piece.blocks, form)?;
@@ -62,7 +56,7 @@ pub(super) fn copy(
                 }
             }
             let t1 = Instant::now();
-            receive += (t1 - t0).as_secs_f64();
+            stages.receive += (t1 - t0).as_secs_f64();
             printed.add(&pending).map_err(wrong)?;
             if let Some(at) = printed.unreadable() {
                 let column = table.columns.iter().filter(|c| c.loaded()).nth(at).map(|c| c.name.clone()).unwrap_or_default();
@@ -72,9 +66,9 @@ pub(super) fn copy(
             let now = printed.rows() as u64;
             printed.digest(&mut digester);
             let t2 = Instant::now();
-            decode += (t2 - t1).as_secs_f64();
+            stages.decode += (t2 - t1).as_secs_f64();
             writer.write_all(&pending).map_err(closed)?;
-            encode += t2.elapsed().as_secs_f64();
+            stages.encode += t2.elapsed().as_secs_f64();
             bytes_read += pending.len() as u64;
             rows += now;
             shared.progress.advance(&name, now, pending.len() as u64);
@@ -86,24 +80,18 @@ pub(super) fn copy(
     writer.write_all(frame.tail.as_bytes()).map_err(closed)?;
     let (sink, stored) = writer.finish().map_err(encode_error)?;
     sink.end().map_err(|_| encode_error(EncodeError::Closed))?;
-    encode += t3.elapsed().as_secs_f64();
+    stages.encode += t3.elapsed().as_secs_f64();
     if piece.blocks.to.is_none() {
         shared.progress.done(&name, rows, began.elapsed().as_secs_f64());
     }
     let fingerprint = digester.take();
     let proven = prove(worker, shared, piece, fingerprint)?;
-    let in_encode = waited.take();
-    upload += in_encode;
-    let encode = (encode - in_encode).max(0.0);
-    let mut seconds = BTreeMap::from([("receive", receive), ("decode", decode), ("encode", encode), ("upload", upload)]);
-    seconds.extend(wanted.then_some(("versions", counting)));
-    seconds.extend(proven.map(|(_, took)| ("prove", took)));
     let report = PieceReport {
         dataset: piece.dataset,
         part: Part { object: key.to_owned(), row_groups: (0, 0), fingerprint, blocks: piece.blocks, first_row: None },
         bytes_read,
         escaped: BTreeMap::new(),
-        seconds,
+        seconds: stages.named(waited.take(), proven),
         key_range: None,
         versions,
         matched: proven.map(|(rows, _)| rows),
