@@ -1,6 +1,8 @@
 //! What runs at two in the morning: nothing to say, nothing to read a home from, others in the way, commands around it.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dozo_testkit::{Cluster, ClusterOptions, shared};
@@ -198,16 +200,25 @@ fn a_lagging_replica_pauses_the_run() {
     let quick = dozo.run(&["--json", "backup", "shop"]).exits(0).json();
     assert_eq!(quick["warnings"].as_array().unwrap().len(), 0);
     standby.psql("postgres", "SELECT pg_wal_replay_pause()");
-    database.psql("INSERT INTO a SELECT i FROM generate_series(1, 100) i");
-    let running = dozo.command(&["--json", "backup", "shop"]).spawn().unwrap();
-    std::thread::sleep(Duration::from_secs(3));
+    // Written when it commits: the position of a server that writes its WAL a moment later would be the replica's own.
+    database.psql("SET synchronous_commit = on; INSERT INTO a SELECT i FROM generate_series(1, 100) i");
+    let mut running = dozo.command(&["--json", "backup", "shop"]).spawn().unwrap();
+    let told = Arc::new(Mutex::new(String::new()));
+    let stderr = BufReader::new(running.stderr.take().unwrap());
+    let reader = std::thread::spawn({
+        let told = told.clone();
+        move || stderr.lines().map_while(Result::ok).for_each(|line| told.lock().unwrap().push_str(&(line + "\n")))
+    });
+    let pauses = || told.lock().unwrap().matches("paused: replica walreceiver lags more than 1.0 s").count();
+    until("a pause", || pauses() > 0);
+    std::thread::sleep(Duration::from_secs(2));
     let copying = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dozo worker' AND query LIKE 'COPY%' AND datname = current_database()";
     assert_eq!(database.psql(copying), "0", "paused before the first row");
+    assert_eq!(pauses(), 1, "{}", told.lock().unwrap());
     standby.psql("postgres", "SELECT pg_wal_replay_resume()");
-    let out = running.wait_with_output().unwrap();
-    let stderr = String::from_utf8_lossy(&out.stderr);
-    assert_eq!(out.status.code(), Some(0), "{stderr}");
-    assert_eq!(stderr.matches("paused: replica walreceiver lags more than 1.0 s").count(), 1, "{stderr}");
+    let status = running.wait().unwrap();
+    reader.join().unwrap();
+    assert_eq!(status.code(), Some(0), "{}", told.lock().unwrap());
 }
 
 /// A repository whose disk is too full is refused before anything is read; one that fills up commits nothing.
