@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod adopt;
+mod archive;
 mod chaos;
 mod command;
 mod commands;

@@ -5,6 +5,7 @@
 //! create-only; whoever creates a manifest's key decides the backup's fate. *Crash behaviour*: a killed backup leaves an
 //! intent and objects that `gc plan` lists; its lease is broken at once on the same host.
 
+mod archive;
 mod error;
 mod fate;
 mod gc;
@@ -16,6 +17,7 @@ mod resolve;
 mod retention;
 mod survey;
 
+pub use archive::ArchivedUnit;
 pub use error::CatalogError;
 pub use fate::{Decision, Fate};
 pub use gc::{GcDone, GcOptions, GcPlan, MarkedBackup, Uncommitted, UncommittedBackup};

@@ -73,6 +73,10 @@ pub(crate) enum Verb {
     Fingerprint(Fingerprint),
     /// Ask a backup by SQL: its tables under their names, read where they lie, without a database server
     Sql(Sql),
+    /// Cold partitions leave the database for Parquet, proven
+    Archive(Archive),
+    /// The partitions of a database: where each stands, those to come, those in quarantine
+    Partitions(Partitions),
     /// Keep what the tiers promise, let go what they do not
     Retention(Retention),
     /// Compress and delete old files of a file set, once a verified backup holds them
@@ -295,8 +299,11 @@ impl From<Level> for VerifyLevel {
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
     /// SOURCE@latest, SOURCE@ID, a unique prefix of an id, or `latest`
-    #[arg(value_name = "BACKUP", required_unless_present = "all")]
+    #[arg(value_name = "BACKUP", required_unless_present_any = ["all", "archive"])]
     pub(crate) backup: Option<String>,
+    /// What an archive job has published, instead of backups
+    #[arg(long, value_name = "ARCHIVE", conflicts_with_all = ["backup", "all"])]
+    pub(crate) archive: Option<String>,
     /// All backups; with `latest`, the latest of every source
     #[arg(long)]
     pub(crate) all: bool,
@@ -323,14 +330,23 @@ pub(crate) enum OnExisting {
 #[derive(Debug, Args)]
 pub(crate) struct Restore {
     /// SOURCE@latest, SOURCE@ID, or a unique prefix of an id; several only of files
-    #[arg(value_name = "BACKUP", required_unless_present = "all")]
+    #[arg(value_name = "BACKUP", required_unless_present_any = ["all", "archive"])]
     pub(crate) backups: Vec<String>,
+    /// A partition of this archive job, back into its table, or with --as beside it; with --partition
+    #[arg(long, value_name = "ARCHIVE", conflicts_with_all = ["backups", "all"], requires = "partition")]
+    pub(crate) archive: Option<String>,
+    /// The archived partition: its name, or its folder like 2023-01
+    #[arg(long, value_name = "PARTITION", requires = "archive")]
+    pub(crate) partition: Option<String>,
+    /// Move rows of the DEFAULT partition that belong into the archived one
+    #[arg(long, requires = "archive")]
+    pub(crate) move_default: bool,
     /// The latest backup of every source that is no database server: files of all kinds, into one folder
     #[arg(long, conflicts_with = "backups")]
     pub(crate) all: bool,
     /// Database to restore into: env:NAME, file:PATH, a URL without password, or a source of the configuration; a folder for
     /// backups of files; - for a command's output on stdout
-    #[arg(long, value_name = "URL|FOLDER", required_unless_present = "command")]
+    #[arg(long, value_name = "URL|FOLDER", required_unless_present_any = ["command", "archive"])]
     pub(crate) to: Option<String>,
     /// Give a command's output to the standard input of this command, such as: -- mysql crm
     #[arg(value_name = "COMMAND", last = true, conflicts_with_all = ["to", "all"])]
@@ -398,7 +414,7 @@ pub(crate) struct Restore {
 /// `dozo sql`
 #[derive(Debug, Args)]
 pub(crate) struct Sql {
-    /// SOURCE@latest, SOURCE@ID, or a unique prefix of an id
+    /// SOURCE@latest, SOURCE@ID, a unique prefix of an id, or archive:NAME
     #[arg(value_name = "BACKUP")]
     pub(crate) backup: String,
     /// One statement that yields rows, in the SQL of DuckDB
@@ -501,6 +517,142 @@ pub(crate) struct Fingerprint {
     /// Over the texts of the columns (t1), as tables that are kept as csv.gz or sql.gz have it
     #[arg(long)]
     pub(crate) text: bool,
+}
+
+/// `dozo archive`
+#[derive(Debug, Args)]
+pub(crate) struct Archive {
+    /// What to do [default: plan]
+    #[command(subcommand)]
+    pub(crate) verb: Option<ArchiveVerb>,
+}
+
+/// Verbs of `archive`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ArchiveVerb {
+    /// Say which partitions leave, in which order, and what stands in the way of the others; change nothing
+    Plan {
+        /// Only this job (repeatable) [default: all]
+        #[arg(value_name = "ARCHIVE")]
+        jobs: Vec<String>,
+    },
+    /// Export, prove, detach, publish; drop what has waited long enough
+    Apply(ArchiveApply),
+    /// List what is archived
+    List {
+        /// Only this job (repeatable) [default: all]
+        #[arg(value_name = "ARCHIVE")]
+        jobs: Vec<String>,
+    },
+    /// Print the definition with which an engine reads an archive where it lies
+    Ddl {
+        /// Job
+        #[arg(value_name = "ARCHIVE")]
+        job: String,
+        /// Engine
+        #[arg(long, value_enum)]
+        engine: Engine,
+    },
+    /// Say which rows count of a partition that is live and archived at once (after a restore to an earlier point in time)
+    Resolve {
+        /// Unit, or the beginning of its id
+        #[arg(value_name = "UNIT")]
+        unit: String,
+        /// live = the archive forgets the unit; archived = the partition leaves once more, if it holds the same rows
+        #[arg(long, value_enum)]
+        keep: KeepRows,
+        /// Source of the unit [default: the one that has archive jobs]
+        #[arg(long, value_name = "SOURCE")]
+        source: Option<String>,
+    },
+}
+
+/// `dozo archive apply`
+#[derive(Debug, Args)]
+pub(crate) struct ArchiveApply {
+    /// Only this job (repeatable) [default: all]
+    #[arg(value_name = "ARCHIVE")]
+    pub(crate) jobs: Vec<String>,
+    /// Only this partition: its name, or its folder like 2023-01 (repeatable)
+    #[arg(long, value_name = "PARTITION")]
+    pub(crate) partition: Vec<String>,
+    /// Only if this many percent of the server's data disk are in use
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) if_disk_above: Option<u8>,
+    /// Wait this long for a backup of the same source (like 15min)
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) wait: Option<Span>,
+}
+
+/// Engines that read archives.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Engine {
+    /// Amazon Athena, with partition projection
+    Athena,
+    /// Trino, with partition projection
+    Trino,
+    /// Apache Spark
+    Spark,
+    /// DuckDB
+    Duckdb,
+}
+
+/// Which rows count.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum KeepRows {
+    /// Those of the database
+    Live,
+    /// Those of the archive
+    Archived,
+}
+
+/// `dozo partitions`
+#[derive(Debug, Args)]
+pub(crate) struct Partitions {
+    /// What to do [default: list]
+    #[command(subcommand)]
+    pub(crate) verb: Option<PartitionsVerb>,
+}
+
+/// Verbs of `partitions`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PartitionsVerb {
+    /// List partitions: bound, rows, size, and whether they are live, detaching, quarantined, dropped, archived
+    List {
+        /// Source [default: the only one of kind postgres]
+        #[arg(long, value_name = "SOURCE")]
+        source: Option<String>,
+        /// Only this partitioned table (repeatable)
+        #[arg(value_name = "SCHEMA.TABLE")]
+        tables: Vec<String>,
+    },
+    /// Make partitions to come, as the existing ones are
+    Create {
+        /// Source [default: the only one of kind postgres]
+        #[arg(long, value_name = "SOURCE")]
+        source: Option<String>,
+        /// Partitioned table (repeatable)
+        #[arg(value_name = "SCHEMA.TABLE", required = true)]
+        tables: Vec<String>,
+        /// So many lie behind the one of now
+        #[arg(long, value_name = "N", default_value = "3")]
+        ahead: usize,
+        /// Calendar of the partitions [default: time-zone of the table's archive job, or of the configuration]
+        #[arg(long, value_name = "ZONE")]
+        time_zone: Option<String>,
+        /// Print the statements instead of running them
+        #[arg(long)]
+        sql: bool,
+    },
+    /// Drop partitions in quarantine that are proven to be archived, whatever their job says
+    Drop {
+        /// Source [default: the only one that has archive jobs]
+        #[arg(long, value_name = "SOURCE")]
+        source: Option<String>,
+        /// Those whose range ended so long ago (like "12 months")
+        #[arg(long, value_name = "SPAN")]
+        older_than: Period,
+    },
 }
 
 /// `dozo retention`

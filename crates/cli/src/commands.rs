@@ -2,6 +2,7 @@
 
 mod accept;
 mod adopt;
+mod archive;
 mod backup;
 mod check;
 mod compare;
@@ -12,6 +13,7 @@ mod init;
 mod list;
 mod metrics;
 mod notify;
+mod partitions;
 mod replicate;
 mod restore;
 mod retention;
@@ -112,6 +114,8 @@ pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken, up
             Verb::Compare(args) => compare::run(&session, args).await,
             Verb::Fingerprint(args) => fingerprint::run(&session, args).await,
             Verb::Sql(args) => sql::run(&session, args).await,
+            Verb::Archive(args) => archive::run(&session, args).await,
+            Verb::Partitions(args) => partitions::run(&session, args).await,
             Verb::Retention(args) => retention::run(&session, args).await,
             Verb::Rotate(args) => rotate::run(&session, args).await,
             Verb::Hold(args) => hold::run(&session, args).await,

@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dozo_engine::{RepositorySettings, SourceSettings};
+use dozo_engine::{ArchiveJob, RepositorySettings, SourceSettings};
 use dozo_model::{ByteSize, RetentionPolicy, SourceName};
 use dozo_notify::Receiver;
 use jiff::civil::Time;
@@ -26,6 +26,10 @@ pub(crate) struct Config {
     pub(crate) repository: RepositorySettings,
     /// `[source.*]`, in the file's order.
     pub(crate) sources: Vec<SourceSettings>,
+    /// `[archive.*]`, in the file's order.
+    pub(crate) archives: Vec<ArchiveJob>,
+    /// Calendar of everything that has none of its own.
+    pub(crate) time_zone: String,
     /// `[retention]`
     pub(crate) retention: RetentionPolicy,
     /// What is kept of sources that are not in the file: everything.
@@ -140,6 +144,11 @@ impl Config {
     /// Returns a source.
     pub(crate) fn source(&self, name: &str) -> Option<&SourceSettings> {
         self.sources.iter().find(|s| s.name.as_str() == name)
+    }
+
+    /// Returns an archive job.
+    pub(crate) fn archive(&self, name: &str) -> Option<&ArchiveJob> {
+        self.archives.iter().find(|a| a.name == name)
     }
 
     /// Returns the source that made a backup: one of that name, or the server that it is a database of.

@@ -37,6 +37,8 @@ pub(crate) enum Usage {
     Schedule,
     /// The source is no database.
     NoDatabase,
+    /// The archive job is not in the configuration.
+    UnknownArchive,
 }
 
 impl Usage {
@@ -55,6 +57,7 @@ impl Usage {
             Self::OutputFile => "DOZO-E1016",
             Self::Schedule => "DOZO-E1017",
             Self::NoDatabase => "DOZO-E1018",
+            Self::UnknownArchive => "DOZO-E1019",
         }
     }
 }

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use dozo_model::{Severity, Timestamp};
 use dozo_notify::{Delivered, Delivery, Message, Receiver, deliver, state_folder};
 
-use crate::args::{GcVerb, RetentionVerb, RotateVerb, Verb};
+use crate::args::{ArchiveVerb, GcVerb, RetentionVerb, RotateVerb, Verb};
 use crate::commands::Session;
 use crate::config::Config;
 use crate::log::{self, Level};
 
 /// Jobs that somebody may want to hear of.
-pub(crate) const JOBS: [&str; 7] = ["backup", "verify", "replicate", "retention", "rotate", "gc", "status"];
+pub(crate) const JOBS: [&str; 8] = ["backup", "verify", "replicate", "archive", "retention", "rotate", "gc", "status"];
 /// A supervisor has asked this process to end.
 pub(crate) static TERMINATED: AtomicBool = AtomicBool::new(false);
 /// How far this run is in telling somebody.
@@ -32,6 +32,7 @@ pub(crate) fn job(verb: &Verb) -> Option<&'static str> {
         Verb::Backup(_) => Some("backup"),
         Verb::Verify(_) => Some("verify"),
         Verb::Replicate(_) => Some("replicate"),
+        Verb::Archive(args) => matches!(args.verb, Some(ArchiveVerb::Apply(_))).then_some("archive"),
         Verb::Retention(args) => matches!(args.verb, Some(RetentionVerb::Apply { .. })).then_some("retention"),
         Verb::Rotate(args) => matches!(args.verb, Some(RotateVerb::Apply { .. })).then_some("rotate"),
         Verb::Gc(args) => matches!(args.verb, Some(GcVerb::Apply)).then_some("gc"),

@@ -20,11 +20,14 @@ pub(crate) use frame::Frame;
 pub(crate) use frame::{Draft, Work};
 pub(crate) use gate::Gate;
 pub(crate) use lean::{Offers, newest, stands};
-pub(crate) use postgres::{Readable, readable, too_large, wanted_sequences};
+pub(crate) use postgres::{
+    Copier, FLUSH, OurBackends, Outcome, Place, Plan, Proving, Readable, Watch, readable, server_identity, too_large,
+    wanted_sequences,
+};
 pub use report::{BackupReport, Bottleneck, FilesReport, TableReport};
 pub(crate) use uploads::{Upload, UploadSink, Uploads};
+pub(crate) use warnings::Warnings;
 
-use crate::backup::warnings::Warnings;
 use crate::context::{CommandSettings, Context, OnBlock, RepositorySettings, SourceKind, SourceSettings};
 use crate::{EngineError, Result, command, duckdb, files, hooks};
 

@@ -10,6 +10,8 @@ const BASE: usize = 40 << 20;
 const ROW_GROUP_MIN: usize = 8 << 20;
 /// A row group above this is read badly by others.
 const ROW_GROUP_MAX: usize = 64 << 20;
+/// Heap bytes of a file that people query: 128 MB to 1 GB of Parquet.
+const LARGE_FILE: u64 = 2 << 30;
 
 /// What a run may hold in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +22,9 @@ pub struct Budget {
     pub row_group_bytes: usize,
     /// A row group ends at this many rows.
     pub row_group_rows: usize,
-    /// Heap bytes in one unit of work.
+    /// Heap bytes in one unit of work, at least where there are so many.
+    pub unit_least: u64,
+    /// Heap bytes in one unit of work, at most.
     pub unit_bytes: u64,
     /// How uploads are cut.
     pub parts: Parts,
@@ -34,7 +38,13 @@ impl Budget {
         let fixed = fixed(parts);
         let workers = workers.clamp(1, (memory / (fixed + ROW_GROUP_MIN)).max(1));
         let row_group_bytes = (memory / workers).saturating_sub(fixed).clamp(ROW_GROUP_MIN, ROW_GROUP_MAX);
-        Self { workers, row_group_bytes, row_group_rows: 1 << 20, unit_bytes: 128 << 20, parts }
+        Self { workers, row_group_bytes, row_group_rows: 1 << 20, unit_least: 32 << 20, unit_bytes: 128 << 20, parts }
+    }
+
+    /// Returns this budget for files that people query: large ones, whatever that costs in parallelism.
+    #[must_use]
+    pub fn for_large_files(self) -> Self {
+        Self { unit_least: LARGE_FILE, unit_bytes: LARGE_FILE, ..self }
     }
 
     /// Returns the expected peak, without the largest single row.

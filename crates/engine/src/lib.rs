@@ -7,6 +7,7 @@
 
 mod adopt;
 mod alarms;
+mod archive;
 mod backup;
 mod budget;
 mod check;
@@ -39,6 +40,12 @@ mod workers;
 
 pub use adopt::{Adopted, Adoption, Dump, NamePattern, Retired, retire_dumps, survey_dumps};
 pub use alarms::{Alarm, AlarmRules};
+pub use archive::{
+    ArchiveJob, ArchiveLine, ArchiveOptions, ArchivePlan, ArchiveReport, ArchivedLine, CreatedPartition, DdlEngine, Granularity,
+    JobLine, Keep, Leftover, PartitionLine, Protocol, RestoreUnitOptions, Then, UnitAction, UnitLine, archive_apply, archive_ddl,
+    archive_list, archive_manifest, archive_plan, archive_resolve, archive_restore, archive_verify, disk_used, joined_plan,
+    partitions_create, partitions_drop, partitions_list,
+};
 pub use backup::{BackupOptions, BackupReport, Bottleneck, FilesReport, TableReport, backup};
 pub use budget::Budget;
 pub use check::{CheckLine, CheckStatus, check};

@@ -72,6 +72,8 @@ pub struct RestoreOptions {
     pub beside: bool,
     /// How long to wait for a lock of a live table.
     pub lock_timeout: std::time::Duration,
+    /// A partition stays by itself, whether its tree is there or not.
+    pub alone: bool,
 }
 
 /// What becomes of tables that are there.
@@ -215,7 +217,7 @@ async fn dispatch(
     if into::into_existing(&live, options)? {
         return into::run(job, &plan, &live).await;
     }
-    let plan = plan.attaching(&target).await?;
+    let plan = if options.alone { plan } else { plan.attaching(&target).await? };
     run(job, plan).await
 }
 

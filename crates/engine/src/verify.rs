@@ -43,8 +43,7 @@ pub struct VerifyReport {
     pub seconds: f64,
 }
 
-/// Verifies one backup and records the result. With `not_again`, an object of an earlier backup is only looked for, not read,
-/// if a check read its content within that time; the backup's own objects are always read.
+/// Verifies one backup and records the result. `not_again` as in [`examine`].
 ///
 /// # Errors
 /// When the work is interrupted. What is wrong with the backup is in the report, never an error.
@@ -56,6 +55,26 @@ pub async fn verify(
     not_again: Option<Duration>,
 ) -> Result<VerifyReport> {
     let began = std::time::Instant::now();
+    let check = examine(ctx, repository, manifest, level, not_again).await?;
+    if let Err(e) = repository.record_check(&manifest.source, &check).await {
+        // A repository that only may be read can be verified all the same.
+        ctx.progress.warn(&format!("the result could not be recorded: {e}"));
+    }
+    Ok(VerifyReport { source: manifest.source.to_string(), check, seconds: began.elapsed().as_secs_f64() })
+}
+
+/// Reads what a manifest names, and says what is wrong. With `not_again`, an object of an earlier backup is only looked for, not read,
+/// if a check read its content within that time; the backup's own objects are always read.
+///
+/// # Errors
+/// When the work is interrupted. What is wrong with the backup is in the report, never an error.
+pub(crate) async fn examine(
+    ctx: &Context,
+    repository: &Repository,
+    manifest: &Manifest,
+    level: VerifyLevel,
+    not_again: Option<Duration>,
+) -> Result<CheckEvent> {
     let skipped = match not_again {
         Some(within) if level > VerifyLevel::Exists && manifest.parent.is_some() => {
             read_not_long_ago(ctx, repository, manifest, within).await?
@@ -118,7 +137,7 @@ pub async fn verify(
         (true, false) => Verdict::NotRun,
         (true, true) => Verdict::Passed,
     };
-    let check = CheckEvent {
+    Ok(CheckEvent {
         format: FORMAT_VERSION,
         backup: manifest.id.clone(),
         level,
@@ -132,12 +151,7 @@ pub async fn verify(
         skipped: skipped.into_iter().map(|(object, checked)| SkippedObject { object, checked }).collect(),
         tool: tool(),
         operator: ctx.operator.clone(),
-    };
-    if let Err(e) = repository.record_check(&manifest.source, &check).await {
-        // A repository that only may be read can be verified all the same.
-        ctx.progress.warn(&format!("the result could not be recorded: {e}"));
-    }
-    Ok(VerifyReport { source: manifest.source.to_string(), check, seconds: began.elapsed().as_secs_f64() })
+    })
 }
 
 /// Finds what somebody put a delete marker or another version over. Our reads see the object all the same; others do not.

@@ -3,6 +3,7 @@
 //! Place in the flow: below everything. *Invariants*: no I/O, no clock of its own (see `clock.rs`),
 //! no async runtime; every type that reaches the repository is versioned and documented in `docs/format.md`.
 
+mod archive;
 mod change;
 mod clock;
 mod digest;
@@ -18,6 +19,7 @@ mod progress;
 mod severity;
 mod units;
 
+pub use archive::{UnitEvent, UnitPlan, UnitState};
 pub use change::{Acceptance, ChangeToken, Loss, LossUnit, RowVersions, SourceMatch};
 pub use clock::{Clock, FixedClock, SystemClock, Timestamp, civil};
 pub use digest::{Sha256Digest, Sha256Hasher};

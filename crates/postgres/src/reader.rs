@@ -12,6 +12,7 @@ use crate::compare::{self, KeyedRow};
 use crate::conninfo::ConnInfo;
 use crate::copy::{HEADER_BYTES, RowBlock, SIGNATURE};
 use crate::error::PgError;
+use crate::inspect::TableInfo;
 use crate::session::pinned;
 use crate::sql::{self, CopyForm, RAW_ENCODING, RowSet};
 use crate::token;
@@ -37,6 +38,16 @@ pub struct LockedTable {
     pub filenode: u32,
     /// What its rows are.
     pub rows: RowSet,
+    /// Columns by which copied rows are sorted; none = as they lie.
+    pub order: Vec<String>,
+}
+
+impl LockedTable {
+    /// The table's own rows, as they lie.
+    #[must_use]
+    pub fn own(table: &TableInfo) -> Self {
+        Self { oid: table.oid, name: table.name.clone(), filenode: table.filenode, rows: RowSet::Own, order: vec![] }
+    }
 }
 
 /// One connection on the shared snapshot.
@@ -209,7 +220,7 @@ impl SnapshotWorker {
         columns: &[Column],
         blocks: BlockRange,
     ) -> Result<impl RowSource + 'a, PgError> {
-        let what = self.begin_copy(table, &sql::copy_out(&table.name, columns, table.rows.rows(blocks), CopyForm::Binary))?;
+        let what = self.begin_copy(table, &sql::copy_out(table, columns, blocks, CopyForm::Binary))?;
         Ok(CopyReader { wire: &mut self.wire, framing: Framing::default(), what, cancel: self.cancel.clone(), ended: false })
     }
 
@@ -224,7 +235,7 @@ impl SnapshotWorker {
         blocks: BlockRange,
         form: CopyForm,
     ) -> Result<TextReader<'_>, PgError> {
-        let what = self.begin_copy(table, &sql::copy_out(&table.name, columns, table.rows.rows(blocks), form))?;
+        let what = self.begin_copy(table, &sql::copy_out(table, columns, blocks, form))?;
         Ok(TextReader { wire: &mut self.wire, what, cancel: self.cancel.clone() })
     }
 

@@ -8,6 +8,7 @@ use dozo_model::{
 
 use crate::error::PgError;
 use crate::large::large_object_rows;
+use crate::reader::LockedTable;
 use crate::session::Session;
 
 /// Tells whether the output function of an array says less than its elements: it leaves out their XML declarations.
@@ -128,9 +129,12 @@ impl CopyForm {
 }
 
 /// Writes the COPY that reads some rows. Forms that hold texts leave out what is not loaded.
-pub(crate) fn copy_out(table: &QualifiedName, columns: &[Column], rows: Rows<'_>, form: CopyForm) -> String {
+pub(crate) fn copy_out(table: &LockedTable, columns: &[Column], blocks: BlockRange, form: CopyForm) -> String {
     let list: Vec<String> = columns.iter().filter(|c| form == CopyForm::Binary || c.loaded()).map(copied).collect();
-    format!("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT {})", list.join(", "), rows.from(table), form.word())
+    let order: Vec<String> = table.order.iter().map(|c| quote_ident(c)).collect();
+    let order = if order.is_empty() { String::new() } else { format!(" ORDER BY {}", order.join(", ")) };
+    let from = table.rows.rows(blocks).from(&table.name);
+    format!("COPY (SELECT {} FROM {from}{order}) TO STDOUT (FORMAT {})", list.join(", "), form.word())
 }
 
 /// Writes the query for the row with the longest texts: its key (its place, if it has none) and their bytes. Lengths are read without

@@ -195,16 +195,24 @@ impl PgTools {
         exclude: &[String],
         lock_timeout_ms: u128,
     ) -> Result<Vec<u8>, PgError> {
-        let mut args = vec![
-            "--schema-only".to_owned(),
-            "--format=custom".to_owned(),
-            "--encoding=UTF8".to_owned(),
-            // A subscription's connection text holds a password.
-            "--no-subscriptions".to_owned(),
-            format!("--snapshot={snapshot}"),
-            format!("--lock-wait-timeout={lock_timeout_ms}"),
-        ];
+        let mut args = schema_only(snapshot, lock_timeout_ms);
         args.extend(exclude.iter().map(|pattern| format!("--exclude-table={pattern}")));
+        self.run("pg_dump", &args, Some(info), None).await
+    }
+
+    /// Dumps the definitions of tables alone, in the custom format, as an exported snapshot shows them.
+    ///
+    /// # Errors
+    /// [`PgError::ToolFailed`] with pg_dump's own words.
+    pub async fn dump_tables(
+        &self,
+        info: &ConnInfo,
+        snapshot: &str,
+        tables: &[String],
+        lock_timeout_ms: u128,
+    ) -> Result<Vec<u8>, PgError> {
+        let mut args = schema_only(snapshot, lock_timeout_ms);
+        args.extend(tables.iter().map(|pattern| format!("--table={pattern}")));
         self.run("pg_dump", &args, Some(info), None).await
     }
 
@@ -251,6 +259,19 @@ impl PgTools {
         args.push(format!("--database={}", info.database));
         self.run("pg_dumpall", &args, Some(info), None).await
     }
+}
+
+/// Arguments of a pg_dump of definitions.
+fn schema_only(snapshot: &str, lock_timeout_ms: u128) -> Vec<String> {
+    vec![
+        "--schema-only".to_owned(),
+        "--format=custom".to_owned(),
+        "--encoding=UTF8".to_owned(),
+        // A subscription's connection text holds a password.
+        "--no-subscriptions".to_owned(),
+        format!("--snapshot={snapshot}"),
+        format!("--lock-wait-timeout={lock_timeout_ms}"),
+    ]
 }
 
 fn conninfo(info: &ConnInfo) -> String {

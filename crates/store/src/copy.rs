@@ -1,13 +1,47 @@
-//! From one store to another, digesting on the way.
+//! From one store to another, digesting on the way; within a store, on the server's side, and read back.
 
 use dozo_model::{ObjectRef, Sha256Hasher};
-use object_store::{GetOptions, GetRange};
+use object_store::{GetOptions, GetRange, ObjectStoreExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Operation, Result, Store, UploadPart};
+use crate::{Operation, Result, Store, StoreError, UploadPart};
+
+/// Storage class of archives, unless the repository has one: they are read rarely, and at once.
+const ARCHIVE_CLASS: &str = "STANDARD_IA";
 
 impl Store {
+    /// Copies an object within the store, on the server's side, and reads the copy back. Returns whether it holds the bytes that were
+    /// expected. A copy that is there already counts, if it does. In a folder on disk it appears as a whole, under its own name at once.
+    ///
+    /// # Errors
+    /// [`crate::StoreError::NotFound`] when neither is there, or what the store says.
+    pub async fn copy_within(&self, object: &ObjectRef, to: &str) -> Result<bool> {
+        if self.size(to).await?.is_none() {
+            let (source, target) = (self.path(&object.key)?, self.path(to)?);
+            match (&self.local, &self.bucket) {
+                (Some(root), _) => {
+                    let (source, target) = (root.join(&object.key), root.join(to));
+                    tokio::task::spawn_blocking(move || link(&source, &target))
+                        .await
+                        .map_err(|e| self.error("copy", to, e.into()))?
+                        .map_err(|e| StoreError::io("copy", to, &self.url, e))?;
+                }
+                (None, Some(bucket)) => {
+                    let class = self.class.as_deref().unwrap_or(ARCHIVE_CLASS);
+                    let copy = || bucket.copy(&source, &target, class);
+                    self.again(Operation::Put, copy).await.map_err(|e| self.error("copy", to, e))?;
+                }
+                (None, None) => {
+                    let copy = || self.inner.copy(&source, &target);
+                    self.again(Operation::Put, copy).await.map_err(|e| self.error("copy", to, e))?;
+                }
+            }
+        }
+        let found = self.fetch(to).await?;
+        Ok(found.bytes == object.bytes && found.sha256 == object.sha256)
+    }
+
     /// Copies the object to another store, under another key. Tells whether its bytes are those that were expected; if not, nothing
     /// appears there. *Memory*: that of an upload, and one part.
     ///
@@ -53,4 +87,22 @@ impl Store {
         let _ = sender.send(UploadPart::End).await;
         Ok(true)
     }
+}
+
+/// Gives a file a second name in one step; where the file system has no links, the copy gets its name when it is whole.
+fn link(source: &std::path::Path, target: &std::path::Path) -> std::io::Result<()> {
+    let folder = target.parent().unwrap_or(target);
+    std::fs::create_dir_all(folder)?;
+    match std::fs::hard_link(source, target) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(e),
+        Err(_) => {
+            let beside = source.with_extension("copy");
+            std::fs::copy(source, &beside)?;
+            std::fs::File::open(&beside)?.sync_all()?;
+            std::fs::rename(&beside, target)?;
+        }
+        Ok(()) => {}
+    }
+    std::fs::File::open(folder)?.sync_all()
 }

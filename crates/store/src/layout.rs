@@ -16,6 +16,8 @@ impl Layout {
     pub const BACKUPS: &'static str = "backups";
     /// Folder of all data.
     pub const DATA: &'static str = "data";
+    /// Folder of all archives.
+    pub const ARCHIVE: &'static str = "archive";
     /// Folder of all leases.
     pub const LEASES: &'static str = "leases";
     /// What the names of data objects end in.
@@ -112,6 +114,48 @@ impl Layout {
         format!("{}/{source}/{}/00000-{id}-{random}.{suffix}", Self::DATA, encode_name(file))
     }
 
+    /// Folder of the archive of a partition tree.
+    #[must_use]
+    pub fn archive(source: &SourceName, table: &QualifiedName) -> String {
+        format!("{}/{source}/{}/{}", Self::ARCHIVE, encode_name(&table.schema), encode_name(&table.name))
+    }
+
+    /// Key of an object of a unit before it is published: no reader looks into a folder that begins with `_`.
+    #[must_use]
+    pub fn staged(source: &SourceName, table: &QualifiedName, chunk: usize, unit: &BackupId, random: &str) -> String {
+        format!("{}/_staging/{unit}/{chunk:05}-{unit}-{random}.parquet", Self::archive(source, table))
+    }
+
+    /// Folder of what the ledger says about a unit.
+    #[must_use]
+    pub fn ledger(source: &SourceName, table: &QualifiedName, unit: &BackupId) -> String {
+        format!("{}/_ledger/{unit}", Self::archive(source, table))
+    }
+
+    /// Key under which a staged object is published: below `root` (`v1`), in the folder `label`.
+    #[must_use]
+    pub fn published(staged: &str, root: &str, label: &str) -> Option<String> {
+        let (archive, rest) = staged.split_once("/_staging/")?;
+        let (_, name) = rest.split_once('/')?;
+        Some(format!("{archive}/{root}/{label}/{name}"))
+    }
+
+    /// Tells whether the manifest of a unit may name `key`.
+    #[must_use]
+    pub fn may_archive(source: &SourceName, table: &QualifiedName, unit: &BackupId, key: &str) -> bool {
+        let staging = format!("{}/_staging/{unit}/", Self::archive(source, table));
+        let plain = |name: &str| {
+            !name.starts_with('.') && name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.'))
+        };
+        match key.strip_prefix(&staging) {
+            Some(name) => plain(name) && Self::owner(key).as_ref() == Some(unit),
+            None => {
+                let beside = key.strip_prefix(&Self::ledger(source, table, unit)).and_then(|k| k.strip_prefix('/'));
+                beside.is_some_and(|name| ["schema.dump", "schema.sql"].contains(&name))
+            }
+        }
+    }
+
     /// Takes the suffix from the name of a data object.
     fn stem(name: &str) -> Option<(&str, &'static str)> {
         Self::SUFFIXES.iter().find_map(|suffix| Some((name.strip_suffix(suffix)?.strip_suffix('.')?, *suffix)))
@@ -130,6 +174,11 @@ impl Layout {
             [name] => *name == Self::MARKER,
             [Self::LEASES | Self::SOURCES, _, n] => source && numbered(n, ""),
             [Self::DATA, ..] => source && Self::owner(key).is_some(),
+            [Self::ARCHIVE, _, _, _, "_ledger", unit, _] => source && BackupId::parse(unit).is_ok(),
+            [Self::ARCHIVE, _, _, _, "_staging", _, _] | [Self::ARCHIVE, _, _, _, "v1", _, _] => {
+                source && Self::owner(key).is_some()
+            }
+            [Self::ARCHIVE, _, _, _, "copy", "v1", _, _] => source && Self::owner(key).is_some(),
             [Self::BACKUPS, _, id, rest @ ..] if source && BackupId::parse(id).is_ok() => match rest {
                 ["checks" | "holds", n] => numbered(n, ""),
                 [name] => {
@@ -271,6 +320,15 @@ mod tests {
             ["notes.txt", "data/shop/notes.txt", "leases/shop/x.json", &format!("{folder}/notes"), "backups/shop/x/intent.json"]
         {
             assert!(!Layout::is_own(foreign), "{foreign}");
+        }
+        let staged = Layout::staged(&source, &table, 0, &id, "abcdefgh");
+        let published = Layout::published(&staged, "v1", "ordered_at_month=2023-01").unwrap();
+        assert!(published.contains("/v1/ordered_at_month=2023-01/00000-20261121T020000Z-k3x9qa-abcdefgh.parquet"), "{published}");
+        let schema = format!("{}/schema.dump", Layout::ledger(&source, &table, &id));
+        assert!([&staged, &schema].into_iter().all(|key| Layout::may_archive(&source, &table, &id, key)));
+        assert!([&staged, &schema, &published].into_iter().all(|key| Layout::is_own(key)));
+        for key in [&published, &staged.replace("_staging", "v1"), &schema.replace("schema.dump", "../x"), &copy] {
+            assert!(!Layout::may_archive(&source, &table, &id, key), "{key}");
         }
         for key in [
             "data/shop/../../etc/passwd.parquet",

@@ -268,7 +268,7 @@ fn s3(
     let store = builder.build().map_err(|e| e.to_string())?;
     let client = Connector.connect(client).map_err(|e| e.to_string())?;
     let credentials = Arc::clone(store.credentials());
-    Ok((store, Bucket { client, credentials, url: host, region }))
+    Ok((store, Bucket { client, credentials, url: host, region, name: bucket.to_owned() }))
 }
 
 /// Reads key id, secret and session token of a profile from a file, else `$AWS_SHARED_CREDENTIALS_FILE`, else `~/.aws/credentials`.

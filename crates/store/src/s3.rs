@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::{Method, Request};
 use object_store::aws::{AwsAuthorizer, AwsCredentialProvider};
 use object_store::client::{HttpClient, HttpRequestBody};
+use object_store::path::Path;
 use serde::Deserialize;
 
 use dozo_model::{Sha256Digest, Timestamp};
@@ -20,6 +21,8 @@ pub(crate) struct Bucket {
     /// URL of the bucket, without a slash at its end.
     pub(crate) url: String,
     pub(crate) region: String,
+    /// Its name.
+    pub(crate) name: String,
 }
 
 /// What a server answered.
@@ -251,6 +254,20 @@ impl Bucket {
         let query = [("versionId", version.id.as_str())];
         let answer = self.send(Method::DELETE, &version.key, &query, &[], &b""[..]).await?;
         if answer.status == 404 { Ok(()) } else { answer.ok().map(drop) }
+    }
+
+    /// Copies an object within the bucket (CopyObject), with a storage class.
+    pub(crate) async fn copy(&self, from: &Path, to: &Path, class: &str) -> object_store::Result<()> {
+        let source: Vec<String> = std::iter::once(self.name.as_str()).chain(from.as_ref().split('/')).map(escape).collect();
+        let source = source.join("/");
+        let headers = [("x-amz-copy-source", source.as_str()), ("x-amz-storage-class", class)];
+        let answer = self.send(Method::PUT, to.as_ref(), &[], &headers, &b""[..]).await?;
+        if answer.status == 404 {
+            return Err(object_store::Error::NotFound { path: from.to_string(), source: answer.text.into() });
+        }
+        let answer = answer.ok()?;
+        // An error may come after the status was sent.
+        if answer.text.contains("<Error>") { Err(failed(answer.text.into())) } else { Ok(()) }
     }
 
     /// Returns how a version is locked (GetObjectRetention).

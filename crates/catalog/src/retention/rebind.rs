@@ -37,7 +37,10 @@ impl Repository {
     }
 
     /// Returns the sets of servers that continue each other.
-    pub(crate) async fn joined(&self, source: &SourceName) -> Result<Vec<Vec<String>>> {
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn joined(&self, source: &SourceName) -> Result<Vec<Vec<String>>> {
         let listed = self.store().list(&Layout::about(source)).await?.into_iter().map(|o| o.key);
         let keys: Vec<String> = listed.filter(|key| Layout::is_own(key)).collect();
         let records: Vec<RebindRecord> = self.records(&keys).await?;

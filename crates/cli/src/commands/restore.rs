@@ -26,6 +26,9 @@ const DIFFERENCES: usize = 20;
 
 pub(super) async fn run(session: &Session, args: Restore) -> Outcome {
     let config = session.config()?;
+    if let (Some(archive), Some(partition)) = (&args.archive, &args.partition) {
+        return super::archive::restore(session, &config, archive, partition, &args).await;
+    }
     let names = if args.all { folder::all(&config)? } else { args.backups.clone() };
     let selectors = names.iter().map(|b| b.parse()).collect::<Result<Vec<BackupSelector>, _>>()?;
     let repository = config.repository.open().await?;
@@ -90,6 +93,7 @@ pub(super) async fn run(session: &Session, args: Restore) -> Outcome {
         keep_replaced: args.swap,
         beside: args.beside,
         lock_timeout: LOCK_TIMEOUT,
+        alone: false,
     };
     if args.plan {
         let plan = preview(&repository, manifest, &target, &options).await?;

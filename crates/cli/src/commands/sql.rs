@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::sync::{Arc, Mutex};
 
-use dozo_engine::{BackupSelector, SqlForm, SqlOptions, SqlRows, sql};
+use dozo_engine::{BackupSelector, SqlForm, SqlOptions, SqlRows, archive_manifest, sql};
 use dozo_model::{human_bytes, human_count};
 
 use super::{Outcome, Session};
@@ -18,7 +18,6 @@ const TABLE_ROWS: usize = 10_000;
 
 pub(super) async fn run(session: &Session, args: Sql) -> Outcome {
     let config = session.config()?;
-    let selector: BackupSelector = args.backup.parse()?;
     let format = args.format.unwrap_or(if session.global.json { AnswerFormat::Json } else { AnswerFormat::Table });
     let form = match (format, &args.output) {
         (AnswerFormat::Parquet, Some(path)) => SqlForm::Parquet(std::path::absolute(path).map_err(CliError::Output)?),
@@ -34,7 +33,13 @@ pub(super) async fn run(session: &Session, args: Sql) -> Outcome {
         return Err(CliError::Usage(Usage::OutputFile, text, "name a new file".into()));
     }
     let repository = config.repository.open().await?;
-    let manifest = repository.resolve(&selector).await?;
+    let manifest = match args.backup.strip_prefix("archive:") {
+        Some(name) => {
+            let job = config.archive(name).ok_or_else(|| super::archive::unknown_archive(&config, name))?;
+            archive_manifest(&repository, &job.source, name).await?
+        }
+        None => repository.resolve(&args.backup.parse::<BackupSelector>()?).await?,
+    };
     let options = SqlOptions {
         form,
         threads: args.jobs.unwrap_or_else(default_workers).max(1),

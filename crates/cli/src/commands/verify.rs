@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use dozo_engine::{BackupSelector, VerifyReport, verify, verify_entry};
-use dozo_model::{Manifest, Verdict, human_bytes, human_count, human_duration};
+use dozo_engine::{BackupSelector, VerifyReport, archive_verify, verify, verify_entry};
+use dozo_model::{Manifest, Verdict, VerifyLevel, human_bytes, human_count, human_duration};
 
 use super::{Outcome, Session};
 use crate::args::Verify;
@@ -16,6 +16,9 @@ const NOT_RUN: u8 = 6;
 pub(super) async fn run(session: &Session, args: Verify) -> Outcome {
     let config = session.config()?;
     let level = args.level.into();
+    if let Some(name) = &args.archive {
+        return archive(session, &config, name, level).await;
+    }
     let selector: Option<BackupSelector> = args.backup.as_deref().map(str::parse).transpose()?;
     let repository = config.repository.open().await?;
     let mut reports = Vec::new();
@@ -122,4 +125,42 @@ fn text(r: &VerifyReport) -> String {
         text.push_str("\n  next: restore from another backup, and make a new one now");
     }
     text
+}
+
+/// Reads what an archive job has published.
+async fn archive(session: &Session, config: &Config, name: &str, level: VerifyLevel) -> Outcome {
+    let job = config.archive(name).ok_or_else(|| super::archive::unknown_archive(config, name))?;
+    let repository = config.repository.open().await?;
+    let found = archive_verify(&session.ctx, &repository, &job.source, name, level).await?;
+    session.output.result(&found, || {
+        let line = |(partition, check): &(dozo_model::QualifiedName, dozo_model::CheckEvent)| {
+            let wrong = check
+                .findings
+                .iter()
+                .map(|f| format!("\n  {}: {}", f.object, f.detail))
+                .chain(check.not_run.iter().map(|n| format!("\n  not run: {n}")));
+            let rows = human_count(check.rows);
+            format!(
+                "{partition}: {}, {rows} rows, {}{}",
+                word(check.verdict),
+                human_bytes(check.bytes),
+                wrong.collect::<String>()
+            )
+        };
+        found.iter().map(line).collect::<Vec<_>>().join("\n")
+    })?;
+    let verdicts: Vec<Verdict> = found.iter().map(|(_, check)| check.verdict).collect();
+    Ok(match () {
+        () if verdicts.contains(&Verdict::Failed) => FINDING,
+        () if verdicts.contains(&Verdict::NotRun) => NOT_RUN,
+        () => 0,
+    })
+}
+
+fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Passed => "passed",
+        Verdict::Failed => "failed",
+        Verdict::NotRun => "not run",
+    }
 }

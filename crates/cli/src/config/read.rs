@@ -1,5 +1,6 @@
 //! Walks the TOML tree, collects every problem with its line and dotted key, and resolves defaults.
 
+mod archive;
 mod notify;
 mod retention;
 mod schedule;
@@ -24,7 +25,7 @@ const DISK_LEVELS: [u8; 3] = [70, 80, 85];
 
 /// Tables of the configuration's agreed shape that this version does not act upon. They are refused: a retention policy that
 /// is accepted and ignored would be worse than none.
-const LATER: [&str; 2] = ["archive", "drill"];
+const LATER: [&str; 1] = ["drill"];
 
 pub(super) struct Reader<'t> {
     text: &'t str,
@@ -54,7 +55,8 @@ impl<'t> Reader<'t> {
             }
         };
         let mut root = reader.table(String::new(), root.into_inner());
-        let time_zone = reader.text(&mut root, "time-zone").unwrap_or_else(|| "UTC".into());
+        let named_zone = reader.text(&mut root, "time-zone");
+        let time_zone = named_zone.clone().unwrap_or_else(|| "UTC".into());
         if jiff::tz::TimeZone::get(&time_zone).is_err() {
             reader.problem(1, "time-zone", format!("`{time_zone}` is not a time zone"));
         }
@@ -74,6 +76,7 @@ impl<'t> Reader<'t> {
                 reader.problem(line, "source", "it has no [source.NAME]".into());
             }
         }
+        let archives = reader.archives(&mut root, &sources, named_zone.as_deref());
         let (schedule, prices) = (reader.schedule(&mut root, &time_zone), reader.prices(&mut root));
         let (receivers, contacts) = (reader.receivers(&mut root), reader.contacts(&mut root));
         reader.no_more(&root);
@@ -82,6 +85,8 @@ impl<'t> Reader<'t> {
                 file: path.to_owned(),
                 repository,
                 sources,
+                archives,
+                time_zone,
                 retention,
                 strangers,
                 prices,

@@ -5,6 +5,7 @@
 //! behaviour*: anything before the manifest is an uncommitted backup that `gc plan` lists. *Cancellation*: workers stop within a
 //! block, uploads are aborted.
 
+mod copier;
 mod dump;
 mod geo;
 mod losses;
@@ -21,35 +22,32 @@ use std::time::{Duration, Instant};
 
 use dozo_model::{
     Algorithm, Content, Dataset, LeftOut, Manifest, PostgresContent, QualifiedName, RowVersions, ServerIdentity, SourceMatch,
-    Stage, TableFormat, Timestamp, human_duration,
+    Stage, TableFormat, Timestamp,
 };
 use dozo_postgres::{
-    ConnInfo, Coordinator, LargeObjectCensus, PgError, PgTools, ServerFacts, Session, SnapshotWorker, database_facts,
-    large_objects, large_objects_name, materialized_views, roles, sequence_values, sequences,
+    ConnInfo, Coordinator, LargeObjectCensus, LedgerState, PgTools, ServerFacts, Session, SnapshotWorker, database_facts,
+    large_objects, large_objects_name, ledger_rows, materialized_views, roles, sequence_values, sequences,
 };
-use tokio_util::sync::CancellationToken;
 
+pub(crate) use copier::{Copier, Place};
+pub(crate) use plan::{Outcome, Plan};
+pub(crate) use prove::Proving;
 pub(crate) use unit::too_large;
+pub(crate) use watch::{OurBackends, Watch};
 
 use self::dump::{DumpedFiles, note_dependents};
-use self::plan::{Outcome, Plan, PlannedTable, Selection};
-use self::prove::Proving;
+use self::plan::Selection;
 use self::reuse::Reuse;
-use self::unit::{UnitContext, UnitReport, confirm, run_unit};
-use self::watch::{OurBackends, Watch};
+use self::unit::{UnitReport, confirm};
 use super::frame::{Draft, Frame, Work};
 use super::gate::Gate;
 use super::report::{self, BackupReport, Bottleneck, TableReport};
-use super::uploads::Uploads;
 use crate::budget::Budget;
 use crate::context::{PostgresSettings, SourceSettings};
-use crate::workers::{Workers, first_error};
 use crate::{EngineError, Result};
 
-/// How often the coordinator is asked whether it still stands.
-const PING: Duration = Duration::from_secs(2);
 /// How long the WAL of the snapshot may take to be flushed before the backup is committed without change tokens.
-const FLUSH: Duration = Duration::from_secs(30);
+pub(crate) const FLUSH: Duration = Duration::from_secs(30);
 
 /// Connections, programs and tables: what is known before anything is locked.
 pub(super) struct Opened<'a> {
@@ -228,7 +226,10 @@ impl Run<'_> {
         }
         let mut losses = Vec::new();
         if let Some(before) = self.frame.history.newest_good() {
-            losses = losses::losses(source, &before.manifest, &datasets, &left_out)?;
+            let rows = ledger_rows(coordinator.session()).await?;
+            let left = rows.into_iter().filter(|r| matches!(r.state, LedgerState::Detached | LedgerState::Dropped));
+            let archived: BTreeSet<QualifiedName> = left.map(|r| r.partition).collect();
+            losses = losses::losses(source, &before.manifest, &datasets, &left_out, &archived)?;
         }
         let (keys, scripts) = files.keys(&self.frame.id, source);
         let mut put = vec![(keys.schema_dump.clone(), files.dump), (keys.schema_sql.clone(), files.sql)];
@@ -332,7 +333,8 @@ impl Run<'_> {
             gate.pass(0, worker.cancel())?;
             Ok((table, worker.row_versions(&tables[table].locked, blocks)?))
         };
-        let summed = self.pool(coordinator, &plan.tables, plan.budget.workers, plan.version_ranges(&asked), work).await?;
+        let ranges = plan.version_ranges(&asked);
+        let summed = self.copier().pool(coordinator, &plan.tables, plan.budget.workers, ranges, work).await?;
         let mut versions: HashMap<usize, RowVersions> = HashMap::new();
         for (table, part) in summed {
             *versions.entry(table).or_default() += part;
@@ -366,32 +368,8 @@ impl Run<'_> {
         reused.retain(|(i, blocks, _)| prove.wants(*i, *blocks));
         let unknown = |o: &Outcome| matches!(o, Outcome::Copy { versions: None, .. });
         let wanted = (0..outcome.len()).filter(|i| unknown(&outcome[*i]) && plan.tables[*i].shape.is_ok());
-        let stop = self.frame.ctx.cancel.child_token();
-        let unless_stored = stop.clone().drop_guard();
-        let uploads = Arc::new(Uploads::new(self.frame.ctx, self.frame.repository.store(), plan.budget.workers, stop));
-        let shared = Arc::new(UnitContext {
-            source: self.frame.source.name.clone(),
-            id: self.frame.id.clone(),
-            datasets: plan.tables.clone(),
-            budget: plan.budget,
-            zstd_level: self.frame.source.zstd_level,
-            encoding: coordinator.facts.encoding.clone(),
-            versions_wanted: wanted.collect(),
-            prove,
-            gate: Arc::clone(&self.gate),
-            warnings: self.frame.warnings.clone(),
-            uploads: Arc::clone(&uploads),
-            progress: Arc::clone(&self.frame.ctx.progress),
-        });
-        let of_workers = Arc::clone(&shared);
-        let work = move |worker: &mut SnapshotWorker, unit| run_unit(worker, &unit, &of_workers);
-        let mut done = self.pool(coordinator, &plan.tables, plan.budget.workers, units, work).await?;
-        let fed = Instant::now();
-        for unit in &mut done {
-            uploads.stored(&mut unit.upload, &unit.object).await?;
-        }
-        let waited = fed.elapsed();
-        unless_stored.disarm();
+        let copier = self.copier();
+        let (done, waited) = copier.copy(plan, coordinator, units, wanted.collect(), prove).await?;
         if !reused.is_empty() {
             let (tables, warnings) = (Arc::clone(&plan.tables), self.frame.warnings.clone());
             let work = move |worker: &mut SnapshotWorker, (i, blocks, stored): (usize, _, _)| {
@@ -399,7 +377,7 @@ impl Run<'_> {
                 Ok((i, confirm(worker, &table.locked, &table.columns, blocks, stored, &warnings)?))
             };
             let mut confirmed: HashMap<usize, usize> = HashMap::new();
-            for (i, rows) in self.pool(coordinator, &plan.tables, plan.budget.workers, reused, work).await? {
+            for (i, rows) in copier.pool(coordinator, &plan.tables, plan.budget.workers, reused, work).await? {
                 if let Outcome::Reuse(dataset) = &mut outcome[i] {
                     let parts = confirmed.entry(i).or_default();
                     *parts += 1;
@@ -412,55 +390,18 @@ impl Run<'_> {
         Ok((done, waited))
     }
 
-    /// Runs work on connections that share the snapshot, while the coordinator is asked whether it still stands.
-    async fn pool<W: Send + 'static, R: Send + 'static>(
-        &self,
-        coordinator: &Coordinator,
-        tables: &Arc<Vec<PlannedTable>>,
-        count: usize,
-        items: Vec<W>,
-        work: impl Fn(&mut SnapshotWorker, W) -> Result<R> + Send + Sync + 'static,
-    ) -> Result<Vec<R>> {
-        let (info, snapshot, cancel) =
-            (self.opened.info.clone(), coordinator.snapshot_id.clone(), self.frame.ctx.cancel.child_token());
-        let (ours, tables, limit) = (self.ours.clone(), Arc::clone(tables), human_duration(self.opened.settings.max_block));
-        let start = move |stop: &CancellationToken| {
-            let mut worker = SnapshotWorker::start(&info, &snapshot, stop.clone())?;
-            ours.add(worker.pid());
-            // All at once, right behind the coordinator: a migration that comes later waits for both.
-            for table in tables.iter() {
-                worker.lock(&table.locked).map_err(|e| match e {
-                    PgError::LockTimeout { what, .. } => EngineError::Blocking { waiting: what, limit: limit.clone() },
-                    e => e.into(),
-                })?;
-            }
-            Ok(worker)
-        };
-        let mut workers = Workers::start(count, items, &cancel, start, work);
-        let mut done = Vec::new();
-        let mut failed: Option<EngineError> = None;
-        let mut ping = tokio::time::interval(PING);
-        loop {
-            tokio::select! {
-                result = workers.next() => match result {
-                    Some(Ok(report)) => done.push(report),
-                    Some(Err(error)) => {
-                        failed = Some(first_error(failed, error));
-                        cancel.cancel();
-                    }
-                    None => break,
-                },
-                _ = ping.tick() => if failed.is_none() && let Err(error) = coordinator.alive().await {
-                    failed = Some(error.into());
-                    cancel.cancel();
-                },
-            }
-        }
-        workers.stop().await;
-        match failed {
-            Some(error) => Err(error),
-            None if self.frame.ctx.cancel.is_cancelled() => Err(EngineError::Cancelled),
-            None => Ok(done),
+    fn copier(&self) -> Copier<'_> {
+        Copier {
+            ctx: self.frame.ctx,
+            store: self.frame.repository.store(),
+            source: self.frame.source,
+            max_block: self.opened.settings.max_block,
+            info: &self.opened.info,
+            id: &self.frame.id,
+            place: Place::Data,
+            gate: &self.gate,
+            ours: &self.ours,
+            warnings: &self.frame.warnings,
         }
     }
 }
@@ -471,7 +412,7 @@ fn algorithms(datasets: &[Dataset]) -> String {
     if ids.is_empty() { Algorithm::default().id().to_owned() } else { ids.into_iter().collect::<Vec<_>>().join(",") }
 }
 
-fn server_identity(coordinator: &Coordinator) -> ServerIdentity {
+pub(crate) fn server_identity(coordinator: &Coordinator) -> ServerIdentity {
     let facts = coordinator.facts.clone();
     ServerIdentity {
         system_identifier: facts.system_identifier,

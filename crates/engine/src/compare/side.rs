@@ -9,7 +9,7 @@ use dozo_catalog::Repository;
 use dozo_digest::ManyMd5;
 use dozo_model::{Algorithm, BlockRange, Column, Dataset, Fingerprint, Manifest, Profile, QualifiedName, TableFormat};
 use dozo_postgres::{
-    ConnInfo, Coordinator, KeyedRow, LockedTable, PgError, RowEncoder, RowSet, Session, SnapshotWorker, TableInfo, TypeCatalog,
+    ConnInfo, Coordinator, KeyedRow, LockedTable, PgError, RowEncoder, Session, SnapshotWorker, TableInfo, TypeCatalog,
     TypeOptions, WireError, bucket_of, columns, primary_keys, tuple_texts,
 };
 use tokio::runtime::Handle;
@@ -105,7 +105,7 @@ impl Side {
                 unreadable.push(format!("{} (its root cannot be read)", table.name));
                 continue;
             };
-            let locked = LockedTable { oid: table.oid, name: table.name.clone(), filenode: table.filenode, rows: RowSet::Own };
+            let locked = LockedTable::own(table);
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate, never negative")]
             let rows = table.rows_estimate.max(0.0) as u64;
             view.rows_estimate += rows;

@@ -151,7 +151,9 @@ fn of_tree<'a>(name: &QualifiedName, leaves: Vec<&'a Dataset>) -> Stored<'a> {
     Stored {
         name: name.clone(),
         objects: leaves.iter().flat_map(|d| &d.parts).map(|p| p.object.as_str()).collect(),
-        view: Box::new(move |paths| leaves.iter().map(|d| rows_of(d, escaped, paths)).collect::<Vec<_>>().join(" UNION ALL ")),
+        view: Box::new(move |paths| {
+            leaves.iter().map(|d| rows_of(d, escaped, paths)).collect::<Vec<_>>().join(" UNION ALL BY NAME ")
+        }),
         escaped,
         format: leaves_format,
     }

@@ -1,6 +1,6 @@
 //! Did a table lose more rows than is likely? Then the backup is suspect: it is committed, but it is not good.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dozo_model::{Dataset, LeftOut, Loss, LossUnit, Manifest, QualifiedName};
 
@@ -10,11 +10,21 @@ use crate::select::Patterns;
 
 /// Compares with the newest good backup, per partition tree: a month that was dropped from three years is no loss of the tree,
 /// nor is one that was detached and stands by itself now. What was left out is not lost: it is excluded, or makes the backup
-/// partial.
-pub(super) fn losses(source: &SourceSettings, before: &Manifest, now: &[Dataset], left_out: &[LeftOut]) -> Result<Vec<Loss>> {
+/// partial. `archived` are the
+/// partitions that the database's ledger says have left.
+pub(super) fn losses(
+    source: &SourceSettings,
+    before: &Manifest,
+    now: &[Dataset],
+    left_out: &[LeftOut],
+    archived: &BTreeSet<QualifiedName>,
+) -> Result<Vec<Loss>> {
     let ignored = Patterns::new(&source.shrink_ignore)?;
     let mut trees: BTreeMap<&QualifiedName, Vec<&Dataset>> = BTreeMap::new();
-    for dataset in before.datasets().iter().filter(|d| !left_out.iter().any(|l| l.name == d.name)) {
+    // What left by the ledger's word is no loss, unless a table of that name is there again.
+    let there = |d: &Dataset| now.iter().any(|n| n.name == d.name);
+    let kept = |d: &&Dataset| !left_out.iter().any(|l| l.name == d.name) && (!archived.contains(&d.name) || there(d));
+    for dataset in before.datasets().iter().filter(kept) {
         trees.entry(dataset.root.as_ref().unwrap_or(&dataset.name)).or_default().push(dataset);
     }
     let lost = trees.into_iter().filter_map(|(tree, leaves)| {

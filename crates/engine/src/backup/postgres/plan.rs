@@ -8,9 +8,9 @@ use dozo_model::{
     QualifiedName, RowVersions, SourceMatch, TableFormat, quote_ident,
 };
 use dozo_postgres::{
-    ChunkLimits, Coordinator, LargeObjectCensus, LockedTable, NO_ENCODING, Planned, RowSet, SequenceInfo, TableInfo, TokenShape,
-    TypeCatalog, TypeOptions, Unit, columns, key_range, large_object_columns, large_objects_name, partition_keys, plan_units,
-    primary_keys, shape_digest, token_shapes,
+    ChunkLimits, Coordinator, LargeObjectCensus, LockedTable, NO_ENCODING, Planned, QUARANTINE, RowSet, SequenceInfo, TableInfo,
+    TokenShape, TypeCatalog, TypeOptions, Unit, columns, key_range, large_object_columns, large_objects_name, partition_keys,
+    plan_units, primary_keys, shape_digest, token_shapes,
 };
 
 use super::reuse;
@@ -72,6 +72,10 @@ impl Selection {
         }
         if table.extension.is_some() && table.configuration.is_none() {
             return Choice::OfExtension;
+        }
+        // What is in quarantine is in the archive, proven. Whoever wants it all the same names the schema.
+        if table.name.schema == QUARANTINE && !self.include.matching(&table.name, None).is_some_and(|p| p.contains(QUARANTINE)) {
+            return Choice::Excluded("archived: it waits in quarantine".into());
         }
         if !self.include.is_empty() && self.include.matching(&table.name, root).is_none() {
             return Choice::Excluded("not included".into());
@@ -225,7 +229,7 @@ impl Plan {
         let mut tables: Vec<PlannedTable> = with_rows
             .iter()
             .map(|t| PlannedTable {
-                locked: LockedTable { oid: t.oid, name: t.name.clone(), filenode: t.filenode, rows: row_set(t) },
+                locked: LockedTable { rows: row_set(t), ..LockedTable::own(t) },
                 kind: kind(t),
                 root: t.root.as_ref().map(|(_, name)| name.clone()),
                 parent: t.parent.clone(),
@@ -253,6 +257,23 @@ impl Plan {
         Ok(Self { budget, tables: Arc::new(tables), partitioned, unused })
     }
 
+    /// Lets rows be copied in the order of some columns. Returns why they cannot be.
+    pub(crate) fn sort(&mut self, columns: &[String]) -> Option<String> {
+        for table in Arc::make_mut(&mut self.tables) {
+            if let Some(missing) = columns.iter().find(|c| !table.columns.iter().any(|own| &own.name == *c)) {
+                return Some(format!("{} has no column `{missing}` to sort by", table.locked.name));
+            }
+            table.locked.order = columns.to_vec();
+        }
+        None
+    }
+
+    /// Returns a column that no restore would fill.
+    pub(crate) fn unrestorable(&self) -> Option<(&QualifiedName, &str)> {
+        let lost = |t: &'_ PlannedTable| t.columns.iter().position(|c| c.text_only);
+        self.tables.iter().find_map(|t| Some((&t.locked.name, t.columns[lost(t)?].name.as_str())))
+    }
+
     /// Cuts the tables that are to be copied into units, largest first.
     pub(crate) fn units(&self, outcome: &[Outcome]) -> Vec<Unit> {
         let chosen: Vec<usize> = (0..self.tables.len()).filter(|i| matches!(outcome[*i], Outcome::Copy { .. })).collect();
@@ -261,7 +282,8 @@ impl Plan {
         let all: u64 = tables.iter().map(|t| t.blocks).sum();
         let even = all / (self.budget.workers as u64 * UNITS_PER_WORKER);
         let most = self.budget.unit_bytes / BLOCK;
-        let limits = ChunkLimits { blocks: even.clamp((UNIT_LEAST / BLOCK).min(most), most), small_blocks: (4 << 20) / BLOCK };
+        let limits =
+            ChunkLimits { blocks: even.clamp((self.budget.unit_least / BLOCK).min(most), most), small_blocks: (4 << 20) / BLOCK };
         let mut units = plan_units(&tables, limits);
         units.iter_mut().flat_map(|u| &mut u.pieces).for_each(|p| p.dataset = chosen[p.dataset]);
         units
@@ -390,8 +412,6 @@ fn refuse_unknown_encoding(
 const BLOCK: u64 = 8192;
 /// Units that each worker does, where there is enough to do.
 const UNITS_PER_WORKER: u64 = 8;
-/// Heap bytes of a unit, at least.
-const UNIT_LEAST: u64 = 32 << 20;
 /// Blocks whose row versions one statement sums: 1 GB.
 const VERSION_BLOCKS: u64 = 1 << 17;
 
@@ -431,7 +451,7 @@ impl PlannedTable {
             columns = Column::printed_all(columns);
         }
         Self {
-            locked: LockedTable { oid: 0, name: large_objects_name(), filenode: 0, rows: RowSet::LargeObjects },
+            locked: LockedTable { oid: 0, name: large_objects_name(), filenode: 0, rows: RowSet::LargeObjects, order: vec![] },
             root: None,
             parent: None,
             bound: None,

@@ -17,6 +17,7 @@ use dozo_model::{
 use dozo_postgres::{LockedTable, PgError, Piece, SnapshotWorker, Unit};
 use dozo_store::Layout;
 
+use super::copier::Place;
 use super::plan::PlannedTable;
 use super::prove::Proving;
 use crate::backup::gate::Gate;
@@ -29,6 +30,7 @@ use crate::{EngineError, Result};
 pub(crate) struct UnitContext {
     pub(crate) source: SourceName,
     pub(crate) id: BackupId,
+    pub(crate) place: Place,
     pub(crate) datasets: Arc<Vec<PlannedTable>>,
     pub(crate) budget: Budget,
     pub(crate) zstd_level: i32,
@@ -70,7 +72,10 @@ pub(crate) fn run_unit(worker: &mut SnapshotWorker, unit: &Unit, shared: &UnitCo
     let table = first.root.as_ref().unwrap_or(&first.locked.name);
     let partition = (unit.pieces.len() == 1 && first.root.is_some()).then_some(first.locked.name.name.as_str());
     let random = random_suffix(&mut rand::rng(), 8);
-    let key = Layout::data(&shared.source, table, partition, unit.chunk, &shared.id, &random, first.format.as_str());
+    let key = match shared.place {
+        Place::Data => Layout::data(&shared.source, table, partition, unit.chunk, &shared.id, &random, first.format.as_str()),
+        Place::Staging => Layout::staged(&shared.source, table, unit.chunk, &shared.id, &random),
+    };
     let ((object, pieces), upload) = shared.uploads.store(&key, |sink| match (first.format, unit.pieces.as_slice()) {
         (TableFormat::Parquet, _) => parquet::copy(worker, unit, shared, &key, sink),
         (TableFormat::CsvGz | TableFormat::SqlGz, [piece]) => texts::copy(worker, piece, shared, &key, sink),

@@ -1,0 +1,330 @@
+//! The way back: a partition into its table, or beside it; and which of two truths counts after a restore to an earlier point in time.
+//!
+//! *Ordering*: the rows are loaded into a table of their own and compared, then readers of the archive lose them, then one transaction
+//! attaches the table and says so in the ledger. *Invariant*: no reader sees a row in both places. *Crash behaviour*: until that
+//! transaction the unit is archived, and the next archive run publishes it again; after it the next run finds it restored.
+
+use std::time::Duration;
+
+use dozo_catalog::{ArchivedUnit, Repository};
+use dozo_model::{Manifest, QualifiedName, UnitEvent, UnitState, quote_ident};
+use dozo_postgres::{
+    Attach, KeyKind, LedgerRow, LedgerState, Removal, Session, attach_again, default_of, ledger_rows, prepare_ledger, rows_where,
+    tables_of, tree,
+};
+
+use super::apply::{ArchivedLine, of_unit, with_run};
+use super::detach::{Attached, Step};
+use super::export::Run;
+use super::has_left;
+use super::job::ArchiveJob;
+use super::label;
+use crate::context::{Context, RepositorySettings, SourceSettings};
+use crate::restore::{RestoreOptions, restore};
+use crate::{EngineError, Result};
+
+/// What comes back, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RestoreUnitOptions {
+    /// Partition, by its name or by its folder (`2023-01`).
+    pub partition: String,
+    /// Another name: then it is a table of its own, and stays archived.
+    pub rename: Option<String>,
+    /// Move rows of the DEFAULT partition that belong into it.
+    pub move_default: bool,
+    /// How long a backup of the source is waited for.
+    pub wait: Duration,
+    /// Connections.
+    pub workers: usize,
+}
+
+/// Brings archived partitions back.
+///
+/// # Errors
+/// See [`EngineError`]; nothing is lost, and the same command continues.
+pub async fn archive_restore(
+    ctx: &Context,
+    repository: &Repository,
+    settings: &RepositorySettings,
+    source: &SourceSettings,
+    job: &ArchiveJob,
+    options: &RestoreUnitOptions,
+) -> Result<Vec<ArchivedLine>> {
+    with_run(ctx, repository, settings, source, options.wait, async |run| {
+        run.reconcile(&[job]).await?;
+        let units = chosen(&run, job, &options.partition).await?;
+        let mut lines = Vec::new();
+        for unit in units {
+            lines.push(match &options.rename {
+                Some(name) => beside(&run, unit, name, options).await?,
+                None => back(&run, unit, options).await?,
+            });
+        }
+        Ok(lines)
+    })
+    .await
+}
+
+/// Returns the units of a partition that are archived, the oldest first.
+async fn chosen(run: &Run<'_>, job: &ArchiveJob, wanted: &str) -> Result<Vec<ArchivedUnit>> {
+    let units = run.repository.archive_units(&run.source.name).await?;
+    let is = |u: &ArchivedUnit| {
+        u.plan.job == job.name
+            && !u.last.state.is_last()
+            && (u.is_published() || has_left(u))
+            && (u.plan.partition.name == wanted
+                || u.plan.partition.to_string() == wanted
+                || u.plan.label == wanted
+                || u.plan.label.split_once('=').is_some_and(|(_, end)| end == wanted))
+    };
+    let found: Vec<ArchivedUnit> = units.into_iter().filter(is).collect();
+    if found.is_empty() {
+        return Err(EngineError::Options(format!("archive `{}` has no partition `{wanted}`: dozo archive list", job.name)));
+    }
+    Ok(found)
+}
+
+fn load_options(run: &Run<'_>, unit: &ArchivedUnit, options: &RestoreUnitOptions) -> RestoreOptions {
+    RestoreOptions {
+        tables: vec![unit.plan.partition.to_string()],
+        rename: options.rename.clone(),
+        verify: true,
+        workers: options.workers.max(1),
+        pg_tools: run.postgres.pg_tools.clone(),
+        lock_timeout: run.source.lock_timeout,
+        alone: true,
+        ..RestoreOptions::default()
+    }
+}
+
+/// Loads a unit into a table of its own and compares it.
+async fn load(run: &Run<'_>, manifest: &Manifest, options: &RestoreOptions) -> Result<()> {
+    let report = restore(run.ctx, run.repository, manifest, &run.info, options).await?;
+    match report.tables.iter().find(|t| t.verdict != "equal") {
+        None => Ok(()),
+        Some(table) => Err(EngineError::SideDiffers {
+            table: manifest
+                .datasets()
+                .iter()
+                .map(|d| d.name.clone())
+                .next()
+                .unwrap_or_else(|| QualifiedName::new("", &table.table)),
+            expected: table.expected,
+            found: table.found.unwrap_or_default(),
+        }),
+    }
+}
+
+/// Restores a unit under another name; the archive stays as it is.
+async fn beside(run: &Run<'_>, unit: ArchivedUnit, name: &str, options: &RestoreUnitOptions) -> Result<ArchivedLine> {
+    let manifest = run.manifest(&unit).await?;
+    load(run, &manifest, &load_options(run, &unit, options)).await?;
+    Ok(of_unit(run, &unit, "restored", 0, vec![format!("as {name}, a table of its own: it stays archived")]))
+}
+
+/// Brings a unit back into its table.
+async fn back(run: &Run<'_>, unit: ArchivedUnit, options: &RestoreUnitOptions) -> Result<ArchivedLine> {
+    let session = Session::connect_as(&run.info, "dozo archive").await?;
+    if unit.plan.root != "v1" {
+        return Ok(of_unit(
+            run,
+            &unit,
+            "refused",
+            0,
+            vec!["it is a copy: the partition never left (--as restores it beside)".into()],
+        ));
+    }
+    let rows = ledger_rows(&session).await?;
+    let Some(row) = rows.into_iter().find(|r| r.unit == unit.plan.unit.as_str()) else {
+        let resolve = format!("this database knows nothing of it: dozo archive resolve {} --keep live|archived", unit.plan.unit);
+        return Ok(of_unit(run, &unit, "refused", 0, vec![resolve]));
+    };
+    let row = LedgerRow { bound: typed_bound(&session, &row).await?, ..row };
+    let from_default = match misplaced(&session, &row).await? {
+        Some((default, filter, count)) if !options.move_default => {
+            drop(filter);
+            let why = format!("{count} rows of its range are in {default}: --move-default moves them into it");
+            return Ok(of_unit(run, &unit, "refused", 0, vec![why]));
+        }
+        found => found.map(|(default, filter, _)| (default, filter)),
+    };
+    let moved = from_default.is_some();
+    let quarantined = row.state == LedgerState::Detached;
+    let manifest = run.manifest(&unit).await?;
+    if !quarantined && !waits_alone(&session, &unit, &manifest).await? {
+        load(run, &manifest, &load_options(run, &unit, options)).await?;
+    }
+    super::point::point("loaded", &unit.plan.partition);
+    let mut unit = if unit.is_published() { run.withdraw(unit).await? } else { unit };
+    super::point::point("withdrawn-for-restore", &unit.plan.partition);
+    let mut row = row;
+    if !quarantined {
+        // The definitions that were restored have them already.
+        row.details.own_keys.clear();
+        row.details.checks = dozo_postgres::checks_of_name(&session, &row.partition).await?;
+    }
+    let (attach_row, default) = (&row, &from_default);
+    let step = run
+        .giving_way(|session| async move {
+            let lock_timeout = run.lock_patience();
+            attach_again(&session, &Attach { row: attach_row, quarantined, from_default: default.clone(), lock_timeout }).await
+        })
+        .await;
+    let refused = match step {
+        Ok(Step::Ended(Removal::Done(_))) => None,
+        Ok(Step::Ended(Removal::Changed(why) | Removal::Refused(why)) | Step::InTheWay(why)) => Some(why),
+        Err(e) => {
+            // It is still archived: readers get it back.
+            let _ = run.publish(unit).await;
+            return Err(e);
+        }
+    };
+    if let Some(why) = refused {
+        unit = run.publish(unit).await?;
+        return Ok(of_unit(run, &unit, "refused", 0, vec![why]));
+    }
+    super::point::point("attached", &unit.plan.partition);
+    let found = unit_fingerprint(&session, &manifest).await?;
+    let expected = row.fingerprint;
+    let unit = run.record(unit, UnitEvent { fingerprint: Some(found), ..run.event(UnitState::Restored) }).await?;
+    run.clear_staging(&unit).await?;
+    let why = match (found == expected, quarantined, moved) {
+        (true, ..) => vec![],
+        (false, _, true) => vec!["with rows that were in DEFAULT".to_owned()],
+        (false, true, _) => vec!["with rows that were written to it in quarantine".to_owned()],
+        (false, false, false) => vec![format!("it holds {found} instead of {expected}")],
+    };
+    let outcome = if found == expected || quarantined || moved { "restored" } else { "finding" };
+    Ok(of_unit(run, &unit, outcome, 0, why))
+}
+
+/// Computes the fingerprint of the tables of a unit, in the server.
+async fn unit_fingerprint(session: &Session, manifest: &Manifest) -> Result<dozo_model::Fingerprint> {
+    let mut sum = dozo_model::Fingerprint::EMPTY;
+    for dataset in manifest.datasets() {
+        sum += dozo_postgres::fingerprint(session, &dataset.name, &dataset.columns, true).await?;
+    }
+    Ok(sum)
+}
+
+/// Tells whether an interrupted restore has loaded everything, and only the attaching is missing.
+async fn waits_alone(session: &Session, unit: &ArchivedUnit, manifest: &Manifest) -> Result<bool> {
+    if !dozo_postgres::is_alone(session, &unit.plan.partition).await? {
+        return Ok(false);
+    }
+    // A restore that is still to be continued says so itself.
+    if dozo_postgres::restore_is_open(session).await? {
+        return Ok(false);
+    }
+    let expected: dozo_model::Fingerprint = manifest.datasets().iter().map(|d| d.fingerprint).sum();
+    let found = unit_fingerprint(session, manifest).await?;
+    if found == expected {
+        return Ok(true);
+    }
+    Err(EngineError::Options(format!(
+        "a table {} stands there and holds {found} instead of {expected}: rename or drop it first",
+        unit.plan.partition
+    )))
+}
+
+/// Returns the bound of a unit, written anew from its values: stored text is never run.
+async fn typed_bound(session: &Session, row: &LedgerRow) -> Result<String> {
+    let (kind, _) = key_of(session, row).await?;
+    let range = label::range(&row.bound, kind).map_err(EngineError::Options)?;
+    Ok(label::bound_sql(range))
+}
+
+/// Returns the type and name of the partition key above a unit.
+async fn key_of(session: &Session, row: &LedgerRow) -> Result<(KeyKind, String)> {
+    let found = tree(session, &row.root).await?.ok_or_else(|| EngineError::NoTable(row.root.clone()))?;
+    let parent = found.tables.iter().find(|t| t.name == row.parent).ok_or_else(|| EngineError::NoTable(row.parent.clone()))?;
+    match &parent.key {
+        Some((column, Some(kind))) => Ok((*kind, column.clone())),
+        _ => Err(EngineError::Options(format!("{} is not partitioned by a date any more", row.parent))),
+    }
+}
+
+/// Looks for rows of a unit's range in the DEFAULT partition: which, and how many.
+async fn misplaced(session: &Session, row: &LedgerRow) -> Result<Option<(QualifiedName, String, u64)>> {
+    let Some(default) = default_of(session, &row.parent).await? else { return Ok(None) };
+    let (kind, column) = key_of(session, row).await?;
+    let range = label::range(&row.bound, kind).map_err(EngineError::Options)?;
+    let filter = label::filter_sql(&quote_ident(&column), range);
+    let count = rows_where(session, &default, &filter).await?;
+    Ok((count > 0).then_some((default, filter, count)))
+}
+
+/// Which of two truths counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// The rows of the database: the archive forgets the unit.
+    Live,
+    /// Those of the archive: the partition leaves once more, if it holds the same.
+    Archived,
+}
+
+/// Resolves a unit that is live and archived at once.
+///
+/// # Errors
+/// See [`EngineError`].
+pub async fn archive_resolve(
+    ctx: &Context,
+    repository: &Repository,
+    settings: &RepositorySettings,
+    source: &SourceSettings,
+    jobs: &[&ArchiveJob],
+    unit: &str,
+    keep: Keep,
+) -> Result<ArchivedLine> {
+    with_run(ctx, repository, settings, source, Duration::ZERO, async |run| {
+        run.reconcile(jobs).await?;
+        let units = run.repository.archive_units(&run.source.name).await?;
+        let mut matching = units.into_iter().filter(|u| u.plan.unit.as_str().starts_with(unit) && !u.last.state.is_last());
+        let (Some(mut unit), None) = (matching.next(), matching.next()) else {
+            return Err(EngineError::Options(format!("`{unit}` is no unit, or more than one: dozo archive list")));
+        };
+        let session = Session::connect_as(&run.info, "dozo archive").await?;
+        let known = ledger_rows(&session).await?.iter().any(|r| r.unit == unit.plan.unit.as_str());
+        let found = dozo_postgres::oid_of(&session, &unit.plan.partition).await?;
+        let (false, Some(oid)) = (known, found) else {
+            let why = "there is nothing to resolve: it is not live and archived at once".to_owned();
+            return Ok(of_unit(&run, &unit, "refused", 0, vec![why]));
+        };
+        if keep == Keep::Live {
+            if unit.is_published() {
+                unit = run.withdraw(unit).await?;
+            }
+            let event = UnitEvent { reason: Some("the live rows were kept".into()), ..run.event(UnitState::Restored) };
+            let unit = run.record(unit, event).await?;
+            run.clear_staging(&unit).await?;
+            return Ok(of_unit(&run, &unit, "restored", 0, vec!["the live rows count; the archive has none of them".into()]));
+        }
+        let Some(job) = jobs.iter().find(|j| j.name == unit.plan.job) else {
+            return Err(EngineError::Options(format!("archive.{} is not in the configuration", unit.plan.job)));
+        };
+        prepare_ledger(&session).await?;
+        let plain = run.repository.unit_manifest(&unit).await?;
+        let tables = tables_of(&session, oid).await?;
+        unit.plan.relid = oid;
+        // Without the token of a server that is another one by now.
+        let manifest = without_tokens(plain);
+        let (unit, step) = run.detach(job, unit, &manifest, &tables, Attached::Yes).await?;
+        match step {
+            Step::Ended(Removal::Done(row)) => {
+                let unit = if unit.is_published() { unit } else { run.publish(unit).await? };
+                let outcome = if row.state == LedgerState::Dropped { "dropped" } else { "quarantined" };
+                Ok(of_unit(&run, &unit, outcome, 0, vec!["the archived rows count".into()]))
+            }
+            Step::Ended(Removal::Changed(why)) => Ok(of_unit(&run, &unit, "finding", 0, vec![why])),
+            Step::Ended(Removal::Refused(why)) | Step::InTheWay(why) => Ok(of_unit(&run, &unit, "failed", 0, vec![why])),
+        }
+    })
+    .await
+}
+
+fn without_tokens(mut manifest: Manifest) -> Manifest {
+    if let dozo_model::Content::Postgres(pg) = &mut manifest.content {
+        pg.datasets.iter_mut().for_each(|d| d.change_token = None);
+    }
+    manifest
+}
