@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::harness::{Dozo, Place, fresh};
 
 /// Runs Python with boto3: `s3` is a client, `bucket` and `prefix` are set; what it prints is JSON.
-fn boto3(bucket: &str, prefix: &str, script: &str) -> Value {
+pub(crate) fn boto3(bucket: &str, prefix: &str, script: &str) -> Value {
     let head = "import boto3, json, sys\nfrom botocore.exceptions import ClientError\nendpoint, key, secret, bucket, prefix = sys.argv[1:]\n\
                 s3 = boto3.client('s3', endpoint_url=endpoint, aws_access_key_id=key, aws_secret_access_key=secret, region_name='us-east-1')\n\
                 def versions():\n    found = s3.list_object_versions(Bucket=bucket, Prefix=prefix)\n    return found.get('Versions', []), found.get('DeleteMarkers', [])\n";

@@ -7,6 +7,7 @@
 
 mod adopt;
 mod archive;
+mod archive_lab;
 mod chaos;
 mod command;
 mod commands;

@@ -39,13 +39,13 @@ pub(crate) fn has_left(unit: &ArchivedUnit) -> bool {
     unit.was(UnitState::Detached) || unit.was(UnitState::Dropped)
 }
 
-/// Says what the jobs of a source would do; changes nothing.
+/// Says what the jobs of a source would do; changes nothing. Without a repository nothing was archived yet.
 ///
 /// # Errors
 /// See [`EngineError`].
 pub async fn archive_plan(
     ctx: &Context,
-    repository: &Repository,
+    repository: Option<&Repository>,
     source: &SourceSettings,
     jobs: &[&ArchiveJob],
 ) -> Result<ArchivePlan> {

@@ -73,6 +73,15 @@ pub struct SchemaScript {
 const CARRIED: [&str; 2] = ["SET default_tablespace = ", "SET default_table_access_method = "];
 
 impl SchemaScript {
+    /// Tells whether an entry attaches something of this script to something that is not in it.
+    #[must_use]
+    pub fn attaches_elsewhere(&self, id: u32) -> bool {
+        let Some(attach) = self.entries.iter().find(|e| e.id == id && e.kind.ends_with(" ATTACH")) else { return false };
+        let kinds: &[&str] = if attach.kind == "TABLE ATTACH" { &["TABLE"] } else { &["INDEX", "CONSTRAINT"] };
+        let same = |n: &&u32| self.entries.iter().any(|e| e.id == **n && kinds.contains(&e.kind.as_str()));
+        attach.needs.iter().filter(same).count() < 2
+    }
+
     /// Reads the annotated SQL of one section.
     pub fn add(&mut self, text: &str, section: Section) {
         // Not `lines()`: a body may have carriage returns of its own.

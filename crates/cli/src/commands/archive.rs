@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dozo_engine::{
-    ArchiveJob, ArchiveLine, ArchiveOptions, ArchivePlan, ArchiveReport, ArchivedLine, DdlEngine, Keep, RestoreUnitOptions,
-    SourceSettings, UnitAction, archive_apply, archive_ddl, archive_list, archive_plan, archive_resolve, archive_restore,
-    disk_used, joined_plan,
+    ArchiveJob, ArchiveLine, ArchiveOptions, ArchivePlan, ArchiveReport, ArchivedLine, CatalogError, DdlEngine, EngineError,
+    Keep, Repository, RestoreUnitOptions, SourceSettings, UnitAction, archive_apply, archive_ddl, archive_list, archive_plan,
+    archive_resolve, archive_restore, disk_used, joined_plan,
 };
 use dozo_model::{human_bytes, human_count};
 
@@ -112,10 +112,15 @@ fn by_source<'c>(config: &'c Config, names: &[String]) -> Result<Vec<(&'c Source
 
 async fn plan(session: &Session, config: &Config, names: &[String]) -> Outcome {
     let chosen = by_source(config, names)?;
-    let repository = config.repository.open().await?;
+    let repository = match config.repository.open().await {
+        Ok(repository) => Some(repository),
+        // The first run makes it.
+        Err(EngineError::Catalog(CatalogError::NoRepository { .. })) => None,
+        Err(e) => return Err(e.into()),
+    };
     let mut plans = Vec::new();
     for (source, jobs) in chosen {
-        plans.push(archive_plan(&session.ctx, &repository, source, &jobs).await?);
+        plans.push(archive_plan(&session.ctx, repository.as_ref(), source, &jobs).await?);
     }
     let Some(plan) = joined_plan(plans) else { return Ok(0) };
     session.output.result(&plan, || plan_text(&plan))?;
@@ -194,7 +199,7 @@ async fn apply(session: &Session, config: &Config, args: ArchiveApply) -> Outcom
             return Ok(0);
         }
     }
-    let repository = config.repository.open().await?;
+    let repository = Repository::open_or_init(config.repository.store()?, session.ctx.clock.as_ref()).await?;
     let options = ArchiveOptions { wait: args.wait.map_or(Duration::ZERO, |s| s.0), partitions: args.partition };
     let mut whole = ArchiveReport::default();
     for (source, jobs) in chosen {

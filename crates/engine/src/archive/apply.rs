@@ -240,7 +240,7 @@ impl Work<'_> {
     }
 
     async fn survey(&self) -> Result<Survey<'_>> {
-        Survey::look(self.run.repository, self.run.source, self.jobs, self.run.ctx.clock.fixed()).await
+        Survey::look(Some(self.run.repository), self.run.source, self.jobs, self.run.ctx.clock.fixed()).await
     }
 
     fn wants(&self, partition: &QualifiedName, label: Option<&str>) -> bool {

@@ -65,6 +65,7 @@ impl Run<'_> {
 
     /// Adds an event to a unit.
     pub(crate) async fn record(&self, unit: ArchivedUnit, event: UnitEvent) -> Result<ArchivedUnit> {
+        let event = UnitEvent { fingerprint: event.fingerprint.or(unit.last.fingerprint), ..event };
         let (name, state) = (unit.plan.partition.clone(), event.state);
         let unit = self.repository.put_event(unit, event).await?;
         point(&format!("{state}"), &name);

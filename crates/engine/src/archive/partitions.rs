@@ -77,7 +77,11 @@ pub async fn partitions_create(
     while beyond < ahead {
         let end = label::next(begin, width).ok_or_else(|| EngineError::Options("the calendar ends".into()))?;
         let name = renamed(&last.name, from.civil(&zone), begin, width).ok_or_else(|| {
-            EngineError::Options(format!("the name of {last} says nothing of its {}: no name for the next", width.as_str()))
+            EngineError::Options(format!(
+                "the name of {last} says nothing of its {} by the calendar of {}: set time-zone, or make the next by hand",
+                width.as_str(),
+                zone.iana_name().unwrap_or("UTC")
+            ))
         })?;
         let partition = QualifiedName::new(&last.schema, name);
         let edge = |at: DateTime| match to {
@@ -133,7 +137,7 @@ pub async fn partitions_drop(
 ) -> Result<Vec<ArchivedLine>> {
     with_run(ctx, repository, settings, source, Duration::ZERO, async |run| {
         run.reconcile(jobs).await?;
-        let survey = Survey::look(run.repository, run.source, jobs, run.ctx.clock.fixed()).await?;
+        let survey = Survey::look(Some(run.repository), run.source, jobs, run.ctx.clock.fixed()).await?;
         let session = Session::connect_as(&run.info, "dozo archive").await?;
         let rows = ledger_rows(&session).await?;
         let limit = older_than.limit(survey.now, &TimeZone::UTC);

@@ -123,7 +123,7 @@ pub(crate) fn decide(survey: &Survey<'_>) -> (Vec<Fate>, Vec<usize>) {
             let why: Vec<String> = of_job.iter().chain(&c.refusals).cloned().collect();
             match (c.young, why.is_empty()) {
                 // Of what is not old enough nobody needs to know what else would stand in its way.
-                (true, _) => Fate::Stay(vec!["it is not old enough".into()]),
+                (true, _) => Fate::Stay(vec![c.open.clone().unwrap_or_else(|| "it is not old enough".into())]),
                 (false, false) => Fate::Refused(why),
                 (false, true) => match survey.unit_of(c) {
                     Some(unit) if copies(c) && unit.is_published() => {

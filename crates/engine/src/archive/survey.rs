@@ -62,6 +62,8 @@ pub(crate) struct Candidate {
     pub(crate) end: Option<Timestamp>,
     /// Whether it is younger than the job wants.
     pub(crate) young: bool,
+    /// Why it never gets old: it has no end.
+    pub(crate) open: Option<String>,
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
     /// What stands in its way by itself.
@@ -76,7 +78,7 @@ impl<'a> Survey<'a> {
     /// # Errors
     /// What the server or the repository says.
     pub(crate) async fn look(
-        repository: &Repository,
+        repository: Option<&Repository>,
         source: &'a SourceSettings,
         jobs: &[&'a ArchiveJob],
         fixed: Option<Timestamp>,
@@ -98,18 +100,12 @@ impl<'a> Survey<'a> {
         session.refuse_pooler().await?;
         let facts = session.facts().await?;
         let now = fixed.unwrap_or(facts.now);
-        let mut survey = Self {
-            source,
-            session,
-            info,
-            jobs: Vec::new(),
-            candidates: Vec::new(),
-            rows: Vec::new(),
-            units: repository.archive_units(&source.name).await?,
-            joined: repository.joined(&source.name).await?,
-            facts,
-            now,
+        let (units, joined) = match repository {
+            Some(repository) => (repository.archive_units(&source.name).await?, repository.joined(&source.name).await?),
+            None => (Vec::new(), Vec::new()),
         };
+        let mut survey =
+            Self { source, session, info, jobs: Vec::new(), candidates: Vec::new(), rows: Vec::new(), units, joined, facts, now };
         survey.rows = ledger_rows(&survey.session).await?;
         for job in jobs {
             survey.add(job).await?;
@@ -205,8 +201,9 @@ impl<'a> Survey<'a> {
             Some(kind) => label::range(&partition.bound, kind),
             None => Err(format!("{} is no date, timestamp or timestamptz", job.column)),
         };
-        let (mut folder, mut end, mut young) = (None, None, false);
+        let (mut folder, mut end, mut young, mut open) = (None, None, false, None);
         match &range {
+            Err(why) if partition.is_default() || partition.bound.ends_with("TO (MAXVALUE)") => open = Some(why.clone()),
             Err(why) => refusals.push(why.clone()),
             Ok(range) => {
                 match label::label(*range, job.granularity, zone) {
@@ -255,7 +252,8 @@ impl<'a> Survey<'a> {
             leaves: leaves.iter().map(|t| t.oid).collect(),
             label: folder,
             end,
-            young,
+            young: young || open.is_some(),
+            open,
             rows,
             bytes: tables.iter().map(|t| t.bytes).sum(),
             refusals,

@@ -123,6 +123,11 @@ impl RestorePlan {
             Some(names) if options.schemas.is_empty() => script.select(&pairs(names)),
             Some(names) => whole_schemas(&script, &options.schemas, names),
         };
+        let mut wanted = wanted;
+        if options.alone {
+            // A dump of the partition alone attaches it, and its indexes, to what is not in it.
+            wanted.retain(|id| !script.attaches_elsewhere(*id));
+        }
         if chosen.is_some() {
             refuse_inheritance(&script, &wanted)?;
         }
