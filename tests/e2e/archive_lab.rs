@@ -14,13 +14,13 @@ use crate::harness::{Dozo, Place, nightly};
 use crate::protocol::{Psql, until};
 
 /// The moment of all runs: 2023-01 to 2023-03 are old, 2025-12 is not.
-const NOW: &str = "2026-01-15T03:00:00Z";
-const DROP_AT_ONCE: &str = "then = \"drop\"\nquarantine = \"0\"";
+pub(crate) const NOW: &str = "2026-01-15T03:00:00Z";
+pub(crate) const DROP_AT_ONCE: &str = "then = \"drop\"\nquarantine = \"0\"";
 const A_WEEK: &str = "then = \"drop\"\nquarantine = \"7d\"";
 const CONCURRENT: &str = "then = \"drop\"\nquarantine = \"0\"\nprotocol = \"concurrent\"";
 
 /// Makes the tables: events by month, notes by month of the event with a foreign key to it.
-fn lab<'c>(cluster: &'c Cluster, name: &str) -> Database<'c> {
+pub(crate) fn lab<'c>(cluster: &'c Cluster, name: &str) -> Database<'c> {
     let database = cluster.database(name);
     database.psql(
         "SET TimeZone = 'UTC';
@@ -52,7 +52,7 @@ fn lab<'c>(cluster: &'c Cluster, name: &str) -> Database<'c> {
     database
 }
 
-fn dozo(database: &Database<'_>, keys: &str) -> Dozo {
+pub(crate) fn dozo(database: &Database<'_>, keys: &str) -> Dozo {
     let dozo = Dozo::with_url(&database.url(), database.cluster, Place::Local, "lock-timeout = \"2s\"\nmax-block = \"1s\"");
     crate::archive::with_jobs(&dozo, &[("events", "at"), ("notes", "at")], keys);
     dozo
@@ -63,14 +63,14 @@ fn apply(dozo: &Dozo, now: &str) -> Value {
 }
 
 /// Stops a run at a step, or holds it there.
-fn at_point(dozo: &Dozo, point: &str, args: &[&str]) -> Child {
+pub(crate) fn at_point(dozo: &Dozo, point: &str, args: &[&str]) -> Child {
     let mut command = dozo.command(args);
     command.env("DOZO_POINT", point);
     command.spawn().unwrap()
 }
 
 /// Every row of the trees, wherever it is in the database: id and status.
-fn rows(database: &Database<'_>) -> BTreeMap<String, String> {
+pub(crate) fn rows(database: &Database<'_>) -> BTreeMap<String, String> {
     let quarantined = "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('dozo_quarantine') AND relkind = 'r' AND relname LIKE '%events%'";
     let mut found = BTreeMap::new();
     let mut add = |place: &str, sql: &str| {
@@ -97,7 +97,7 @@ fn rows_archived(dozo: &Dozo) -> Vec<String> {
 }
 
 /// Nothing is lost, nothing is there twice: what is live and what is archived are the rows of `before`, and the ledgers agree.
-fn judge(database: &Database<'_>, dozo: &Dozo, before: &BTreeMap<String, String>, what: &str) -> (usize, usize) {
+pub(crate) fn judge(database: &Database<'_>, dozo: &Dozo, before: &BTreeMap<String, String>, what: &str) -> (usize, usize) {
     let (there, gone) = (rows(database), rows_archived(dozo));
     let live: Vec<&String> = there.iter().filter(|(_, place)| *place == "live").map(|(row, _)| row).collect();
     let mut all: Vec<&String> = live.iter().copied().chain(&gone).collect();
@@ -304,6 +304,11 @@ fn a_stub_for_late_rows() {
     assert_eq!(judge(&database, &dozo, &before, "late"), (200, 601));
     let january = archived(&dozo).keys().filter(|n| n.starts_with("events_2023_01")).count();
     assert_eq!(january, 2, "an additive set of files");
+    // All of the month comes back into one partition.
+    let out = dozo.run(&["--json", "restore", "--archive", "events", "--partition", "2023-01"]).exits(0).json();
+    assert_eq!(out.as_array().unwrap().iter().filter(|u| u["outcome"] == "restored").count(), 2, "{out}");
+    assert_eq!(judge(&database, &dozo, &before, "restored"), (401, 400));
+    assert_eq!(database.psql("SELECT count(*) FROM ONLY events_2023_01"), "201");
 }
 
 /// The common mistake: export what is completed, drop the partition, and lose the one order that is open.

@@ -19,6 +19,16 @@ fn init_looks_at_the_database() {
     assert!(text.contains("url = \"env:SHOP_URL\"") && text.contains("time-zone = "), "{text}");
     let _ = dozo.run(&["check"]).exits(0);
     let _ = dozo.run(&["backup", "--all"]).exits(0);
+    // Jobs for the trees are proposed; with the # taken away they count.
+    assert!(text.contains("# [archive.payment_transactions]") && text.contains("# column = \"requested_at\""), "{text}");
+    dozo.reconfigure(|text| text.replace("\n# [archive.orders]\n# ", "\n[archive.orders]\n").replace("\n# table = \"public.orders\"\n# column = \"ordered_at\"\n# older-than = \"12 months\"\n# then = \"quarantine\"\n# time-zone", "\ntable = \"public.orders\"\ncolumn = \"ordered_at\"\nolder-than = \"12 months\"\nthen = \"quarantine\"\ntime-zone"));
+    let plan = dozo.run(&["--json", "archive", "plan"]).exits(0).json();
+    assert_eq!(
+        (&plan["jobs"][0]["table"]["name"], &plan["jobs"][0]["refusals"]),
+        (&"orders".into(), &serde_json::json!([])),
+        "{plan}"
+    );
+    fs::write(dozo.folder.path().join("dozo.toml"), &text).unwrap();
     // Never over an existing file.
     let run = dozo.run(&["init", "--from", "env:SHOP_URL"]).exits(2);
     assert!(run.stderr.contains("it exists"), "{}", run.stderr);

@@ -8,6 +8,7 @@
 mod adopt;
 mod archive;
 mod archive_lab;
+mod archive_refusals;
 mod chaos;
 mod command;
 mod commands;

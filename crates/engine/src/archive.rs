@@ -20,7 +20,7 @@ mod restore;
 mod survey;
 
 use dozo_catalog::{ArchivedUnit, Repository};
-use dozo_model::UnitState;
+use dozo_model::{QualifiedName, UnitState};
 use dozo_postgres::Session;
 
 pub use apply::{ArchiveOptions, ArchiveReport, ArchivedLine, archive_apply};
@@ -32,6 +32,7 @@ pub use plan::{ArchivePlan, JobLine, UnitAction, UnitLine};
 pub use restore::{Keep, RestoreUnitOptions, archive_resolve, archive_restore};
 
 use crate::context::{Context, SourceSettings};
+use crate::init::ArchiveDraft;
 use crate::{EngineError, Result};
 
 /// Tells whether a unit has left its table at some time.
@@ -50,6 +51,27 @@ pub async fn archive_plan(
     jobs: &[&ArchiveJob],
 ) -> Result<ArchivePlan> {
     Ok(survey::Survey::look(repository, source, jobs, ctx.clock.fixed()).await?.plan())
+}
+
+/// Drafts the archive job of a tree, if it is partitioned by time: by the first calendar in which its partitions are whole.
+pub(crate) async fn draft(session: &Session, table: &QualifiedName, server_zone: &str) -> Result<Option<ArchiveDraft>> {
+    let Some(found) = dozo_postgres::tree(session, table).await? else { return Ok(None) };
+    let Some((column, Some(kind))) = found.root().key.clone() else { return Ok(None) };
+    let ranges: Vec<_> = found.tables.iter().filter_map(|t| label::range(&t.bound, kind).ok()).collect();
+    let host = jiff::tz::TimeZone::system().iana_name().unwrap_or("UTC").to_owned();
+    let whole = ["UTC", server_zone, &host].into_iter().find_map(|name| {
+        let zone = jiff::tz::TimeZone::get(name).ok()?;
+        let widths: Option<Vec<Granularity>> = ranges.iter().map(|r| label::width(*r, &zone)).collect();
+        let width = widths?.into_iter().next()?;
+        label::label(ranges[0], width, &zone).ok().map(|_| (width, name.to_owned()))
+    });
+    Ok(whole.map(|(width, time_zone)| ArchiveDraft {
+        table: table.clone(),
+        column,
+        partitions: ranges.len(),
+        granularity: width.as_str(),
+        time_zone,
+    }))
 }
 
 /// Puts the plans of several sources together.

@@ -60,7 +60,7 @@ pub use error::EngineError;
 pub use files::{RotateAction, RotateLine, RotatePlan, list_files, rotate_apply, rotate_plan};
 pub use fingerprint::{FingerprintLine, FingerprintReport, fingerprint, fingerprint_statements};
 pub use hooks::run as run_hook;
-pub use init::{Draft, inspect_for_init};
+pub use init::{ArchiveDraft, Draft, inspect_for_init};
 pub use replicate::{
     FailedCopy, ReplicaChoice, ReplicaLag, ReplicateOptions, ReplicateReport, Replicated, ReplicatedBackup, replicate,
 };

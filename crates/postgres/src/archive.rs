@@ -11,8 +11,8 @@ mod preflight;
 mod tree;
 
 pub use detach::{
-    Attach, Check, Leave, Place, Quarantined, Removal, attach_again, backend_pid, cancel_backend, checks_of, checks_of_name,
-    concurrently, drop_quarantined, is_pending, leave, place_of, tables_of,
+    Attach, Check, Holder, Leave, Place, Quarantined, Removal, attach_again, backend_pid, cancel_backend, checks_of,
+    checks_of_name, concurrently, drop_quarantined, is_pending, leave, place_of, tables_of,
 };
 pub use ledger::{
     LEDGER_SCHEMA, LedgerDetails, LedgerRow, LedgerState, Moved, QUARANTINE, announce, forget_announced, ledger_rows,

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use dozo_engine::{Draft, UrlRef, inspect_for_init};
+use dozo_engine::{ArchiveDraft, Draft, UrlRef, inspect_for_init};
 use dozo_model::{human_bytes, human_count};
 
 use super::{Outcome, Session};
@@ -72,6 +72,7 @@ fn render(name: &str, repository: &str, draft: Option<&(String, Draft)>) -> Stri
             ));
         }
     }
+    let archives: String = draft.iter().flat_map(|(_, d)| &d.archives).map(|a| archive(name, a)).collect();
     format!(
         r#"# Configuration of dozo. Every key: docs/config.toml. Relative paths count from this file's folder.
 
@@ -91,10 +92,29 @@ url = {url}
 # exclude = ["*.tmp_*"]
 # Client programs: "auto", a folder, or a command in front such as ["docker", "compose", "exec", "-T", "postgres"].
 pg-tools = "auto"
-"#,
+{archives}"#,
         zone = quoted(&host_time_zone()),
         repository = quoted(repository),
         url = quoted(&url),
+    )
+}
+
+/// Proposes an archive job: nothing leaves a database because somebody ran `init`.
+fn archive(source: &str, draft: &ArchiveDraft) -> String {
+    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let granularity =
+        if draft.granularity == "month" { String::new() } else { format!("# granularity = \"{}\"\n", draft.granularity) };
+    format!(
+        "\n# {} partitions by {}: old ones can leave for Parquet, proven. Take the # away, then: dozo archive plan\n\
+         # [archive.{}]\n# source = {}\n# table = {}\n# column = {}\n# older-than = \"12 months\"\n# then = \"quarantine\"\n\
+         {granularity}# time-zone = {}\n",
+        draft.partitions,
+        draft.granularity,
+        source_name(&draft.table.name),
+        quoted(source),
+        quoted(&draft.table.to_string()),
+        quoted(&draft.column),
+        quoted(&draft.time_zone),
     )
 }
 

@@ -50,7 +50,7 @@ fn the_documented_configuration_parses() {
 
 #[test]
 fn every_problem_at_once_with_its_line() {
-    let text = "time-zone = \"Mars/Olympus\"\nunknown = 1\n[repository]\nurl = \"ftp://x\"\nregio = \"x\"\n[source.Shop]\nkind = \"postgres\"\nurl = \"postgres://u:hunter2@h/d\"\nlock-timeout = \"5m\"\nworkers = 0\n[source.b]\nkind = \"files\"\n[retention]\ndaily = \"3m\"\nweekly = \"1y\"\nmonthly = \"10d\"\nmin-keep = 0\nmonthl = \"1y\"\ntime-zone = \"Tokyo\"\n[archive.a]\n";
+    let text = "time-zone = \"Mars/Olympus\"\nunknown = 1\n[repository]\nurl = \"ftp://x\"\nregio = \"x\"\n[source.Shop]\nkind = \"postgres\"\nurl = \"postgres://u:hunter2@h/d\"\nlock-timeout = \"5m\"\nworkers = 0\n[source.b]\nkind = \"files\"\n[retention]\ndaily = \"3m\"\nweekly = \"1y\"\nmonthly = \"10d\"\nmin-keep = 0\nmonthl = \"1y\"\ntime-zone = \"Tokyo\"\n[drill.a]\n";
     let found = problems(text);
     assert!(!found.iter().any(|p| p.contains("hunter2")));
     for expected in [
@@ -68,7 +68,7 @@ fn every_problem_at_once_with_its_line() {
         "17: retention.min-keep: it must be a number from 1 to 100000",
         "18: retention.monthl: unknown key",
         "13: retention.time-zone: `Tokyo` is not a time zone",
-        "20: archive: this version does not act upon it yet",
+        "20: drill: this version does not act upon it yet",
     ] {
         assert!(found.iter().any(|p| p == expected), "{expected}\nin {found:#?}");
     }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use dozo_catalog::{ArchivedUnit, Repository};
 use dozo_model::{BackupId, Fingerprint, QualifiedName, TableFormat, Timestamp, UnitState, VerifyLevel};
 use dozo_postgres::{
-    LedgerRow, LedgerState, PgTools, Place, Quarantined, Removal, Session, drop_quarantined, forget_announced, ledger_rows,
-    place_of, prepare_ledger, tables_of,
+    LedgerRow, LedgerState, PgError, PgTools, Place, Quarantined, Removal, Session, drop_quarantined, forget_announced,
+    ledger_rows, place_of, prepare_ledger, tables_of,
 };
 use serde::Serialize;
 
@@ -201,7 +201,10 @@ impl Work<'_> {
             let done = match run.archive(job, &survey, candidate).await {
                 Ok(done) => done,
                 Err(e @ (EngineError::Cancelled | EngineError::Internal(_))) => return Err(e),
-                Err(e) if dozo_model::Explain::class(&e) == dozo_model::ErrorClass::Transient => return Err(e),
+                // Without its server or its store, nothing that comes behind can be done either.
+                Err(e @ (EngineError::Postgres(PgError::Unreachable { .. } | PgError::Lost { .. }) | EngineError::Store(_))) => {
+                    return Err(e);
+                }
                 Err(e) => line(run, job, candidate, "failed", vec![crate::error::chain(&e)]),
             };
             if matches!(done.outcome, "refused" | "failed" | "finding") {
@@ -397,6 +400,7 @@ impl Run<'_> {
                     row: &row,
                     quarantined: false,
                     from_default: None,
+                    holder: dozo_postgres::Holder::None,
                     lock_timeout: self.source.lock_timeout,
                 };
                 if let Removal::Refused(why) | Removal::Changed(why) = dozo_postgres::attach_again(&session, &back).await? {

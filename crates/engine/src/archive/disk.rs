@@ -32,9 +32,11 @@ pub(crate) async fn used(session: &Session, command: &[String]) -> Result<Option
             _ => Err(failed(format!("it printed `{text}`, which is no number from 0 to 100"))),
         };
     }
-    // Only behind a socket of this host the folder is this host's.
-    let local = session.info().hosts.iter().all(|(host, _)| host.starts_with('/'));
-    let folder = if local { data_folder(session).await? } else { None };
+    // A folder of that name is the server's only behind a socket of this host; behind its own address, if a server runs in it.
+    let hosts = || session.info().hosts.iter().map(|(host, _)| host.as_str());
+    let (socket, own) = (hosts().all(|h| h.starts_with('/')), hosts().all(|h| ["localhost", "127.0.0.1", "::1"].contains(&h)));
+    let runs_here = |folder: &String| socket || std::path::Path::new(folder).join("postmaster.pid").exists();
+    let folder = if socket || own { data_folder(session).await?.filter(runs_here) } else { None };
     let Some(stat) = folder.and_then(|folder| rustix::fs::statvfs(folder).ok()) else { return Ok(None) };
     let taken = stat.f_blocks.saturating_sub(stat.f_bfree);
     let all = (taken + stat.f_bavail).max(1);

@@ -9,8 +9,8 @@ use std::time::Duration;
 use dozo_catalog::{ArchivedUnit, Repository};
 use dozo_model::{Manifest, QualifiedName, UnitEvent, UnitState, quote_ident};
 use dozo_postgres::{
-    Attach, KeyKind, LedgerRow, LedgerState, Removal, Session, attach_again, default_of, ledger_rows, prepare_ledger, rows_where,
-    tables_of, tree,
+    Attach, Holder, KeyKind, LedgerRow, LedgerState, Removal, Session, attach_again, default_of, ledger_rows, prepare_ledger,
+    rows_where, tables_of, tree,
 };
 
 use super::apply::{ArchivedLine, of_unit, with_run};
@@ -135,11 +135,12 @@ async fn back(run: &Run<'_>, unit: ArchivedUnit, options: &RestoreUnitOptions) -
         ));
     }
     let rows = ledger_rows(&session).await?;
-    let Some(row) = rows.into_iter().find(|r| r.unit == unit.plan.unit.as_str()) else {
+    let Some(row) = rows.iter().find(|r| r.unit == unit.plan.unit.as_str()).cloned() else {
         let resolve = format!("this database knows nothing of it: dozo archive resolve {} --keep live|archived", unit.plan.unit);
         return Ok(of_unit(run, &unit, "refused", 0, vec![resolve]));
     };
     let row = LedgerRow { bound: typed_bound(&session, &row).await?, ..row };
+    let holder = holder(&session, &row, &rows).await?;
     let from_default = match misplaced(&session, &row).await? {
         Some((default, filter, count)) if !options.move_default => {
             drop(filter);
@@ -163,11 +164,12 @@ async fn back(run: &Run<'_>, unit: ArchivedUnit, options: &RestoreUnitOptions) -
         row.details.own_keys.clear();
         row.details.checks = dozo_postgres::checks_of_name(&session, &row.partition).await?;
     }
-    let (attach_row, default) = (&row, &from_default);
+    let (attach_row, default, holder) = (&row, &from_default, &holder);
     let step = run
         .giving_way(|session| async move {
             let lock_timeout = run.lock_patience();
-            attach_again(&session, &Attach { row: attach_row, quarantined, from_default: default.clone(), lock_timeout }).await
+            let (from_default, holder) = (default.clone(), holder.clone());
+            attach_again(&session, &Attach { row: attach_row, quarantined, from_default, holder, lock_timeout }).await
         })
         .await;
     let refused = match step {
@@ -184,8 +186,12 @@ async fn back(run: &Run<'_>, unit: ArchivedUnit, options: &RestoreUnitOptions) -
         return Ok(of_unit(run, &unit, "refused", 0, vec![why]));
     }
     super::point::point("attached", &unit.plan.partition);
-    let found = unit_fingerprint(&session, &manifest).await?;
     let expected = row.fingerprint;
+    // Late rows went into the partition that was archived first; they were compared before.
+    let found = match holder {
+        Holder::First(_) => expected,
+        Holder::None | Holder::Stub(_) => unit_fingerprint(&session, &manifest).await?,
+    };
     let unit = run.record(unit, UnitEvent { fingerprint: Some(found), ..run.event(UnitState::Restored) }).await?;
     run.clear_staging(&unit).await?;
     let why = match (found == expected, quarantined, moved) {
@@ -242,6 +248,19 @@ async fn key_of(session: &Session, row: &LedgerRow) -> Result<(KeyKind, String)>
         Some((column, Some(kind))) => Ok((*kind, column.clone())),
         _ => Err(EngineError::Options(format!("{} is not partitioned by a date any more", row.parent))),
     }
+}
+
+/// Looks for a partition that holds the range of a unit already.
+async fn holder(session: &Session, row: &LedgerRow, rows: &[LedgerRow]) -> Result<Holder> {
+    let found = tree(session, &row.root).await?.ok_or_else(|| EngineError::NoTable(row.root.clone()))?;
+    let (kind, _) = key_of(session, row).await?;
+    let same = |bound: &str| label::range(bound, kind).is_ok_and(|range| label::bound_sql(range) == row.bound);
+    let Some(live) = found.tables.iter().find(|t| found.get(t.parent).is_some_and(|p| p.name == row.parent) && same(&t.bound))
+    else {
+        return Ok(Holder::None);
+    };
+    let stub = rows.iter().any(|r| r.details.stub.as_ref() == Some(&live.name));
+    Ok(if stub { Holder::Stub(live.name.clone()) } else { Holder::First(live.name.clone()) })
 }
 
 /// Looks for rows of a unit's range in the DEFAULT partition: which, and how many.

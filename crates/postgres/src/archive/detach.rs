@@ -363,8 +363,21 @@ pub struct Attach<'a> {
     pub quarantined: bool,
     /// Rows of DEFAULT that belong into it: the partition that holds them, and which.
     pub from_default: Option<(QualifiedName, String)>,
+    /// The partition that holds its range: an empty one, which gives way, or the one that its late rows go into.
+    pub holder: Holder,
     /// How long a lock may be waited for.
     pub lock_timeout: Duration,
+}
+
+/// What holds the range of a partition that is to come back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
+    /// Nothing.
+    None,
+    /// An empty partition for late rows.
+    Stub(QualifiedName),
+    /// The partition that was archived first: what comes back are late rows of it.
+    First(QualifiedName),
 }
 
 /// Attaches a partition again, with its own foreign keys, and says so in the ledger.
@@ -375,10 +388,10 @@ pub async fn attach_again(session: &Session, job: &Attach<'_>) -> Result<Removal
     let row = job.row;
     let what = format!("attaching {} again", row.partition);
     let work = async {
-        if let Some(stub) = &row.details.stub {
-            if !drop_empty(session, &what, stub).await? {
-                return Ok(Removal::Refused(format!("{stub} holds late rows of its range: archive or move them first")));
-            }
+        if let Holder::Stub(stub) = &job.holder
+            && !drop_empty(session, &what, &row.parent, stub).await?
+        {
+            return Ok(Removal::Refused(format!("{stub} holds late rows of its range: archive or move them first")));
         }
         if job.quarantined {
             for table in &row.details.moved {
@@ -397,14 +410,19 @@ pub async fn attach_again(session: &Session, job: &Attach<'_>) -> Result<Removal
         if let Some((default, filter)) = &job.from_default {
             session.batch(&what, &move_rows(session, &what, default, filter, &row.partition).await?).await?;
         }
-        let attach = format!("ALTER TABLE {} ATTACH PARTITION {} {}", row.parent.sql(), row.partition.sql(), row.bound);
-        session.batch(&what, &attach).await?;
-        for (table, name, definition) in &row.details.own_keys {
-            let sql = format!("ALTER TABLE {} ADD CONSTRAINT {} {definition}", table.sql(), quote_ident(name));
-            session.batch(&what, &sql).await?;
-        }
-        if !job.quarantined {
-            drop_added_checks(session, &what, row).await?;
+        if let Holder::First(first) = &job.holder {
+            session.batch(&what, &move_rows(session, &what, &row.partition, "true", first).await?).await?;
+            session.batch(&what, &format!("DROP TABLE {}", row.partition.sql())).await?;
+        } else {
+            let attach = format!("ALTER TABLE {} ATTACH PARTITION {} {}", row.parent.sql(), row.partition.sql(), row.bound);
+            session.batch(&what, &attach).await?;
+            for (table, name, definition) in &row.details.own_keys {
+                let sql = format!("ALTER TABLE {} ADD CONSTRAINT {} {definition}", table.sql(), quote_ident(name));
+                session.batch(&what, &sql).await?;
+            }
+            if !job.quarantined {
+                drop_added_checks(session, &what, row).await?;
+            }
         }
         session.batch(&what, &ledger_says(&row.unit, LedgerState::Restored)).await?;
         Ok(Removal::Done(Box::new(LedgerRow { state: LedgerState::Restored, ..row.clone() })))
@@ -412,8 +430,8 @@ pub async fn attach_again(session: &Session, job: &Attach<'_>) -> Result<Removal
     transaction(session, &what, job.lock_timeout, work).await
 }
 
-/// Drops a table if nothing is in it. Returns whether it is gone.
-async fn drop_empty(session: &Session, what: &str, table: &QualifiedName) -> Result<bool, PgError> {
+/// Drops a partition if nothing is in it. Returns whether it is gone.
+async fn drop_empty(session: &Session, what: &str, parent: &QualifiedName, table: &QualifiedName) -> Result<bool, PgError> {
     if !session.query_one(what, "SELECT to_regclass($1) IS NOT NULL", &[&table.sql()]).await?.get::<_, bool>(0) {
         return Ok(true);
     }
@@ -422,7 +440,9 @@ async fn drop_empty(session: &Session, what: &str, table: &QualifiedName) -> Res
     if !session.query_one(what, &empty, &[]).await?.get::<_, bool>(0) {
         return Ok(false);
     }
-    session.batch(what, &format!("DROP TABLE {}", table.sql())).await?;
+    // Foreign keys to its tree would need CASCADE while it is a part of that.
+    let gone = format!("ALTER TABLE {} DETACH PARTITION {1}; DROP TABLE {1}", parent.sql(), table.sql());
+    session.batch(what, &gone).await?;
     Ok(true)
 }
 
