@@ -252,11 +252,7 @@ fn definitions(database: &Database<'_>) -> Vec<String> {
             lines.append(&mut rows);
             inside = false;
         }
-        if inside {
-            rows.push(line.to_owned())
-        } else {
-            lines.push(line.to_owned())
-        }
+        (if inside { &mut rows } else { &mut lines }).push(line.to_owned());
         inside |= line.starts_with("COPY ");
     }
     lines

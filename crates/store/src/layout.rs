@@ -173,12 +173,10 @@ impl Layout {
         match parts.as_slice() {
             [name] => *name == Self::MARKER,
             [Self::LEASES | Self::SOURCES, _, n] => source && numbered(n, ""),
-            [Self::DATA, ..] => source && Self::owner(key).is_some(),
             [Self::ARCHIVE, _, _, _, "_ledger", unit, _] => source && BackupId::parse(unit).is_ok(),
-            [Self::ARCHIVE, _, _, _, "_staging", _, _] | [Self::ARCHIVE, _, _, _, "v1", _, _] => {
-                source && Self::owner(key).is_some()
-            }
-            [Self::ARCHIVE, _, _, _, "copy", "v1", _, _] => source && Self::owner(key).is_some(),
+            [Self::DATA, ..]
+            | [Self::ARCHIVE, _, _, _, "_staging" | "v1", _, _]
+            | [Self::ARCHIVE, _, _, _, "copy", "v1", _, _] => source && Self::owner(key).is_some(),
             [Self::BACKUPS, _, id, rest @ ..] if source && BackupId::parse(id).is_ok() => match rest {
                 ["checks" | "holds", n] => numbered(n, ""),
                 [name] => {

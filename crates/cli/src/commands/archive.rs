@@ -38,9 +38,9 @@ pub(super) async fn run(session: &Session, args: Archive) -> Outcome {
             };
             let text = archive_ddl(&repository, &job.source, job, engine).await?;
             if session.global.json {
-                session.output.result(&text, String::new)?
+                session.output.result(&text, String::new)?;
             } else {
-                Output::print(&text)?
+                Output::print(&text)?;
             }
             Ok(0)
         }

@@ -17,6 +17,7 @@ fn the_documented_configuration_parses() {
     assert!(!config.sources.is_empty());
     let source = concat!(
         include_str!("read.rs"),
+        include_str!("read/archive.rs"),
         include_str!("read/notify.rs"),
         include_str!("read/retention.rs"),
         include_str!("read/schedule.rs"),

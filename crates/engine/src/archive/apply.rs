@@ -430,7 +430,6 @@ impl Run<'_> {
                     note("a detach that never began was given up");
                     self.abandon(unit, "the detach never began").await?;
                 }
-                None => {}
                 Some(LedgerState::Detaching) => {
                     let row = row.cloned().ok_or_else(|| EngineError::Internal("a row without a row".into()))?;
                     note(self.end_concurrent(&session, jobs, unit, &row).await?);
@@ -451,7 +450,7 @@ impl Run<'_> {
                 }
                 // A kill between the event and the cleaning.
                 Some(_) if unit.last.state == UnitState::Published => self.clear_staging(&unit).await?,
-                Some(_) => {}
+                _ => {}
             }
         }
         Ok(done)

@@ -4,7 +4,7 @@
 //! Sources: AWS, *Partition projection with Amazon Athena*; Trino, *Hive connector, partition projection*; Spark SQL, *CREATE TABLE*;
 //! DuckDB, *Hive partitioning*. Columns are those of the newest published unit.
 
-use arrow_schema::{DataType, TimeUnit};
+use arrow_schema::DataType;
 use dozo_catalog::Repository;
 use dozo_model::{Column, SourceName, quote_ident, quote_literal};
 use dozo_postgres::arrow_schema;
@@ -210,7 +210,6 @@ fn trino_type(t: &DataType) -> String {
     match t {
         DataType::Int32 | DataType::UInt16 => "integer".into(),
         DataType::Float32 => "real".into(),
-        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => "timestamp(6)".into(),
         DataType::Timestamp(..) => "timestamp(6)".into(),
         DataType::Binary | DataType::LargeBinary | DataType::FixedSizeBinary(_) => "varbinary".into(),
         DataType::List(inner) | DataType::LargeList(inner) => format!("array({})", trino_type(inner.data_type())),

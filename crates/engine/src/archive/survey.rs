@@ -182,7 +182,6 @@ impl<'a> Survey<'a> {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a partition, and all that was found out about it")]
     fn candidate(
         &self,
         index: usize,
@@ -247,7 +246,7 @@ impl<'a> Survey<'a> {
         let rows = leaves.iter().map(|t| t.rows_estimate.max(0.0)).sum::<f64>() as u64;
         Candidate {
             job: index,
-            parent: tree.get(partition.parent).map(|t| t.name.clone()).unwrap_or_else(|| job.table.clone()),
+            parent: tree.get(partition.parent).map_or_else(|| job.table.clone(), |t| t.name.clone()),
             tables: tables.iter().map(|t| (t.oid, t.name.clone())).collect(),
             leaves: leaves.iter().map(|t| t.oid).collect(),
             label: folder,
