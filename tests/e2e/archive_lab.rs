@@ -335,7 +335,7 @@ fn rows_outside_of_where() {
 #[test]
 fn a_restored_partition_is_what_it_was() {
     let cluster = shared(15);
-    for keys in [DROP_AT_ONCE, A_WEEK, CONCURRENT] {
+    for keys in [DROP_AT_ONCE, A_WEEK, CONCURRENT, "then = \"quarantine\"\nprotocol = \"concurrent\""] {
         let database = lab(cluster, "restored");
         database.psql(
             "ALTER TABLE events_2023_02 ADD CONSTRAINT own FOREIGN KEY (kind) REFERENCES kinds ON DELETE RESTRICT;

@@ -9,6 +9,7 @@ mod adopt;
 mod archive;
 mod archive_lab;
 mod archive_refusals;
+mod archive_ways;
 mod chaos;
 mod command;
 mod commands;

@@ -337,7 +337,10 @@ pub(crate) struct Restore {
     #[arg(value_name = "BACKUP", required_unless_present_any = ["all", "archive"])]
     pub(crate) backups: Vec<String>,
     /// A partition of this archive job, back into its table, or with --as beside it; with --partition
-    #[arg(long, value_name = "ARCHIVE", conflicts_with_all = ["backups", "all"], requires = "partition")]
+    #[arg(long, value_name = "ARCHIVE", requires = "partition", conflicts_with_all = [
+        "backups", "all", "to", "command", "path", "schema", "table", "filter", "existing", "swap", "beside", "schema_only",
+        "data_only", "plan", "create_db", "skip_unsupported", "no_owner", "no_privileges", "no_tablespaces", "role", "no_verify",
+    ])]
     pub(crate) archive: Option<String>,
     /// The archived partition: its name, or its folder like 2023-01
     #[arg(long, value_name = "PARTITION", requires = "archive")]

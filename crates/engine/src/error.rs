@@ -173,6 +173,12 @@ pub enum EngineError {
         /// Database.
         target: String,
     },
+    /// Another archive run works in the database.
+    #[error("another archive run works in {target}")]
+    ArchiveRunning {
+        /// Database.
+        target: String,
+    },
     /// Roles are missing.
     #[error("{} of the backup do not exist in {target}: {}", if roles.len() == 1 { "a role" } else { "roles" }, roles.join(", "))]
     MissingRoles {
@@ -352,7 +358,7 @@ impl Explain for EngineError {
             | Self::UnknownEncoding { .. }
             | Self::NothingToBackUp { .. } => ErrorClass::Failed,
             Self::Blocking { .. } => ErrorClass::Transient,
-            Self::RestoreRunning { .. } => ErrorClass::Conflict,
+            Self::RestoreRunning { .. } | Self::ArchiveRunning { .. } => ErrorClass::Conflict,
             Self::RestoreStopped { source, .. } => source.class(),
             Self::Damaged { .. } | Self::Rows(_) | Self::NotSourceMatched { .. } | Self::SideDiffers { .. } => {
                 ErrorClass::Integrity
@@ -403,6 +409,7 @@ impl Explain for EngineError {
             Self::NoFile { .. } => "DOZO-E6031",
             Self::FolderOccupied { .. } => "DOZO-E6032",
             Self::Formats { .. } => "DOZO-E6033",
+            Self::ArchiveRunning { .. } => "DOZO-E6034",
             Self::Cancelled => "DOZO-E6010",
             Self::Internal(_) => "DOZO-E6099",
         }
@@ -437,7 +444,7 @@ impl Explain for EngineError {
             Self::OtherRestore { .. } => {
                 "run that restore again to complete it, or drop the table dozo.restore and what it created".into()
             }
-            Self::RestoreRunning { .. } => "wait for it to end".into(),
+            Self::RestoreRunning { .. } | Self::ArchiveRunning { .. } => "wait for it to end".into(),
             Self::MissingRoles { roles, .. } => {
                 let create: Vec<String> = roles.iter().map(|r| format!("CREATE ROLE {};", dozo_model::quote_ident(r))).collect();
                 format!("{} or restore with --no-owner --no-privileges", create.join(" "))

@@ -12,11 +12,11 @@ mod tree;
 
 pub use detach::{
     Attach, Check, Holder, Leave, Place, Quarantined, Removal, attach_again, backend_pid, cancel_backend, checks_of,
-    checks_of_name, concurrently, drop_quarantined, is_pending, leave, place_of, tables_of,
+    checks_of_name, columns_now, concurrently, drop_quarantined, holders, is_pending, leave, own_keys_of, place_of, tables_of,
 };
 pub use ledger::{
-    LEDGER_SCHEMA, LedgerDetails, LedgerRow, LedgerState, Moved, QUARANTINE, announce, forget_announced, ledger_rows,
-    ledger_says, prepare_ledger,
+    Along, LEDGER_SCHEMA, LedgerDetails, LedgerRow, LedgerState, Moved, QUARANTINE, announce, forget_announced, ledger_rows,
+    ledger_says, prepare_ledger, try_run_lock,
 };
 pub use preflight::{
     Grants, Obstacles, Referring, bytes_of, data_folder, default_of, is_alone, obstacles, oid_of, referring_rows,

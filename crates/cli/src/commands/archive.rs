@@ -163,9 +163,9 @@ fn plan_text(plan: &ArchivePlan) -> String {
         .collect();
     let count = |wanted: &[UnitAction]| plan.units.iter().filter(|u| wanted.contains(&u.action)).count();
     let leaving: Vec<_> = plan.units.iter().filter(|u| u.action == UnitAction::Archive).collect();
-    out.push_str(&table(&["#", "WHAT", "PARTITION", "FOLDER", "ROWS", "SIZE", "WHY"], &[0, 4, 5], rows));
+    out.push_str(&table(&["#", "WHAT", "PARTITION", "FOLDER", "ROWS, ABOUT", "SIZE", "WHY"], &[0, 4, 5], rows));
     out.push_str(&format!(
-        "\n{} to archive ({} rows, {}), {} to copy, {} to publish, {} to drop, {} in quarantine, {} stay, {} refused",
+        "\n{} to archive (about {} rows, {}), {} to copy, {} to publish, {} to drop, {} in quarantine, {} stay, {} refused",
         leaving.len(),
         human_count(leaving.iter().map(|u| u.rows).sum()),
         human_bytes(leaving.iter().map(|u| u.bytes).sum()),
@@ -206,6 +206,7 @@ async fn apply(session: &Session, config: &Config, args: ArchiveApply) -> Outcom
         let report = archive_apply(&session.ctx, &repository, &config.repository, source, &jobs, &options).await?;
         whole.units.extend(report.units);
         whole.reconciled.extend(report.reconciled);
+        whole.refused.extend(report.refused);
         whole.warnings.extend(report.warnings);
         whole.freed += report.freed;
         whole.quarantined += report.quarantined;
@@ -213,6 +214,7 @@ async fn apply(session: &Session, config: &Config, args: ArchiveApply) -> Outcom
     }
     session.output.result(&whole, || report_text(&whole))?;
     if session.output.quiet() {
+        whole.refused.iter().for_each(|r| session.output.message(&format!("refused {r}")));
         for line in whole.units.iter().filter(|u| matches!(u.outcome, "refused" | "failed" | "finding")) {
             session.output.message(&format!("{} {}: {}", line.outcome, line.partition, line.reasons.join("; ")));
         }
@@ -228,6 +230,7 @@ async fn apply(session: &Session, config: &Config, args: ArchiveApply) -> Outcom
 
 fn report_text(report: &ArchiveReport) -> String {
     let mut out: Vec<String> = report.reconciled.iter().map(|r| format!("reconciled {r}")).collect();
+    out.extend(report.refused.iter().map(|r| format!("refused {r}")));
     if !report.units.is_empty() {
         out.push(unit_table(&report.units));
     }
@@ -315,10 +318,6 @@ async fn list(session: &Session, config: &Config, names: &[String]) -> Outcome {
 pub(super) async fn restore(session: &Session, config: &Config, archive: &str, partition: &str, args: &Restore) -> Outcome {
     let job = config.archive(archive).ok_or_else(|| unknown_archive(config, archive))?;
     let source = source_of(config, Some(job.source.as_str()))?;
-    if args.to.is_some() {
-        let text = "an archived partition comes back into the database of its source: --archive goes without --to".to_owned();
-        return Err(CliError::Usage(Usage::Options, text, "dozo sql archive:NAME asks it without a database".into()));
-    }
     let options = RestoreUnitOptions {
         partition: partition.to_owned(),
         rename: args.rename.clone(),

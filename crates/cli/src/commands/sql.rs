@@ -36,7 +36,7 @@ pub(super) async fn run(session: &Session, args: Sql) -> Outcome {
     let manifest = match args.backup.strip_prefix("archive:") {
         Some(name) => {
             let job = config.archive(name).ok_or_else(|| super::archive::unknown_archive(&config, name))?;
-            archive_manifest(&repository, &job.source, name).await?
+            archive_manifest(&repository, job).await?
         }
         None => repository.resolve(&args.backup.parse::<BackupSelector>()?).await?,
     };

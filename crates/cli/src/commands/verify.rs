@@ -131,7 +131,7 @@ fn text(r: &VerifyReport) -> String {
 async fn archive(session: &Session, config: &Config, name: &str, level: VerifyLevel) -> Outcome {
     let job = config.archive(name).ok_or_else(|| super::archive::unknown_archive(config, name))?;
     let repository = config.repository.open().await?;
-    let found = archive_verify(&session.ctx, &repository, &job.source, name, level).await?;
+    let found = archive_verify(&session.ctx, &repository, job, level).await?;
     session.output.result(&found, || {
         let line = |(partition, check): &(dozo_model::QualifiedName, dozo_model::CheckEvent)| {
             let wrong = check

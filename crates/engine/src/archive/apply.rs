@@ -11,8 +11,8 @@ use std::time::Duration;
 use dozo_catalog::{ArchivedUnit, Repository};
 use dozo_model::{BackupId, Fingerprint, QualifiedName, TableFormat, Timestamp, UnitState, VerifyLevel};
 use dozo_postgres::{
-    LedgerRow, LedgerState, PgError, PgTools, Place, Quarantined, Removal, Session, drop_quarantined, forget_announced,
-    ledger_rows, place_of, prepare_ledger, tables_of,
+    LedgerDetails, LedgerRow, LedgerState, PgError, PgTools, Place, Quarantined, Removal, Session, drop_quarantined,
+    forget_announced, ledger_rows, place_of, prepare_ledger, tables_of, try_run_lock,
 };
 use serde::Serialize;
 
@@ -72,6 +72,8 @@ pub struct ArchiveReport {
     pub units: Vec<ArchivedLine>,
     /// What was found in the ledgers and brought to an end.
     pub reconciled: Vec<String>,
+    /// Jobs of which nothing can be done, and why.
+    pub refused: Vec<String>,
     /// Bytes that the database has no more.
     pub freed: u64,
     /// Bytes that lie in quarantine.
@@ -86,7 +88,7 @@ impl ArchiveReport {
     /// Tells whether something could not be done that was to be.
     #[must_use]
     pub fn partial(&self) -> bool {
-        self.units.iter().any(|u| matches!(u.outcome, "refused" | "failed"))
+        !self.refused.is_empty() || self.units.iter().any(|u| matches!(u.outcome, "refused" | "failed"))
     }
 
     /// Tells whether stored or live rows are not what they must be.
@@ -133,6 +135,7 @@ pub(crate) async fn with_run<T>(
     let facts = session.facts().await?;
     let tools = PgTools::find(&postgres.pg_tools, facts.version_num).await?;
     let id = BackupId::new(ctx.clock.now(), &mut rand::rng());
+    let joined = repository.joined(&source.name).await?;
     let lease = repository.lease(&source.name, &id, Arc::clone(&ctx.clock), wait).await?;
     let warnings = Warnings::new(source.name.as_str(), Arc::clone(&ctx.progress));
     if let Some(broken) = &lease.broken {
@@ -147,12 +150,19 @@ pub(crate) async fn with_run<T>(
         info,
         tools,
         facts,
+        joined,
         warnings,
     };
-    let done = tokio::select! {
-        biased;
-        () = ctx.cancel.cancelled() => Err(EngineError::Cancelled),
-        done = work(run) => done,
+    // Whoever lost the lease while it slept finds the database taken.
+    let alone = try_run_lock(&session).await;
+    let done = match alone {
+        Ok(true) => tokio::select! {
+            biased;
+            () = ctx.cancel.cancelled() => Err(EngineError::Cancelled),
+            done = work(run) => done,
+        },
+        Ok(false) => Err(EngineError::ArchiveRunning { target: session.info().target() }),
+        Err(e) => Err(e.into()),
     };
     let released = lease.release().await;
     if let (Ok(_), Err(e)) = (&done, released) {
@@ -231,10 +241,8 @@ impl Work<'_> {
                 Fate::Refused(why) => report.units.push(line(run, job, candidate, "refused", why.clone())),
             }
         }
-        for job in survey.jobs.iter().filter(|j| {
-            !j.refusals.is_empty() && !survey.candidates.iter().any(|c| survey.jobs[c.job].job.name == j.job.name && !c.young)
-        }) {
-            report.warnings.extend(job.refusals.iter().map(|why| format!("archive.{}: {why}", job.job.name)));
+        for job in &survey.jobs {
+            report.refused.extend(job.refusals.iter().map(|why| format!("archive.{}: {why}", job.job.name)));
         }
         report.warnings.extend(run.warnings.all());
         report.disk_used =
@@ -262,7 +270,8 @@ impl Work<'_> {
         let rows = ledger_rows(&session).await?;
         let now = run.ctx.clock.fixed().unwrap_or(run.facts.now);
         for unit in run.repository.archive_units(&run.source.name).await? {
-            let Some(row) = rows.iter().find(|r| r.unit == unit.plan.unit.as_str()) else { continue };
+            let row = rows.iter().find(|r| r.unit == unit.plan.unit.as_str() && !run.foreign(&unit));
+            let Some(row) = row else { continue };
             let job = self.jobs.iter().find(|j| j.name == unit.plan.job);
             let (Some(job), true) = (job, self.wants(&unit.plan.partition, Some(&unit.plan.label))) else { continue };
             let gone = matches!(row.state, LedgerState::Detached | LedgerState::Dropped);
@@ -317,6 +326,10 @@ impl Run<'_> {
                 // The newest event says dropped; that it is published was said before.
                 Ok(of_unit(self, &unit, "dropped", bytes, vec![]))
             }
+            Step::Ended(Removal::Gone) => {
+                let unit = self.record(unit, self.event(UnitState::Dropped)).await?;
+                Ok(of_unit(self, &unit, "dropped", 0, vec!["somebody else had dropped it in quarantine".into()]))
+            }
             Step::Ended(Removal::Changed(why)) => {
                 let more =
                     "it was written to in quarantine, and stays: `dozo restore --archive` brings it back with those rows".into();
@@ -356,10 +369,12 @@ impl Run<'_> {
                 let unit = self.publish(unit).await?;
                 return Ok(of_unit(self, &unit, "copied", 0, vec![]));
             }
-            let (unit, step) = self.detach(job, unit, &manifest, &candidate.tables, Attached::Yes).await?;
+            let (unit, step) =
+                self.detach(job, unit, &manifest, &candidate.tables, Attached::Yes, LedgerDetails::default()).await?;
             match step {
                 Step::Ended(Removal::Done(row)) => {
                     let unit = self.publish(unit).await?;
+                    self.retire_copies(&unit).await?;
                     let dropped = row.state == LedgerState::Dropped;
                     let freed = if dropped { candidate.bytes } else { 0 };
                     return Ok(of_unit(self, &unit, if dropped { "dropped" } else { "quarantined" }, freed, vec![]));
@@ -374,6 +389,9 @@ impl Run<'_> {
                     self.abandon(unit, &why).await?;
                     return Ok(line(self, job, candidate, "refused", vec![why]));
                 }
+                Step::Ended(Removal::Gone) => {
+                    return Err(EngineError::Internal("a partition that was never in quarantine is gone from it".into()));
+                }
                 Step::InTheWay(why) => {
                     // What was proven stays: the next run needs only the detach.
                     return Ok(line(self, job, candidate, "failed", vec![format!("{why}: the next run tries it again")]));
@@ -381,6 +399,18 @@ impl Run<'_> {
             }
         }
         Ok(line(self, job, candidate, "failed", vec![format!("its rows changed under {ROUNDS} exports: {why}")]))
+    }
+
+    /// Takes copies of a partition away from readers, once it has left: its rows stand in the archive itself.
+    async fn retire_copies(&self, left: &ArchivedUnit) -> Result<()> {
+        for unit in self.repository.archive_units(&self.source.name).await? {
+            let same = unit.plan.table == left.plan.table && unit.plan.partition == left.plan.partition;
+            if same && unit.plan.root != left.plan.root && unit.is_published() {
+                let unit = self.withdraw(unit).await?;
+                self.abandon(unit, "the partition left, and is archived itself").await?;
+            }
+        }
+        Ok(())
     }
 
     /// Undoes what a concurrent detach has done, and what was announced of it.
@@ -401,6 +431,7 @@ impl Run<'_> {
                     quarantined: false,
                     from_default: None,
                     holder: dozo_postgres::Holder::None,
+                    columns: &[],
                     lock_timeout: self.source.lock_timeout,
                 };
                 if let Removal::Refused(why) | Removal::Changed(why) = dozo_postgres::attach_again(&session, &back).await? {
@@ -417,6 +448,10 @@ impl Run<'_> {
         let rows = ledger_rows(&session).await?;
         let mut done = Vec::new();
         for unit in self.repository.archive_units(&self.source.name).await? {
+            // Another server's: that one's ledger is not here.
+            if self.foreign(&unit) {
+                continue;
+            }
             let (name, id) = (unit.plan.partition.clone(), unit.plan.unit.clone());
             let row = rows.iter().find(|r| r.unit == id.as_str());
             let mut note = |text: &str| done.push(format!("{name} (unit {id}): {text}"));
@@ -432,7 +467,19 @@ impl Run<'_> {
                 }
                 Some(LedgerState::Detaching) => {
                     let row = row.cloned().ok_or_else(|| EngineError::Internal("a row without a row".into()))?;
-                    note(self.end_concurrent(&session, jobs, unit, &row).await?);
+                    match self.end_concurrent(&session, jobs, unit, &row).await {
+                        Ok(text) => note(text),
+                        // One that cannot be ended does not stop the others.
+                        Err(
+                            e @ (EngineError::Postgres(PgError::Query { .. })
+                            | EngineError::Options(_)
+                            | EngineError::Damaged { .. }),
+                        ) => {
+                            self.warnings
+                                .add(format!("{name}: its concurrent detach could not be ended: {}", crate::error::chain(&e)));
+                        }
+                        Err(e) => return Err(e),
+                    }
                 }
                 Some(LedgerState::Detached) if !has_left(&unit) => {
                     note("it had left its table");
@@ -444,12 +491,12 @@ impl Run<'_> {
                 }
                 Some(LedgerState::Restored) if unit.last.state != UnitState::Restored => {
                     note("it is back in its table");
-                    let unit = if unit.is_published() { self.withdraw(unit).await? } else { unit };
+                    let unit = if unit.was(UnitState::Published) { self.withdraw(unit).await? } else { unit };
                     let unit = self.record(unit, self.event(UnitState::Restored)).await?;
                     self.clear_staging(&unit).await?;
                 }
                 // A kill between the event and the cleaning.
-                Some(_) if unit.last.state == UnitState::Published => self.clear_staging(&unit).await?,
+                Some(_) if unit.is_published() => self.settle(&unit).await?,
                 _ => {}
             }
         }
@@ -480,15 +527,21 @@ impl Run<'_> {
             return Ok("a concurrent detach of it was begun: run its job");
         };
         let manifest = self.repository.unit_manifest(&unit).await?;
+        // Time has passed since it was proven.
+        if let Err(why) = self.read_back(&manifest).await? {
+            self.take_back(&unit).await?;
+            self.abandon(unit, &why).await?;
+            return Ok("it was attached again: its stored rows are damaged");
+        }
         let tables = tables_of(session, row.relid).await?;
-        match self.detach(job, unit, &manifest, &tables, state).await? {
+        match self.detach(job, unit, &manifest, &tables, state, row.details.clone()).await? {
             (_, Step::Ended(Removal::Done(_))) => Ok("its concurrent detach was brought to its end"),
             (unit, Step::Ended(Removal::Changed(why) | Removal::Refused(why))) => {
                 self.take_back(&unit).await?;
                 self.abandon(unit, &why).await?;
                 Ok("it was attached again: its rows had changed")
             }
-            (_, Step::InTheWay(_)) => Ok("its concurrent detach still waits for others"),
+            (_, Step::InTheWay(_) | Step::Ended(Removal::Gone)) => Ok("its concurrent detach still waits for others"),
         }
     }
 }

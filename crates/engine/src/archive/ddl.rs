@@ -32,7 +32,8 @@ pub enum DdlEngine {
 /// When nothing is published, or what the repository says.
 pub async fn archive_ddl(repository: &Repository, source: &SourceName, job: &ArchiveJob, engine: DdlEngine) -> Result<String> {
     let units = repository.archive_units(source).await?;
-    let of_job: Vec<_> = units.iter().filter(|u| u.plan.job == job.name && u.is_published()).collect();
+    let of_job: Vec<_> =
+        units.iter().filter(|u| u.plan.job == job.name && u.plan.root == job.root() && u.is_published()).collect();
     let Some(newest) = of_job.last() else {
         return Err(EngineError::Options(format!("archive `{}` has no published unit yet: dozo archive apply", job.name)));
     };

@@ -10,7 +10,7 @@ use dozo_catalog::ArchivedUnit;
 use dozo_model::{Manifest, QualifiedName, UnitEvent, UnitState};
 use dozo_postgres::{
     Leave, LedgerDetails, LedgerRow, LedgerState, PgError, Removal, Session, announce, backend_pid, cancel_backend, checks_of,
-    concurrently, leave, waiting_behind,
+    concurrently, forget_announced, holders, is_pending, leave, own_keys_of, waiting_behind,
 };
 
 use super::export::{Run, checks};
@@ -88,7 +88,8 @@ impl Run<'_> {
         self.source.lock_timeout.min(self.postgres.max_block.mul_f64(0.4))
     }
 
-    /// Lets a proven unit leave its table; its events follow.
+    /// Lets a proven unit leave its table; its events follow. `known` is what was announced before a concurrent detach that a run has left
+    /// in the middle.
     pub(crate) async fn detach(
         &self,
         job: &ArchiveJob,
@@ -96,6 +97,7 @@ impl Run<'_> {
         manifest: &Manifest,
         tables: &[(u32, QualifiedName)],
         state: Attached,
+        known: LedgerDetails,
     ) -> Result<(ArchivedUnit, Step)> {
         let plan = unit.plan.clone();
         let drops = job.then == Then::Drop && job.quarantine.is_zero();
@@ -112,24 +114,37 @@ impl Run<'_> {
             fingerprint: manifest.datasets().iter().map(|d| d.fingerprint).sum(),
             manifest: manifest_digest(manifest)?,
             left_at: self.ctx.clock.fixed().unwrap_or(self.facts.now),
-            details: LedgerDetails::default(),
+            details: known,
         };
         let mut unit = unit;
         let mut attached = state == Attached::Yes;
-        if job.protocol == Protocol::Concurrent && state != Attached::No {
+        // What is pending is ended, whatever the job says by now.
+        if state == Attached::Pending || job.protocol == Protocol::Concurrent && state == Attached::Yes {
             let session = Session::connect_as(&self.info, "dozo archive").await?;
-            row.details.checks = checks_of(&session, plan.relid).await?;
-            announce(&session, &LedgerRow { state: LedgerState::Detaching, ..row.clone() }).await?;
             if state == Attached::Yes {
+                // Once begun it cannot be taken back, and its rows are not seen: so not while somebody looks at the table for long.
+                if let Some(who) = self.looked_at(&session, &plan.parent).await? {
+                    return Ok((unit, Step::InTheWay(who)));
+                }
+                row.details.checks = checks_of(&session, plan.relid).await?;
+                let oids: Vec<u32> = tables.iter().map(|(oid, _)| *oid).collect();
+                row.details.own_keys = own_keys_of(&session, &oids).await?;
+                announce(&session, &LedgerRow { state: LedgerState::Detaching, ..row.clone() }).await?;
                 unit = self.record(unit, self.event(UnitState::Detaching)).await?;
             }
             let pending = state == Attached::Pending;
             if let Err(e) = self.detach_concurrently(&session, &unit, pending).await {
+                if !is_pending(&session, plan.relid).await? {
+                    forget_announced(&session, plan.unit.as_str()).await?;
+                }
                 return match e {
                     EngineError::Postgres(PgError::Query { sqlstate, reason, .. }) if sqlstate == "23503" => {
                         Ok((unit, Step::Ended(Removal::Refused(reason))))
                     }
-                    EngineError::Postgres(PgError::LockTimeout { what, .. }) => Ok((unit, Step::InTheWay(what))),
+                    EngineError::Postgres(PgError::LockTimeout { what, .. }) => {
+                        let seen = "it is pending, and its rows are seen by nobody until it is ended";
+                        Ok((unit, Step::InTheWay(format!("{what}: others held it ({seen})"))))
+                    }
                     e => Err(e),
                 };
             }
@@ -169,6 +184,19 @@ impl Run<'_> {
         Ok((unit, step))
     }
 
+    /// Waits until nobody looks at a table for long; says who does.
+    async fn looked_at(&self, session: &Session, table: &QualifiedName) -> Result<Option<String>> {
+        let mut pause = PAUSE;
+        for _ in 1..TRIES {
+            if holders(session, table).await?.is_none() {
+                return Ok(None);
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        Ok(holders(session, table).await?)
+    }
+
     /// Waits for everybody who looks at the table; what stays pending is finished as soon as it can be.
     async fn detach_concurrently(&self, session: &Session, unit: &ArchivedUnit, mut pending: bool) -> Result<()> {
         let plan = &unit.plan;
@@ -179,7 +207,7 @@ impl Run<'_> {
                 Err(PgError::LockTimeout { .. }) if attempt < TRIES => {}
                 Err(e) => return Err(e.into()),
             }
-            pending = dozo_postgres::is_pending(session, plan.relid).await?;
+            pending = is_pending(session, plan.relid).await?;
             tokio::time::sleep(pause).await;
             pause *= 2;
         }

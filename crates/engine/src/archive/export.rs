@@ -14,9 +14,13 @@ use dozo_model::{
     BackupId, Content, DatabaseFacts, Dataset, FORMAT_VERSION, Files, Manifest, ObjectRef, PartitionedTable, PostgresContent,
     QualifiedName, Settings, Sha256Digest, Stage, TableFormat, UnitEvent, UnitPlan, UnitState, Verdict, VerifyLevel, quote_ident,
 };
-use dozo_postgres::{Check, Coordinator, LargeObjectCensus, PgTools, ServerFacts, Session, roles, rows_outside};
+use dozo_postgres::{
+    Check, Coordinator, LargeObjectCensus, LedgerRow, LedgerState, PgTools, ServerFacts, Session, ledger_rows, roles,
+    rows_outside,
+};
 use dozo_store::Layout;
 
+use super::has_left;
 use super::job::{ArchiveJob, Leftover};
 use super::point::point;
 use super::survey::Candidate;
@@ -38,6 +42,8 @@ pub(crate) struct Run<'a> {
     pub(crate) tools: PgTools,
     /// The server when the run began.
     pub(crate) facts: ServerFacts,
+    /// Sets of servers that continue each other.
+    pub(crate) joined: Vec<Vec<String>>,
     pub(crate) warnings: Warnings,
 }
 
@@ -72,8 +78,19 @@ impl Run<'_> {
         Ok(unit)
     }
 
-    /// Gives a unit up: nothing of it has left the database.
+    /// Tells whether a unit came from a server that this one does not continue: nothing is done with it here.
+    pub(crate) fn foreign(&self, unit: &ArchivedUnit) -> bool {
+        let (Some(own), Some(other)) = (&self.facts.system_identifier, &unit.plan.system_identifier) else { return false };
+        own != other && !self.joined.iter().any(|set| set.contains(own) && set.contains(other))
+    }
+
+    /// Gives a unit up, unless its rows have left the database or stand where readers look: then it stays what it is.
     pub(crate) async fn abandon(&self, unit: ArchivedUnit, why: &str) -> Result<()> {
+        let session = Session::connect_as(&self.info, "dozo archive").await?;
+        let left = |r: &LedgerRow| r.unit == unit.plan.unit.as_str() && r.state != LedgerState::Detaching;
+        if unit.is_published() || has_left(&unit) || ledger_rows(&session).await?.iter().any(left) {
+            return Ok(());
+        }
         let event = UnitEvent { reason: Some(why.to_owned()), ..self.event(UnitState::Abandoned) };
         let unit = self.record(unit, event).await?;
         self.clear_staging(&unit).await

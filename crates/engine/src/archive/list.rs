@@ -9,6 +9,7 @@ use dozo_store::Layout;
 use serde::Serialize;
 
 use super::has_left;
+use super::job::ArchiveJob;
 use super::publish::as_published;
 use crate::context::{Context, SourceSettings};
 use crate::verify::examine;
@@ -75,11 +76,12 @@ pub async fn archive_list(repository: &Repository, source: &SourceName) -> Resul
 }
 
 /// Returns the published units of a job.
-async fn published(repository: &Repository, source: &SourceName, job: &str) -> Result<Vec<ArchivedUnit>> {
-    let units = repository.archive_units(source).await?;
-    let units: Vec<ArchivedUnit> = units.into_iter().filter(|u| u.plan.job == job && u.is_published()).collect();
+async fn published(repository: &Repository, job: &ArchiveJob) -> Result<Vec<ArchivedUnit>> {
+    let units = repository.archive_units(&job.source).await?;
+    let of_job = |u: &ArchivedUnit| u.plan.job == job.name && u.plan.root == job.root() && u.is_published();
+    let units: Vec<ArchivedUnit> = units.into_iter().filter(of_job).collect();
     if units.is_empty() {
-        return Err(EngineError::Options(format!("archive `{job}` has no published unit: dozo archive list")));
+        return Err(EngineError::Options(format!("archive `{}` has no published unit: dozo archive list", job.name)));
     }
     Ok(units)
 }
@@ -88,9 +90,9 @@ async fn published(repository: &Repository, source: &SourceName, job: &str) -> R
 ///
 /// # Errors
 /// What the repository says; when nothing is published.
-pub async fn archive_manifest(repository: &Repository, source: &SourceName, job: &str) -> Result<Manifest> {
+pub async fn archive_manifest(repository: &Repository, job: &ArchiveJob) -> Result<Manifest> {
     let mut whole: Option<Manifest> = None;
-    for unit in published(repository, source, job).await? {
+    for unit in published(repository, job).await? {
         let manifest = as_published(&unit, repository.unit_manifest(&unit).await?);
         match &mut whole {
             None => whole = Some(manifest),
@@ -112,12 +114,11 @@ pub async fn archive_manifest(repository: &Repository, source: &SourceName, job:
 pub async fn archive_verify(
     ctx: &Context,
     repository: &Repository,
-    source: &SourceName,
-    job: &str,
+    job: &ArchiveJob,
     level: VerifyLevel,
 ) -> Result<Vec<(QualifiedName, CheckEvent)>> {
     let mut found = Vec::new();
-    for unit in published(repository, source, job).await? {
+    for unit in published(repository, job).await? {
         let manifest = as_published(&unit, repository.unit_manifest(&unit).await?);
         found.push((unit.plan.partition.clone(), examine(ctx, repository, &manifest, level, None).await?));
     }

@@ -129,7 +129,7 @@ pub(crate) fn decide(survey: &Survey<'_>) -> (Vec<Fate>, Vec<usize>) {
                     Some(unit) if copies(c) && unit.is_published() => {
                         Fate::Stay(vec![format!("it was copied as unit {}", unit.plan.unit)])
                     }
-                    _ if survey.is_stub(c) && c.rows == 0 => Fate::Stay(vec!["it is there for late rows".into()]),
+                    _ if c.idle_stub => Fate::Stay(vec!["it is there for late rows".into()]),
                     _ => Fate::Go,
                 },
             }
@@ -222,11 +222,6 @@ impl Survey<'_> {
                 && u.plan.system_identifier == self.facts.system_identifier
                 && !u.last.state.is_last()
         })
-    }
-
-    /// Tells whether a partition is one that took the place of another.
-    fn is_stub(&self, c: &Candidate) -> bool {
-        self.rows.iter().any(|r| r.details.stub.as_ref() == Some(&c.partition.name))
     }
 
     /// Writes the plan.

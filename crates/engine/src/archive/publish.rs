@@ -6,6 +6,7 @@
 
 use dozo_catalog::ArchivedUnit;
 use dozo_model::{Content, Manifest, ObjectRef, UnitState};
+use dozo_store::Layout;
 
 use super::export::Run;
 use crate::{EngineError, Result};
@@ -63,23 +64,45 @@ impl Run<'_> {
         Ok(unit)
     }
 
-    /// Takes the objects of a unit away from readers, and keeps them beside.
+    /// Takes the objects of a unit away from readers, and keeps them beside; also what an interrupted run has left of that.
     ///
     /// # Errors
     /// [`EngineError::Damaged`] when a published object is not what was proven.
-    pub(crate) async fn withdraw(&self, unit: ArchivedUnit) -> Result<ArchivedUnit> {
+    pub(crate) async fn withdraw(&self, mut unit: ArchivedUnit) -> Result<ArchivedUnit> {
         let manifest = self.repository.unit_manifest(&unit).await?;
         let data: Vec<&ObjectRef> = manifest.objects.iter().filter(|o| is_data(&unit, o)).collect();
-        let published = |o: &ObjectRef| unit.published_key(&o.key).unwrap_or_else(|| o.key.clone());
+        let published = |unit: &ArchivedUnit, o: &ObjectRef| unit.published_key(&o.key).unwrap_or_else(|| o.key.clone());
+        if unit.is_published() {
+            for object in &data {
+                let from = ObjectRef { key: published(&unit, object), ..(*object).clone() };
+                if !self.repository.store().copy_within(&from, &object.key).await? {
+                    return Err(EngineError::Damaged { object: from.key, reason: "it does not hold what was proven".into() });
+                }
+            }
+            // Before the first is deleted: from here on the staged ones count.
+            unit = self.record(unit, self.event(UnitState::Withdrawn)).await?;
+        }
         for object in &data {
-            let from = ObjectRef { key: published(object), ..(*object).clone() };
-            if !self.repository.store().copy_within(&from, &object.key).await? {
-                return Err(EngineError::Damaged { object: from.key, reason: "it does not hold what was proven".into() });
+            super::point::point("withdrawing", &unit.plan.partition);
+            self.repository.store().delete(&published(&unit, object)).await?;
+        }
+        Ok(unit)
+    }
+
+    /// Deletes what is still staged of a published unit, once everything is seen to stand where readers look.
+    pub(crate) async fn settle(&self, unit: &ArchivedUnit) -> Result<()> {
+        let plan = &unit.plan;
+        let folder = format!("{}/_staging/{}", Layout::archive(&plan.source, &plan.table), plan.unit);
+        if self.repository.store().list(&folder).await?.is_empty() {
+            return Ok(());
+        }
+        let manifest = self.repository.unit_manifest(unit).await?;
+        for object in manifest.objects.iter().filter(|o| is_data(unit, o)) {
+            let published = unit.published_key(&object.key).unwrap_or_default();
+            if self.repository.store().size(&published).await? != Some(object.bytes) {
+                return Err(EngineError::Damaged { object: published, reason: "it is missing, or of another size".into() });
             }
         }
-        for object in &data {
-            self.repository.store().delete(&published(object)).await?;
-        }
-        self.record(unit, self.event(UnitState::Withdrawn)).await
+        self.clear_staging(unit).await
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use dozo_catalog::{ArchivedUnit, Repository};
 use dozo_model::{Manifest, QualifiedName, UnitEvent, UnitState, quote_ident};
 use dozo_postgres::{
-    Attach, Holder, KeyKind, LedgerRow, LedgerState, Removal, Session, attach_again, default_of, ledger_rows, prepare_ledger,
-    rows_where, tables_of, tree,
+    Attach, Holder, KeyKind, LedgerDetails, LedgerRow, LedgerState, QUARANTINE, Removal, Session, attach_again, default_of,
+    ledger_rows, prepare_ledger, rows_where, tables_of, tree,
 };
 
 use super::apply::{ArchivedLine, of_unit, with_run};
@@ -71,6 +71,7 @@ async fn chosen(run: &Run<'_>, job: &ArchiveJob, wanted: &str) -> Result<Vec<Arc
     let is = |u: &ArchivedUnit| {
         u.plan.job == job.name
             && !u.last.state.is_last()
+            && !run.foreign(u)
             && (u.is_published() || has_left(u))
             && (u.plan.partition.name == wanted
                 || u.plan.partition.to_string() == wanted
@@ -150,10 +151,23 @@ async fn back(run: &Run<'_>, unit: ArchivedUnit, options: &RestoreUnitOptions) -
         found => found.map(|(default, filter, _)| (default, filter)),
     };
     let moved = from_default.is_some();
-    let quarantined = row.state == LedgerState::Detached;
+    // One that somebody dropped in quarantine comes out of the archive.
+    let there = dozo_postgres::place_of(&session, row.relid).await?.is_some();
+    let quarantined = row.state == LedgerState::Detached && there;
     let manifest = run.manifest(&unit).await?;
-    if !quarantined && !waits_alone(&session, &unit, &manifest).await? {
-        load(run, &manifest, &load_options(run, &unit, options)).await?;
+    if let Some(why) = other_columns(&session, &row, &manifest).await? {
+        return Ok(of_unit(run, &unit, "refused", 0, vec![why]));
+    }
+    let mut loading = load_options(run, &unit, options);
+    if let (Holder::Other { from, .. }, false) = (&holder, quarantined) {
+        loading.rename = Some(from.to_string());
+    }
+    let alone = loading.rename.as_ref().map_or(&row.partition, |_| match &holder {
+        Holder::Other { from, .. } => from,
+        Holder::None | Holder::Stub(_) => &row.partition,
+    });
+    if !quarantined && !waits_alone(&session, alone, &manifest).await? {
+        load(run, &manifest, &loading).await?;
     }
     super::point::point("loaded", &unit.plan.partition);
     let mut unit = if unit.is_published() { run.withdraw(unit).await? } else { unit };
@@ -165,21 +179,19 @@ async fn back(run: &Run<'_>, unit: ArchivedUnit, options: &RestoreUnitOptions) -
         row.details.checks = dozo_postgres::checks_of_name(&session, &row.partition).await?;
     }
     let (attach_row, default, holder) = (&row, &from_default, &holder);
+    let columns = manifest.datasets().first().map_or(&[][..], |d| d.columns.as_slice());
     let step = run
         .giving_way(|session| async move {
             let lock_timeout = run.lock_patience();
             let (from_default, holder) = (default.clone(), holder.clone());
-            attach_again(&session, &Attach { row: attach_row, quarantined, from_default, holder, lock_timeout }).await
+            attach_again(&session, &Attach { row: attach_row, quarantined, from_default, holder, columns, lock_timeout }).await
         })
         .await;
-    let refused = match step {
-        Ok(Step::Ended(Removal::Done(_))) => None,
-        Ok(Step::Ended(Removal::Changed(why) | Removal::Refused(why)) | Step::InTheWay(why)) => Some(why),
-        Err(e) => {
-            // It is still archived: readers get it back.
-            let _ = run.publish(unit).await;
-            return Err(e);
-        }
+    // After an error what became of it is not known: it stays withdrawn until the next run has asked the ledger.
+    let refused = match step? {
+        Step::Ended(Removal::Done(_)) => None,
+        Step::Ended(Removal::Changed(why) | Removal::Refused(why)) | Step::InTheWay(why) => Some(why),
+        Step::Ended(Removal::Gone) => Some("it is gone from quarantine".into()),
     };
     if let Some(why) = refused {
         unit = run.publish(unit).await?;
@@ -189,13 +201,16 @@ async fn back(run: &Run<'_>, unit: ArchivedUnit, options: &RestoreUnitOptions) -
     let expected = row.fingerprint;
     // Late rows went into the partition that was archived first; they were compared before.
     let found = match holder {
-        Holder::First(_) => expected,
+        Holder::Other { .. } => expected,
         Holder::None | Holder::Stub(_) => unit_fingerprint(&session, &manifest).await?,
     };
     let unit = run.record(unit, UnitEvent { fingerprint: Some(found), ..run.event(UnitState::Restored) }).await?;
     run.clear_staging(&unit).await?;
     let why = match (found == expected, quarantined, moved) {
-        (true, ..) => vec![],
+        (true, ..) => match holder {
+            Holder::Other { into, .. } => vec![format!("its rows are in {into} now, which has its range")],
+            Holder::None | Holder::Stub(_) => vec![],
+        },
         (false, _, true) => vec!["with rows that were in DEFAULT".to_owned()],
         (false, true, _) => vec!["with rows that were written to it in quarantine".to_owned()],
         (false, false, false) => vec![format!("it holds {found} instead of {expected}")],
@@ -214,8 +229,8 @@ async fn unit_fingerprint(session: &Session, manifest: &Manifest) -> Result<dozo
 }
 
 /// Tells whether an interrupted restore has loaded everything, and only the attaching is missing.
-async fn waits_alone(session: &Session, unit: &ArchivedUnit, manifest: &Manifest) -> Result<bool> {
-    if !dozo_postgres::is_alone(session, &unit.plan.partition).await? {
+async fn waits_alone(session: &Session, table: &QualifiedName, manifest: &Manifest) -> Result<bool> {
+    if !dozo_postgres::is_alone(session, table).await? {
         return Ok(false);
     }
     // A restore that is still to be continued says so itself.
@@ -223,13 +238,38 @@ async fn waits_alone(session: &Session, unit: &ArchivedUnit, manifest: &Manifest
         return Ok(false);
     }
     let expected: dozo_model::Fingerprint = manifest.datasets().iter().map(|d| d.fingerprint).sum();
-    let found = unit_fingerprint(session, manifest).await?;
-    if found == expected {
-        return Ok(true);
+    let columns = manifest.datasets().first().map_or(&[][..], |d| d.columns.as_slice());
+    let named = |c: &dozo_model::Column| (c.name.clone(), c.type_name.clone());
+    let there = dozo_postgres::columns_now(session, table).await?;
+    let squats = || EngineError::Options(format!("another table {table} stands there: rename or drop it first"));
+    if !columns.iter().map(named).all(|c| there.contains(&c)) {
+        return Err(squats());
     }
-    Err(EngineError::Options(format!(
-        "a table {} stands there and holds {found} instead of {expected}: rename or drop it first",
-        unit.plan.partition
+    let found = dozo_postgres::fingerprint(session, table, columns, false).await?;
+    if found == expected { Ok(true) } else { Err(squats()) }
+}
+
+/// Says how the columns of a table differ from those that a unit was archived with: it cannot be a partition of it then.
+async fn other_columns(session: &Session, row: &LedgerRow, manifest: &Manifest) -> Result<Option<String>> {
+    let now = dozo_postgres::columns_now(session, &row.parent).await?;
+    let then: Vec<(String, String)> = manifest
+        .datasets()
+        .first()
+        .map(|d| d.columns.iter().map(|c| (c.name.clone(), c.type_name.clone())).collect())
+        .unwrap_or_default();
+    let text = |(name, kind): &(String, String)| format!("{name} ({kind})");
+    let new: Vec<String> = now.iter().filter(|c| !then.contains(c)).map(text).collect();
+    let gone: Vec<String> = then.iter().filter(|c| !now.contains(c)).map(text).collect();
+    if new.is_empty() && gone.is_empty() {
+        return Ok(None);
+    }
+    let list =
+        |what: &str, names: &[String]| if names.is_empty() { String::new() } else { format!("{what} {}; ", names.join(", ")) };
+    Ok(Some(format!(
+        "{} has other columns by now: {}{}restore it with --as, then ALTER and ATTACH that table by hand",
+        row.parent,
+        list("new", &new),
+        list("gone", &gone)
     )))
 }
 
@@ -260,7 +300,18 @@ async fn holder(session: &Session, row: &LedgerRow, rows: &[LedgerRow]) -> Resul
         return Ok(Holder::None);
     };
     let stub = rows.iter().any(|r| r.details.stub.as_ref() == Some(&live.name));
-    Ok(if stub { Holder::Stub(live.name.clone()) } else { Holder::First(live.name.clone()) })
+    if stub {
+        return Ok(Holder::Stub(live.name.clone()));
+    }
+    let quarantined = row.details.moved.first().filter(|m| m.oid == row.relid && row.state == LedgerState::Detached);
+    let from = match quarantined {
+        Some(table) => QualifiedName::new(QUARANTINE, &table.quarantined),
+        None => {
+            let unit = row.unit.rsplit('-').next().unwrap_or_default();
+            QualifiedName::new(&row.partition.schema, format!("dozo_back_{}_{unit}", row.relid))
+        }
+    };
+    Ok(Holder::Other { into: live.name.clone(), from })
 }
 
 /// Looks for rows of a unit's range in the DEFAULT partition: which, and how many.
@@ -309,8 +360,21 @@ pub async fn archive_resolve(
             let why = "there is nothing to resolve: it is not live and archived at once".to_owned();
             return Ok(of_unit(&run, &unit, "refused", 0, vec![why]));
         };
+        if run.foreign(&unit) {
+            let why = "it was archived from another server: dozo source rebind, if this one continues that".to_owned();
+            return Ok(of_unit(&run, &unit, "refused", 0, vec![why]));
+        }
         if keep == Keep::Live {
-            if unit.is_published() {
+            if dozo_postgres::place_of(&session, oid).await? != Some(dozo_postgres::Place::Attached) {
+                let why = format!("{} is no partition here: there are no live rows to keep", unit.plan.partition);
+                return Ok(of_unit(&run, &unit, "refused", 0, vec![why]));
+            }
+            let (live, stored) = (rows_where(&session, &unit.plan.partition, "true").await?, unit.last.fingerprint.map_or(0, |f| f.rows));
+            if live < stored {
+                let why = format!("{live} live rows, {stored} archived ones: nothing is thrown away; --keep archived, or restore it with --as and compare");
+                return Ok(of_unit(&run, &unit, "refused", 0, vec![why]));
+            }
+            if unit.was(UnitState::Published) {
                 unit = run.withdraw(unit).await?;
             }
             let event = UnitEvent { reason: Some("the live rows were kept".into()), ..run.event(UnitState::Restored) };
@@ -327,7 +391,14 @@ pub async fn archive_resolve(
         unit.plan.relid = oid;
         // Without the token of a server that is another one by now.
         let manifest = without_tokens(plain);
-        let (unit, step) = run.detach(job, unit, &manifest, &tables, Attached::Yes).await?;
+        // What is to be left alone with the rows is read before.
+        if let Err(why) = run.read_back(&run.manifest(&unit).await?).await? {
+            return Ok(of_unit(&run, &unit, "finding", 0, vec![why]));
+        }
+        let (unit, step) = run.detach(job, unit, &manifest, &tables, Attached::Yes, LedgerDetails::default()).await?;
+        if !matches!(step, Step::Ended(Removal::Done(_))) {
+            run.take_back(&unit).await?;
+        }
         match step {
             Step::Ended(Removal::Done(row)) => {
                 let unit = if unit.is_published() { unit } else { run.publish(unit).await? };
@@ -336,6 +407,7 @@ pub async fn archive_resolve(
             }
             Step::Ended(Removal::Changed(why)) => Ok(of_unit(&run, &unit, "finding", 0, vec![why])),
             Step::Ended(Removal::Refused(why)) | Step::InTheWay(why) => Ok(of_unit(&run, &unit, "failed", 0, vec![why])),
+            Step::Ended(Removal::Gone) => Err(EngineError::Internal("a live partition is gone from quarantine".into())),
         }
     })
     .await

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use dozo_catalog::{ArchivedUnit, Repository};
 use dozo_model::{QualifiedName, Timestamp};
 use dozo_postgres::{
-    ConnInfo, Grants, LedgerRow, Obstacles, Partition, Referring, ServerFacts, Session, Tree, ledger_rows, obstacles,
-    referring_rows, tree,
+    ConnInfo, Grants, LedgerRow, LedgerState, Obstacles, Partition, Referring, ServerFacts, Session, Tree, ledger_rows,
+    obstacles, referring_rows, rows_where, tree,
 };
 use jiff::tz::TimeZone;
 
@@ -70,6 +70,8 @@ pub(crate) struct Candidate {
     pub(crate) refusals: Vec<String>,
     /// Rows that refer to its rows.
     pub(crate) referring: Vec<Referring>,
+    /// It took the place of a partition that left, and no late row has come.
+    pub(crate) idle_stub: bool,
 }
 
 impl<'a> Survey<'a> {
@@ -132,7 +134,7 @@ impl<'a> Survey<'a> {
             return Ok(());
         };
         let ranges: Vec<_> = tree.ranges_of(&job.column).collect();
-        if ranges.is_empty() && tree.tables.len() > 1 {
+        if !tree.tables.iter().any(|t| t.key.as_ref().is_some_and(|(column, _)| column == &job.column)) {
             look.refusals.push(format!("{} is not partitioned by RANGE ({})", job.table, job.column));
         }
         let all: Vec<u32> = tree.tables.iter().map(|t| t.oid).collect();
@@ -155,8 +157,38 @@ impl<'a> Survey<'a> {
         look.grants = grants;
         let zone =
             self.zone(job, ranges.iter().any(|(_, k)| *k == Some(dozo_postgres::KeyKind::Timestamptz)), &mut look.refusals);
+        let label_column = job.label_column();
+        let other = |u: &&ArchivedUnit| {
+            u.plan.table == job.table
+                && u.is_published()
+                && u.plan.root == job.root()
+                && !u.plan.label.starts_with(&format!("{label_column}="))
+        };
+        if let Some(unit) = self.units.iter().find(other) {
+            let theirs = unit.plan.label.split('=').next().unwrap_or_default();
+            look.refusals.push(format!(
+                "its archive has folders by {theirs}, and none by {label_column}: set column and granularity as they were"
+            ));
+        }
         let index = self.jobs.len();
-        for (partition, kind) in ranges {
+        let mut units: Vec<u32> = Vec::new();
+        for (partition, kind) in &ranges {
+            // Of ranges within ranges the widest that fits a folder is the unit.
+            if tree.above(partition.oid).iter().any(|above| units.contains(&above.oid)) {
+                continue;
+            }
+            let (partition, kind) = (*partition, *kind);
+            let folder =
+                kind.map(|kind| label::range(&partition.bound, kind).and_then(|r| label::label(r, job.granularity, &zone)));
+            let divided = ranges.iter().any(|(p, _)| p.parent == partition.oid);
+            if divided && !matches!(folder, Some(Ok(_))) {
+                continue;
+            }
+            units.push(partition.oid);
+            // What a run has begun to detach is ended by the next one.
+            if self.rows.iter().any(|r| r.relid == partition.oid && r.state == LedgerState::Detaching) {
+                continue;
+            }
             let candidate = self.candidate(index, job, &tree, partition, kind, &zone, &found, &below[&partition.oid]);
             self.candidates.push(candidate);
         }
@@ -257,12 +289,18 @@ impl<'a> Survey<'a> {
             bytes: tables.iter().map(|t| t.bytes).sum(),
             refusals,
             referring: Vec::new(),
+            idle_stub: false,
             partition: partition.clone(),
         }
     }
 
-    /// Counts the rows that refer to what may leave.
+    /// Counts the rows that refer to what may leave; looks into stubs, of which no estimate says whether they are empty.
     async fn refer(&mut self) -> Result<()> {
+        for candidate in self.candidates.iter_mut().filter(|c| !c.young && c.refusals.is_empty()) {
+            if self.rows.iter().any(|r| r.details.stub.as_ref() == Some(&candidate.partition.name)) {
+                candidate.idle_stub = rows_where(&self.session, &candidate.partition.name, "true").await? == 0;
+            }
+        }
         let mut by_job: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
         for candidate in self.candidates.iter().filter(|c| !c.young && c.refusals.is_empty()) {
             if self.jobs[candidate.job].job.then != Then::Keep && self.jobs[candidate.job].refusals.is_empty() {
@@ -275,8 +313,18 @@ impl<'a> Survey<'a> {
             let tables: Vec<u32> = tree.tables.iter().filter(|t| t.kind == 'p').map(|t| t.oid).collect();
             let found = referring_rows(&self.session, &tables, &leaves).await?;
             for candidate in self.candidates.iter_mut().filter(|c| c.job == job) {
-                let own = |r: &&Referring| candidate.leaves.contains(&r.partition) && !candidate.leaves.contains(&r.table);
-                candidate.referring = found.iter().filter(own).cloned().collect();
+                let (within, from_others): (Vec<&Referring>, Vec<&Referring>) = found
+                    .iter()
+                    .filter(|r| candidate.leaves.contains(&r.partition))
+                    .partition(|r| candidate.leaves.contains(&r.table));
+                if let Some(own) = within.first() {
+                    let text = format!(
+                        "{} rows of {} refer to rows of the same partition: Postgres detaches no such one",
+                        own.rows, own.name
+                    );
+                    candidate.refusals.push(text);
+                }
+                candidate.referring = from_others.into_iter().cloned().collect();
             }
         }
         Ok(())

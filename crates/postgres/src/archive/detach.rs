@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use dozo_model::{ChangeToken, Column, Fingerprint, Profile, QualifiedName, Timestamp, quote_ident};
 
-use super::ledger::{LedgerRow, LedgerState, Moved, QUARANTINE, ledger_says};
-use super::preflight::obstacles;
+use super::ledger::{Along, LedgerRow, LedgerState, Moved, QUARANTINE, ledger_says};
+use super::preflight::{obstacles, referring_rows};
 use crate::error::PgError;
 use crate::inspect::{self, TableInfo};
 use crate::session::{ServerFacts, Session};
@@ -63,6 +63,8 @@ pub enum Removal {
     Changed(String),
     /// Something stands in the way: nothing was changed.
     Refused(String),
+    /// Somebody else has dropped it in quarantine; the ledger says so now.
+    Gone,
 }
 
 /// Runs `work` in a transaction of its own; what is not [`Removal::Done`] is rolled back.
@@ -76,7 +78,7 @@ async fn transaction(
     session.batch(what, &begin).await?;
     let done = work.await;
     match done {
-        Ok(done @ Removal::Done(_)) => session.batch(what, "COMMIT").await.map(|()| done),
+        Ok(done @ (Removal::Done(_) | Removal::Gone)) => session.batch(what, "COMMIT").await.map(|()| done),
         Ok(other) => session.batch(what, "ROLLBACK").await.map(|()| other),
         Err(e) => {
             // The connection may be what failed.
@@ -96,10 +98,11 @@ pub async fn leave(session: &Session, facts: &ServerFacts, job: &Leave<'_>) -> R
 }
 
 async fn leaving(session: &Session, facts: &ServerFacts, job: &Leave<'_>, what: &str) -> Result<Removal, PgError> {
-    for leaf in job.leaves {
-        match session.batch(what, &format!("LOCK TABLE ONLY {} IN SHARE ROW EXCLUSIVE MODE", leaf.name.sql())).await {
+    // Those without rows of their own, too: nobody must add a partition to them meanwhile.
+    for (_, name) in job.tables {
+        match session.batch(what, &format!("LOCK TABLE ONLY {} IN SHARE ROW EXCLUSIVE MODE", name.sql())).await {
             Err(PgError::Query { sqlstate, .. }) if sqlstate == "42P01" => {
-                return Ok(Removal::Changed(format!("{} is gone", leaf.name)));
+                return Ok(Removal::Changed(format!("{name} is gone")));
             }
             other => other?,
         }
@@ -113,8 +116,11 @@ async fn leaving(session: &Session, facts: &ServerFacts, job: &Leave<'_>, what: 
         return Ok(Removal::Refused(why));
     }
     let mut row = job.row.clone();
-    row.details.own_keys = own_keys(session, what, &oids).await?;
-    row.details.moved = job.tables.iter().map(|(oid, name)| moved(*oid, name)).collect();
+    if job.attached {
+        // Behind a concurrent detach those of its table look like its own.
+        row.details.own_keys = own_keys(session, what, &oids).await?;
+    }
+    row.details.moved = moved(session, what, job.tables).await?;
     let (parent, partition) = (row.parent.sql(), row.partition.sql());
     if job.stub {
         let stub = QualifiedName::new(&row.partition.schema, stub_name(&row));
@@ -134,13 +140,20 @@ async fn leaving(session: &Session, facts: &ServerFacts, job: &Leave<'_>, what: 
         session.batch(what, &format!("DROP TABLE {partition}")).await?;
     } else {
         for table in &row.details.moved {
-            let renamed = QualifiedName::new(QUARANTINE, &table.name.name);
-            let sql = format!(
-                "ALTER TABLE {} SET SCHEMA {QUARANTINE}; ALTER TABLE {} RENAME TO {}",
+            let mut sql = String::new();
+            // What goes along must not meet another of its name there.
+            for index in &table.along {
+                let kind = if index.sequence { "SEQUENCE" } else { "INDEX" };
+                let (old, new) = (index.name.sql(), quote_ident(&index.quarantined));
+                sql.push_str(&format!("ALTER {kind} {old} RENAME TO {new}; "));
+            }
+            let renamed = QualifiedName::new(&table.name.schema, &table.quarantined);
+            sql.push_str(&format!(
+                "ALTER TABLE {} RENAME TO {}; ALTER TABLE {} SET SCHEMA {QUARANTINE}",
                 table.name.sql(),
+                quote_ident(&table.quarantined),
                 renamed.sql(),
-                quote_ident(&table.quarantined)
-            );
+            ));
             session.batch(what, &sql).await?;
         }
     }
@@ -218,6 +231,13 @@ fn as_texts(sql: &str) -> String {
 }
 
 /// Lists the foreign keys of tables beside those that they have from a table above: of each its table, name and definition.
+///
+/// # Errors
+/// What the server says.
+pub async fn own_keys_of(session: &Session, tables: &[u32]) -> Result<Vec<(QualifiedName, String, String)>, PgError> {
+    own_keys(session, "reading the foreign keys", tables).await
+}
+
 async fn own_keys(session: &Session, what: &str, tables: &[u32]) -> Result<Vec<(QualifiedName, String, String)>, PgError> {
     let sql = "SELECT n.nspname::text, c.relname::text, k.conname::text, pg_get_constraintdef(k.oid) FROM pg_constraint k
                JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -261,9 +281,27 @@ pub async fn checks_of_name(session: &Session, table: &QualifiedName) -> Result<
     checks_of(session, oid.unwrap_or(0)).await
 }
 
-/// Name in quarantine: `<oid>_<name>`, cut by bytes.
-fn moved(oid: u32, name: &QualifiedName) -> Moved {
-    Moved { oid, name: name.clone(), quarantined: cut(&format!("{oid}_{}", name.name)) }
+/// Names in quarantine: `<oid>_<name>`, cut by bytes; those of indexes and sequences that go along, too.
+async fn moved(session: &Session, what: &str, tables: &[(u32, QualifiedName)]) -> Result<Vec<Moved>, PgError> {
+    let in_quarantine = |oid: u32, name: &str| cut(&format!("{oid}_{name}"));
+    let mut found = Vec::new();
+    for (oid, name) in tables {
+        let sql = "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'S' FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                   WHERE c.oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = $1)
+                      OR c.relkind = 'S' AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = $1 AND d.deptype IN ('a', 'i')) ORDER BY 1";
+        let along = session.query(what, sql, &[oid]).await?;
+        let along = along.iter().map(|r| {
+            let (oid, name): (u32, String) = (r.get(0), r.get(2));
+            Along {
+                quarantined: in_quarantine(oid, &name),
+                name: QualifiedName::new(r.get::<_, String>(1), name),
+                sequence: r.get(3),
+            }
+        });
+        found.push(Moved { oid: *oid, name: name.clone(), quarantined: in_quarantine(*oid, &name.name), along: along.collect() });
+    }
+    Ok(found)
 }
 
 /// Name of the partition for late rows: unique to the unit, so that its indexes are, too.
@@ -330,12 +368,22 @@ pub async fn drop_quarantined(session: &Session, job: &Quarantined<'_>) -> Resul
         let mut names = Vec::new();
         for table in &job.row.details.moved {
             let name = QualifiedName::new(QUARANTINE, &table.quarantined);
-            let found = session.query_one(&what, "SELECT to_regclass($1)::oid", &[&name.sql()]).await?;
-            if found.get::<_, Option<u32>>(0) != Some(table.oid) {
+            let found = session.query_one(&what, "SELECT to_regclass($1)::oid", &[&name.sql()]).await?.get::<_, Option<u32>>(0);
+            if found.is_none() && names.is_empty() && place_of(session, table.oid).await?.is_none() {
+                session.batch(&what, &ledger_says(&job.row.unit, LedgerState::Dropped)).await?;
+                return Ok(Removal::Gone);
+            }
+            if found != Some(table.oid) {
                 return Ok(Removal::Changed(format!("{name} is not there, or is not the table that was moved there")));
             }
             session.batch(&what, &format!("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", name.sql())).await?;
             names.push((table.oid, name));
+        }
+        if let Some((top, _)) = names.first() {
+            let there: Vec<u32> = tables_of(session, *top).await?.into_iter().map(|(oid, _)| oid).collect();
+            if there.len() != names.len() || !names.iter().all(|(oid, _)| there.contains(oid)) {
+                return Ok(Removal::Changed(format!("{} has other partitions than were archived", job.row.partition)));
+            }
         }
         for leaf in job.leaves {
             let Some((_, name)) = names.iter().find(|(oid, _)| *oid == leaf.oid) else {
@@ -365,6 +413,8 @@ pub struct Attach<'a> {
     pub from_default: Option<(QualifiedName, String)>,
     /// The partition that holds its range: an empty one, which gives way, or the one that its late rows go into.
     pub holder: Holder,
+    /// Columns of its fingerprint.
+    pub columns: &'a [Column],
     /// How long a lock may be waited for.
     pub lock_timeout: Duration,
 }
@@ -376,8 +426,13 @@ pub enum Holder {
     None,
     /// An empty partition for late rows.
     Stub(QualifiedName),
-    /// The partition that was archived first: what comes back are late rows of it.
-    First(QualifiedName),
+    /// Another partition: the rows that come back, from a table of their own, go into it.
+    Other {
+        /// The partition.
+        into: QualifiedName,
+        /// The table.
+        from: QualifiedName,
+    },
 }
 
 /// Attaches a partition again, with its own foreign keys, and says so in the ledger.
@@ -393,26 +448,48 @@ pub async fn attach_again(session: &Session, job: &Attach<'_>) -> Result<Removal
         {
             return Ok(Removal::Refused(format!("{stub} holds late rows of its range: archive or move them first")));
         }
-        if job.quarantined {
+        if job.quarantined && !matches!(job.holder, Holder::Other { .. }) {
             for table in &row.details.moved {
-                let now = QualifiedName::new(QUARANTINE, &table.quarantined);
-                let named = QualifiedName::new(QUARANTINE, &table.name.name);
-                let sql = format!(
-                    "ALTER TABLE {} RENAME TO {}; ALTER TABLE {} SET SCHEMA {}",
+                let (schema, now) = (&table.name.schema, QualifiedName::new(QUARANTINE, &table.quarantined));
+                let mut sql = format!(
+                    "ALTER TABLE {} SET SCHEMA {}; ALTER TABLE {} RENAME TO {}",
                     now.sql(),
-                    quote_ident(&table.name.name),
-                    named.sql(),
-                    quote_ident(&table.name.schema)
+                    quote_ident(schema),
+                    QualifiedName::new(schema, &table.quarantined).sql(),
+                    quote_ident(&table.name.name)
                 );
+                for index in &table.along {
+                    let kind = if index.sequence { "SEQUENCE" } else { "INDEX" };
+                    let old = QualifiedName::new(schema, &index.quarantined).sql();
+                    sql.push_str(&format!("; ALTER {kind} {old} RENAME TO {}", quote_ident(&index.name.name)));
+                }
                 session.batch(&what, &sql).await?;
             }
         }
         if let Some((default, filter)) = &job.from_default {
-            session.batch(&what, &move_rows(session, &what, default, filter, &row.partition).await?).await?;
+            // Behind this lock no row can refer to one of them that does not yet.
+            session.batch(&what, &format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", default.sql())).await?;
+            if let Some(why) = referred_in_default(session, &what, &row.parent, default).await? {
+                return Ok(Removal::Refused(why));
+            }
+            if let Some(why) = move_rows(session, &what, default, filter, &row.partition).await? {
+                return Ok(Removal::Refused(why));
+            }
         }
-        if let Holder::First(first) = &job.holder {
-            session.batch(&what, &move_rows(session, &what, &row.partition, "true", first).await?).await?;
-            session.batch(&what, &format!("DROP TABLE {}", row.partition.sql())).await?;
+        if let Holder::Other { into: first, from: late } = &job.holder {
+            session.batch(&what, &format!("LOCK TABLE {}, {} IN ACCESS EXCLUSIVE MODE", late.sql(), first.sql())).await?;
+            let of = async |table: &QualifiedName| fingerprint_of(session, table, job.columns, Rows::Tree).await;
+            let expected = of(first).await? + of(late).await?;
+            if let Some(why) = move_rows(session, &what, late, "true", first).await? {
+                return Ok(Removal::Refused(why));
+            }
+            let found = of(first).await?;
+            if found != expected {
+                return Ok(Removal::Refused(format!(
+                    "{first} would hold {found} instead of {expected}: a trigger of it changes rows"
+                )));
+            }
+            session.batch(&what, &format!("DROP TABLE {}", late.sql())).await?;
         } else {
             let attach = format!("ALTER TABLE {} ATTACH PARTITION {} {}", row.parent.sql(), row.partition.sql(), row.bound);
             session.batch(&what, &attach).await?;
@@ -446,23 +523,45 @@ async fn drop_empty(session: &Session, what: &str, parent: &QualifiedName, table
     Ok(true)
 }
 
-/// Writes the statement that moves rows from one table into another, by the names of the columns.
+/// Moves rows from one table, and what is below it, into another, by the names of the columns. Returns why it must not stay so.
 async fn move_rows(
     session: &Session,
     what: &str,
     from: &QualifiedName,
     filter: &str,
     to: &QualifiedName,
-) -> Result<String, PgError> {
+) -> Result<Option<String>, PgError> {
     let sql = "SELECT coalesce(string_agg(quote_ident(attname), ', ' ORDER BY attnum), '') FROM pg_attribute
                WHERE attrelid = to_regclass($1)::oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''";
     let columns: String = session.query_one(what, sql, &[&to.sql()]).await?.get(0);
-    Ok(format!(
-        "WITH moved AS (DELETE FROM ONLY {} WHERE {filter} RETURNING {columns}) \
-         INSERT INTO {} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM moved",
+    let sql = format!(
+        "WITH moved AS (DELETE FROM {} WHERE {filter} RETURNING {columns}),
+              put AS (INSERT INTO {} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM moved RETURNING 1)
+         SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM put)",
         from.sql(),
         to.sql()
-    ))
+    );
+    let row = session.query_one(what, &sql, &[]).await?;
+    let (gone, put): (i64, i64) = (row.get(0), row.get(1));
+    Ok((gone != put).then(|| format!("{put} of {gone} rows of {from} would reach {to}: a trigger of it holds them back")))
+}
+
+/// Tells which rows refer to rows of a DEFAULT partition: taking those out of the tree for a moment would delete or change them.
+async fn referred_in_default(
+    session: &Session,
+    what: &str,
+    parent: &QualifiedName,
+    default: &QualifiedName,
+) -> Result<Option<String>, PgError> {
+    let sql = "WITH RECURSIVE up(oid) AS (SELECT to_regclass($1)::oid UNION ALL SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.oid)
+               SELECT oid FROM up";
+    let above: Vec<u32> = session.query(what, sql, &[&parent.sql()]).await?.iter().map(|r| r.get(0)).collect();
+    let oid: Option<u32> = session.query_one(what, "SELECT to_regclass($1)::oid", &[&default.sql()]).await?.get(0);
+    let below: Vec<u32> = tables_of(session, oid.unwrap_or(0)).await?.into_iter().map(|(oid, _)| oid).collect();
+    let tables: Vec<u32> = above.into_iter().chain(below.iter().copied()).collect();
+    let found = referring_rows(session, &tables, &below).await?;
+    let named = found.first().map(|r| format!("{} rows of {} refer to rows of {default}: move those by hand", r.rows, r.name));
+    Ok(named)
 }
 
 /// Returns the pid of a session's backend.
@@ -531,4 +630,27 @@ pub async fn tables_of(session: &Session, oid: u32) -> Result<Vec<(u32, Qualifie
         )
         .await?;
     Ok(rows.iter().map(|r| (r.get(0), QualifiedName::new(r.get::<_, String>(1), r.get::<_, String>(2)))).collect())
+}
+
+/// Returns the columns of a table, and their types as `format_type` prints them.
+///
+/// # Errors
+/// What the server says.
+pub async fn columns_now(session: &Session, table: &QualifiedName) -> Result<Vec<(String, String)>, PgError> {
+    let sql = "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute
+               WHERE attrelid = to_regclass($1)::oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
+    let rows = session.query("reading the columns", sql, &[&table.sql()]).await?;
+    Ok(rows.iter().map(|r| (r.get(0), r.get(1))).collect())
+}
+
+/// Names who holds a lock on a table in a transaction that has lasted for some seconds.
+///
+/// # Errors
+/// What the server says.
+pub async fn holders(session: &Session, table: &QualifiedName) -> Result<Option<String>, PgError> {
+    let sql = "SELECT a.pid, coalesce(a.usename::text, '?') FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+               WHERE l.relation = to_regclass($1)::oid AND l.pid <> pg_backend_pid() AND clock_timestamp() - a.xact_start > interval '1 second'
+               ORDER BY a.xact_start LIMIT 1";
+    let rows = session.query("looking who holds the table", sql, &[&table.sql()]).await?;
+    Ok(rows.first().map(|r| format!("pid {} ({}) looks at {table}", r.get::<_, i32>(0), r.get::<_, String>(1))))
 }

@@ -66,6 +66,20 @@ pub struct Moved {
     pub name: QualifiedName,
     /// Name in quarantine.
     pub quarantined: String,
+    /// Its indexes and sequences, which go along.
+    #[serde(default)]
+    pub along: Vec<Along>,
+}
+
+/// An index or sequence that is moved with its table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Along {
+    /// Name beside its table.
+    pub name: QualifiedName,
+    /// Name in quarantine.
+    pub quarantined: String,
+    /// It is a sequence.
+    pub sequence: bool,
 }
 
 /// A row of the ledger.
@@ -97,6 +111,17 @@ pub struct LedgerRow {
     pub left_at: Timestamp,
     /// What a return needs.
     pub details: LedgerDetails,
+}
+
+/// Advisory lock of the one archive run that a database may have: `dozo` in ASCII, 3. Safety does not rest on the lease of the repository.
+const RUN_LOCK: i64 = 0x646f_7a6f_0000_0003;
+
+/// Takes the lock of archive runs for as long as the session lasts. Tells whether it was free.
+///
+/// # Errors
+/// What the server says.
+pub async fn try_run_lock(session: &Session) -> Result<bool, PgError> {
+    Ok(session.query_one("looking for another archive run", "SELECT pg_try_advisory_lock($1)", &[&RUN_LOCK]).await?.get(0))
 }
 
 /// Makes the ledger and the quarantine where they are missing.
