@@ -126,7 +126,8 @@ fn repositories() {
     assert!(file.is_dir());
     let read_only = |args: &[&str]| {
         let binary = dozo.folder.path().join("dozo-copy");
-        fs::copy(env!("CARGO_BIN_EXE_dozo"), &binary).unwrap();
+        // By a process of its own: a child of another test must not hold the file open for writing.
+        assert!(std::process::Command::new("cp").arg(env!("CARGO_BIN_EXE_dozo")).arg(&binary).status().unwrap().success());
         fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
         let template = dozo.command(args);
         let mut command = if rustix::process::getuid().is_root() {
