@@ -105,6 +105,17 @@ pub(crate) fn judge(database: &Database<'_>, dozo: &Dozo, before: &BTreeMap<Stri
     assert_eq!(all, before.keys().collect::<Vec<_>>(), "{what}: {} live, {} archived", live.len(), gone.len());
     // Quarantined rows are archived ones.
     assert!(there.iter().filter(|(_, place)| *place == "quarantine").all(|(row, _)| gone.contains(row)), "{what}");
+    // No file lies where readers look that is of no published unit.
+    let repository = dozo.folder.path().join("repo");
+    if repository.is_dir() {
+        let list = dozo.run(&["--json", "archive", "list"]).exits(0).json();
+        let units = list.as_array().unwrap().iter().filter(|u| u["published"] == true);
+        let units: Vec<&str> = units.map(|u| u["unit"].as_str().unwrap()).collect();
+        for file in crate::harness::files(&repository.join("archive")) {
+            let path = file.to_string_lossy();
+            assert!(!path.contains("/v1/") || units.iter().any(|unit| path.contains(unit)), "{what}: {path} is of no unit");
+        }
+    }
     let ledger = database.psql("SELECT count(*) FROM dozo.ledger WHERE state IN ('detached', 'dropped')");
     assert_eq!(ledger, archived(dozo).len().to_string(), "{what}: the ledgers tell the same story");
     (live.len(), gone.len())
@@ -304,7 +315,9 @@ fn a_stub_for_late_rows() {
     assert_eq!(judge(&database, &dozo, &before, "late"), (200, 601));
     let january = archived(&dozo).keys().filter(|n| n.starts_with("events_2023_01")).count();
     assert_eq!(january, 2, "an additive set of files");
-    // All of the month comes back into one partition.
+    // All of the month comes back beside, and into one partition.
+    let _ = dozo.run(&["restore", "--archive", "events", "--partition", "2023-01", "--as", "month"]).exits(0);
+    assert_eq!(database.psql("SELECT count(*) FROM month"), "201");
     let out = dozo.run(&["--json", "restore", "--archive", "events", "--partition", "2023-01"]).exits(0).json();
     assert_eq!(out.as_array().unwrap().iter().filter(|u| u["outcome"] == "restored").count(), 2, "{out}");
     assert_eq!(judge(&database, &dozo, &before, "restored"), (401, 400));

@@ -1,6 +1,6 @@
 //! Ways to lose rows, or to get stuck, that somebody found: each of them is one way no more.
 
-use dozo_testkit::shared;
+use dozo_testkit::{Fault, Proxy, shared, shared_s3};
 
 use crate::archive::{archived, outcomes, with_jobs};
 use crate::archive_lab::{DROP_AT_ONCE, NOW, at_point, dozo, judge, lab, rows};
@@ -220,4 +220,131 @@ fn ranges_within_ranges_and_rows_that_refer_to_their_own_partition() {
     assert_eq!(out.lines().nth(1), Some("580,580"));
     let _ = restore(&dozo, "logs", "2023-01", 0);
     assert_eq!(database.psql("SELECT count(*) FROM logs_2023_01_a"), "150");
+}
+
+/// The store is lost at any request of a run, for good: the next run ends what was begun, wherever it was.
+#[test]
+fn the_store_is_lost_at_every_kind_of_request() {
+    let database = lab(shared(15), "store");
+    let proxy = Proxy::start(&shared_s3().endpoint);
+    let dozo = Dozo::new(&database, Place::S3);
+    with_jobs(&dozo, &[("events", "at"), ("notes", "at")], DROP_AT_ONCE);
+    dozo.reach_through(&proxy, "retry-for = \"0s\"");
+    let _ = dozo.backup();
+    let before = rows(&database);
+    let args = ["--now", NOW, "archive", "apply", "--partition", "2023-01"];
+    let mut swept = 0;
+    // What a run asks the store about: staged objects, the ledger, the copy, the look at it, the deletes behind it.
+    for (method, part) in [
+        ("PUT", "_staging"),
+        ("PUT", "-exported.json"),
+        ("GET", "_staging"),
+        ("PUT", "/manifest.json"),
+        ("PUT", "-proven.json"),
+        ("PUT", "-dropped.json"),
+        ("PUT", "/v1/"),
+        ("GET", "/v1/"),
+        ("PUT", "-published.json"),
+        ("GET", "list-type"),
+    ] {
+        let mut lost = false;
+        proxy.decide(move |_, seen| {
+            lost |= seen.method == method && seen.target.contains(part) && seen.target.contains("archive");
+            lost.then_some(Fault::Status(503))
+        });
+        let run = dozo.run(&args);
+        assert_eq!(run.code, 1, "{method} {part}: {} {}", run.stdout, run.stderr);
+        proxy.pass();
+        let _ = dozo.run(&args).exits(0);
+        assert_eq!(judge(&database, &dozo, &before, part), (600, 200));
+        swept += 1;
+        for archive in ["events", "notes"] {
+            let _ = restore(&dozo, archive, "2023-01", 0);
+        }
+        assert_eq!(rows(&database), before);
+    }
+    eprintln!("the store was lost at {swept} kinds of requests; 800 rows, none lost, none twice");
+    assert_eq!(swept, 10);
+}
+
+/// pg_partman is recognized by its table of configurations, and left its work.
+#[test]
+fn beside_pg_partman() {
+    let database = lab(shared(15), "partman");
+    database.psql(
+        "CREATE SCHEMA partman; CREATE TABLE partman.part_config (parent_table text, retention text);
+         INSERT INTO partman.part_config VALUES ('public.events', '36 months')",
+    );
+    let dozo = dozo(&database, DROP_AT_ONCE);
+    let before = rows(&database);
+    let plan = dozo.run(&["--json", "--now", NOW, "archive", "plan"]).exits(0).json();
+    assert!(plan["jobs"].to_string().contains("pg_partman looks after it (public.events, retention 36 months)"), "{plan}");
+    let made = dozo.run(&["--now", NOW, "partitions", "create", "public.events"]).exits(2);
+    assert!(made.stderr.contains("pg_partman makes the partitions of public.events"), "{}", made.stderr);
+    let _ = apply(&dozo, NOW, 0);
+    assert_eq!(judge(&database, &dozo, &before, "partman"), (200, 600));
+}
+
+/// A copy of an earlier point in time whose rows differ, detached concurrently: whatever is undone, the archive keeps its rows.
+#[test]
+fn an_undone_concurrent_detach_touches_no_archive() {
+    let cluster = shared(15);
+    let database = lab(cluster, "undone");
+    database.psql("ALTER TABLE events_2023_01 ADD CONSTRAINT own FOREIGN KEY (kind) REFERENCES kinds; DELETE FROM notes");
+    let dozo = Dozo::with_url(&database.url(), cluster, Place::Local, "lock-timeout = \"2s\"\nmax-block = \"1s\"");
+    with_jobs(&dozo, &[("events", "at")], "then = \"drop\"\nquarantine = \"0\"\nprotocol = \"concurrent\"");
+    let copy = format!("{}_copy", database.name);
+    cluster.psql("postgres", &format!("CREATE DATABASE \"{copy}\" TEMPLATE \"{}\"", database.name));
+    let _ = apply(&dozo, NOW, 0);
+    let unit = |name: &str| {
+        let list = dozo.run(&["--json", "archive", "list"]).exits(0).json();
+        list.as_array().unwrap().iter().find(|u| u["partition"]["name"] == name && u["published"] == true).unwrap()["unit"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let (january, february) = (unit("events_2023_01"), unit("events_2023_02"));
+    cluster.psql("postgres", &format!("ALTER DATABASE \"{0}\" RENAME TO \"{0}_gone\"", database.name));
+    cluster.psql("postgres", &format!("ALTER DATABASE \"{copy}\" RENAME TO \"{}\"", database.name));
+    database.psql("UPDATE events SET status = 'OTHER' WHERE id = 1007");
+    let run = dozo.run(&["--json", "--now", NOW, "archive", "resolve", &january, "--keep", "archived"]).exits(3).json();
+    assert!(run.to_string().contains("instead of b1:200"), "{run}");
+    assert_eq!(database.psql("SELECT relispartition FROM pg_class WHERE relname = 'events_2023_01'"), "t");
+    assert_eq!(database.psql("SELECT count(*) FROM dozo.ledger"), "0");
+    // Killed in the middle, then run again.
+    let args = ["--now", NOW, "archive", "resolve", &february, "--keep", "archived"];
+    let _ = at_point(&dozo, "concurrently:kill", &args).wait_with_output().unwrap();
+    let _ = dozo.run(&["--now", NOW, "archive", "apply"]);
+    let _ = dozo.run(&["--now", NOW, "archive", "apply"]);
+    let out = dozo
+        .run(&["sql", "archive:events", "SELECT count(*), count(DISTINCT id) FROM events", "--format", "csv"])
+        .exits(0)
+        .stdout;
+    assert_eq!(out.lines().nth(1), Some("600,600"), "the archive has all of its rows");
+    assert_eq!(database.psql("SELECT count(*) FROM events WHERE at >= '2023-02-01' AND at < '2023-03-01'"), "0", "February left");
+    assert_eq!(database.psql("SELECT count(*) FROM pg_constraint WHERE conname = 'own'"), "1");
+    // Copies, and what never left, are not to be resolved.
+    let refused = dozo.run(&["--json", "--now", NOW, "archive", "resolve", &february, "--keep", "archived"]).exits(1).json();
+    assert!(refused.to_string().contains("nothing to resolve"), "{refused}");
+}
+
+/// One table in quarantine that cannot be dropped does not stop the rest of the run.
+#[test]
+fn one_that_cannot_be_dropped() {
+    let database = lab(shared(15), "stuck");
+    let dozo = dozo(&database, A_WEEK);
+    let before = rows(&database);
+    let _ = apply(&dozo, NOW, 0);
+    let table = database.psql("SELECT quote_ident(relname) FROM pg_class WHERE relnamespace = 'dozo_quarantine'::regnamespace AND relname LIKE '%events_2023_01'");
+    database.psql(&format!("CREATE VIEW late AS SELECT * FROM dozo_quarantine.{table}"));
+    let report = apply(&dozo, LATER, 4);
+    let outcome = outcomes(&report);
+    assert_eq!((outcome["events_2023_01"].as_str(), outcome["events_2023_03"].as_str()), ("failed", "dropped"), "{report}");
+    assert!(
+        report.to_string().contains("view late depends on it") || report.to_string().contains("depends on table"),
+        "{report}"
+    );
+    database.psql("DROP VIEW late");
+    let _ = apply(&dozo, LATER, 0);
+    assert_eq!(judge(&database, &dozo, &before, "stuck"), (200, 600));
 }

@@ -12,7 +12,8 @@ mod tree;
 
 pub use detach::{
     Attach, Check, Holder, Leave, Place, Quarantined, Removal, attach_again, backend_pid, cancel_backend, checks_of,
-    checks_of_name, columns_now, concurrently, drop_quarantined, holders, is_pending, leave, own_keys_of, place_of, tables_of,
+    checks_of_name, columns_now, concurrently, drop_quarantined, forget_if_attached, holders, is_pending, leave, own_keys_of,
+    place_of, tables_of,
 };
 pub use ledger::{
     Along, LEDGER_SCHEMA, LedgerDetails, LedgerRow, LedgerState, Moved, QUARANTINE, announce, forget_announced, ledger_rows,

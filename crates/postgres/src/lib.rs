@@ -43,9 +43,9 @@ pub use archive::{
     Along, Attach, Check, Grants, Holder, KeyKind, LEDGER_SCHEMA, Leave, LedgerDetails, LedgerRow, LedgerState, Moved, Obstacles,
     Partition, Place, QUARANTINE, Quarantined, Referring, Removal, Tree, announce, attach_again, backend_pid, bytes_of,
     cancel_backend, checks_of, checks_of_name, columns_now, concurrently, data_folder, default_of, drop_quarantined,
-    forget_announced, holders, is_alone, is_pending, leave, ledger_rows, ledger_says, like_sibling, obstacles, oid_of,
-    own_keys_of, partman_manages, place_of, prepare_ledger, referring_rows, restore_is_open, rows_outside, rows_where, tables_of,
-    tree, try_run_lock,
+    forget_announced, forget_if_attached, holders, is_alone, is_pending, leave, ledger_rows, ledger_says, like_sibling,
+    obstacles, oid_of, own_keys_of, partman_manages, place_of, prepare_ledger, referring_rows, restore_is_open, rows_outside,
+    rows_where, tables_of, tree, try_run_lock,
 };
 pub use chunks::{ChunkLimits, Piece, Planned, Unit, plan_units};
 pub use codec::{EXACT_COLUMN, RowDecoder, RowEncoder, WireError, arrow_schema, tuple_texts};

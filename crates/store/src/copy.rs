@@ -25,7 +25,12 @@ impl Store {
                     tokio::task::spawn_blocking(move || link(&source, &target))
                         .await
                         .map_err(|e| self.error("copy", to, e.into()))?
-                        .map_err(|e| StoreError::io("copy", to, &self.url, e))?;
+                        .map_err(|e| match e.kind() {
+                            std::io::ErrorKind::NotFound => {
+                                StoreError::NotFound { key: object.key.clone(), url: self.url.clone() }
+                            }
+                            _ => StoreError::io("copy", to, &self.url, e),
+                        })?;
                 }
                 (None, Some(bucket)) => {
                     let class = self.class.as_deref().unwrap_or(ARCHIVE_CLASS);

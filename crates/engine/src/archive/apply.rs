@@ -12,8 +12,9 @@ use dozo_catalog::{ArchivedUnit, Repository};
 use dozo_model::{BackupId, Fingerprint, QualifiedName, TableFormat, Timestamp, UnitState, VerifyLevel};
 use dozo_postgres::{
     LedgerDetails, LedgerRow, LedgerState, PgError, PgTools, Place, Quarantined, Removal, Session, drop_quarantined,
-    forget_announced, ledger_rows, place_of, prepare_ledger, tables_of, try_run_lock,
+    forget_announced, forget_if_attached, ledger_rows, place_of, prepare_ledger, tables_of, try_run_lock,
 };
+use dozo_store::StoreError;
 use serde::Serialize;
 
 use super::detach::{Attached, Step};
@@ -185,7 +186,7 @@ impl Work<'_> {
             let text = format!("{} is a replica: archive on the primary", run.info.target());
             return Err(EngineError::Options(text));
         }
-        report.reconciled = run.reconcile(self.jobs).await?;
+        (report.reconciled, report.units) = run.reconcile(self.jobs).await?;
         self.finish(&mut report).await?;
         let survey = self.survey().await?;
         let (fates, order) = decide(&survey);
@@ -210,11 +211,7 @@ impl Work<'_> {
             }
             let done = match run.archive(job, &survey, candidate).await {
                 Ok(done) => done,
-                Err(e @ (EngineError::Cancelled | EngineError::Internal(_))) => return Err(e),
-                // Without its server or its store, nothing that comes behind can be done either.
-                Err(e @ (EngineError::Postgres(PgError::Unreachable { .. } | PgError::Lost { .. }) | EngineError::Store(_))) => {
-                    return Err(e);
-                }
+                Err(e) if stops_all(&e) => return Err(e),
                 Err(e) => line(run, job, candidate, "failed", vec![crate::error::chain(&e)]),
             };
             if matches!(done.outcome, "refused" | "failed" | "finding") {
@@ -282,7 +279,8 @@ impl Work<'_> {
                         report.units.push(of_unit(run, &unit, "published", 0, vec![]));
                         unit
                     }
-                    Err(e @ EngineError::Damaged { .. }) => {
+                    // Neither staged nor published, or not what was proven: told, and the others go on.
+                    Err(e @ (EngineError::Damaged { .. } | EngineError::Store(StoreError::NotFound { .. }))) => {
                         report.units.push(of_unit(run, &unit, "finding", 0, vec![crate::error::chain(&e)]));
                         continue;
                     }
@@ -291,7 +289,7 @@ impl Work<'_> {
             }
             let over = row.left_at.checked_add(job.quarantine).is_ok_and(|over: Timestamp| over <= now);
             if row.state == LedgerState::Detached && job.then == Then::Drop && over {
-                let line = run.drop_unit(unit, row).await?;
+                let line = run.dropping(unit, row).await?;
                 report.freed += line.freed;
                 report.units.push(line);
             }
@@ -300,7 +298,27 @@ impl Work<'_> {
     }
 }
 
+/// Without its server or its store, nothing that comes behind can be done either.
+fn stops_all(error: &EngineError) -> bool {
+    matches!(
+        error,
+        EngineError::Cancelled
+            | EngineError::Internal(_)
+            | EngineError::Store(_)
+            | EngineError::Catalog(_)
+            | EngineError::Postgres(PgError::Unreachable { .. } | PgError::Lost { .. })
+    )
+}
+
 impl Run<'_> {
+    /// As [`Run::drop_unit`]; what the server refuses is a line, and the others go on.
+    pub(crate) async fn dropping(&self, unit: ArchivedUnit, row: &LedgerRow) -> Result<ArchivedLine> {
+        match self.drop_unit(unit.clone(), row).await {
+            Err(e) if !stops_all(&e) => Ok(of_unit(self, &unit, "failed", 0, vec![crate::error::chain(&e)])),
+            done => done,
+        }
+    }
+
     /// Drops a quarantined partition once everything that it was exported to has been read back.
     pub(crate) async fn drop_unit(&self, unit: ArchivedUnit, row: &LedgerRow) -> Result<ArchivedLine> {
         let plain = self.repository.unit_manifest(&unit).await?;
@@ -348,6 +366,9 @@ impl Run<'_> {
     async fn archive(&self, job: &ArchiveJob, survey: &Survey<'_>, candidate: &Candidate) -> Result<ArchivedLine> {
         let mut why = String::new();
         let mut ready = survey.unit_of(candidate).filter(|u| u.last.state == UnitState::Proven).cloned();
+        if let Some(unit) = ready.take_if(|u| Some(&u.plan.label) != candidate.label.as_ref()) {
+            self.abandon(unit, "its folder has another name by now").await?;
+        }
         for _ in 0..ROUNDS {
             let (unit, manifest) = match ready.take() {
                 Some(unit) => {
@@ -367,6 +388,7 @@ impl Run<'_> {
             };
             if job.then == Then::Keep {
                 let unit = self.publish(unit).await?;
+                self.retire_copies(survey, &unit).await?;
                 return Ok(of_unit(self, &unit, "copied", 0, vec![]));
             }
             let (unit, step) =
@@ -374,7 +396,7 @@ impl Run<'_> {
             match step {
                 Step::Ended(Removal::Done(row)) => {
                     let unit = self.publish(unit).await?;
-                    self.retire_copies(&unit).await?;
+                    self.retire_copies(survey, &unit).await?;
                     let dropped = row.state == LedgerState::Dropped;
                     let freed = if dropped { candidate.bytes } else { 0 };
                     return Ok(of_unit(self, &unit, if dropped { "dropped" } else { "quarantined" }, freed, vec![]));
@@ -401,14 +423,13 @@ impl Run<'_> {
         Ok(line(self, job, candidate, "failed", vec![format!("its rows changed under {ROUNDS} exports: {why}")]))
     }
 
-    /// Takes copies of a partition away from readers, once it has left: its rows stand in the archive itself.
-    async fn retire_copies(&self, left: &ArchivedUnit) -> Result<()> {
-        for unit in self.repository.archive_units(&self.source.name).await? {
-            let same = unit.plan.table == left.plan.table && unit.plan.partition == left.plan.partition;
-            if same && unit.plan.root != left.plan.root && unit.is_published() {
-                let unit = self.withdraw(unit).await?;
-                self.abandon(unit, "the partition left, and is archived itself").await?;
-            }
+    /// Takes other copies of a partition away from readers, once it has left, or was copied anew.
+    async fn retire_copies(&self, survey: &Survey<'_>, left: &ArchivedUnit) -> Result<()> {
+        let same = |u: &&ArchivedUnit| u.plan.table == left.plan.table && u.plan.partition == left.plan.partition;
+        let older = |u: &&ArchivedUnit| u.plan.root != "v1" && u.plan.unit != left.plan.unit && u.is_published();
+        for copy in survey.units.iter().filter(same).filter(older) {
+            let copy = self.withdraw(copy.clone()).await?;
+            self.abandon(copy, "the partition was archived again").await?;
         }
         Ok(())
     }
@@ -417,9 +438,12 @@ impl Run<'_> {
     pub(crate) async fn take_back(&self, unit: &ArchivedUnit) -> Result<()> {
         let session = Session::connect_as(&self.info, "dozo archive").await?;
         let rows = ledger_rows(&session).await?;
-        let Some(row) = rows.into_iter().find(|r| r.unit == unit.plan.unit.as_str() && r.state == LedgerState::Detaching) else {
+        let Some(mut row) = rows.into_iter().find(|r| r.unit == unit.plan.unit.as_str() && r.state == LedgerState::Detaching)
+        else {
             return Ok(());
         };
+        // They were never dropped.
+        row.details.own_keys.clear();
         match place_of(&session, row.relid).await? {
             Some(Place::Attached) | None => {}
             Some(place) => {
@@ -442,11 +466,12 @@ impl Run<'_> {
         Ok(forget_announced(&session, &row.unit).await?)
     }
 
-    /// Makes both ledgers tell the same story, and ends what was begun. The database is right. Returns what was done.
-    pub(crate) async fn reconcile(&self, jobs: &[&ArchiveJob]) -> Result<Vec<String>> {
+    /// Makes both ledgers tell the same story, and ends what was begun. The database is right. Returns what was done, and
+    /// what could not be brought to its end.
+    pub(crate) async fn reconcile(&self, jobs: &[&ArchiveJob]) -> Result<(Vec<String>, Vec<ArchivedLine>)> {
         let session = Session::connect_as(&self.info, "dozo archive").await?;
         let rows = ledger_rows(&session).await?;
-        let mut done = Vec::new();
+        let (mut done, mut open) = (Vec::new(), Vec::new());
         for unit in self.repository.archive_units(&self.source.name).await? {
             // Another server's: that one's ledger is not here.
             if self.foreign(&unit) {
@@ -467,16 +492,12 @@ impl Run<'_> {
                 }
                 Some(LedgerState::Detaching) => {
                     let row = row.cloned().ok_or_else(|| EngineError::Internal("a row without a row".into()))?;
-                    match self.end_concurrent(&session, jobs, unit, &row).await {
-                        Ok(text) => note(text),
+                    match self.end_concurrent(&session, jobs, unit.clone(), &row).await {
+                        Ok(Ok(text)) => note(text),
+                        Ok(Err(why)) => open.push(of_unit(self, &unit, "failed", 0, vec![why])),
                         // One that cannot be ended does not stop the others.
-                        Err(
-                            e @ (EngineError::Postgres(PgError::Query { .. })
-                            | EngineError::Options(_)
-                            | EngineError::Damaged { .. }),
-                        ) => {
-                            self.warnings
-                                .add(format!("{name}: its concurrent detach could not be ended: {}", crate::error::chain(&e)));
+                        Err(e) if !stops_all(&e) => {
+                            open.push(of_unit(self, &unit, "failed", 0, vec![crate::error::chain(&e)]));
                         }
                         Err(e) => return Err(e),
                     }
@@ -491,7 +512,8 @@ impl Run<'_> {
                 }
                 Some(LedgerState::Restored) if unit.last.state != UnitState::Restored => {
                     note("it is back in its table");
-                    let unit = if unit.was(UnitState::Published) { self.withdraw(unit).await? } else { unit };
+                    // Whatever stands where readers look, also of a publication that was cut off.
+                    let unit = self.withdraw(unit).await?;
                     let unit = self.record(unit, self.event(UnitState::Restored)).await?;
                     self.clear_staging(&unit).await?;
                 }
@@ -500,7 +522,7 @@ impl Run<'_> {
                 _ => {}
             }
         }
-        Ok(done)
+        Ok((done, open))
     }
 
     /// Ends a concurrent detach that a run left in the middle.
@@ -510,38 +532,40 @@ impl Run<'_> {
         jobs: &[&ArchiveJob],
         unit: ArchivedUnit,
         row: &LedgerRow,
-    ) -> Result<&'static str> {
+    ) -> Result<std::result::Result<&'static str, String>> {
         let state = match place_of(session, row.relid).await? {
             Some(Place::Attached) => {
-                forget_announced(session, &row.unit).await?;
+                // The statement of a killed run may still wait for its turn.
+                if !forget_if_attached(session, row, self.source.lock_timeout).await? {
+                    return Ok(Err("its detach has just ended: run it again".into()));
+                }
                 self.abandon(unit, "the detach never began").await?;
-                return Ok("a detach that never began was given up");
+                return Ok(Ok("a detach that never began was given up"));
             }
-            None => {
-                return Err(EngineError::Options(format!("{} is gone while it was being detached: {}", row.partition, row.unit)));
-            }
+            None => return Ok(Err(format!("{} is gone while it was being detached", row.partition))),
             Some(Place::Pending) => Attached::Pending,
             Some(Place::Alone) => Attached::No,
         };
         let Some(job) = jobs.iter().find(|j| j.name == row.job) else {
-            return Ok("a concurrent detach of it was begun: run its job");
+            return Ok(Err(format!("a concurrent detach of it was begun: run archive {}", row.job)));
         };
-        let manifest = self.repository.unit_manifest(&unit).await?;
         // Time has passed since it was proven.
-        if let Err(why) = self.read_back(&manifest).await? {
+        if let Err(why) = self.read_back(&self.manifest(&unit).await?).await? {
             self.take_back(&unit).await?;
             self.abandon(unit, &why).await?;
-            return Ok("it was attached again: its stored rows are damaged");
+            return Ok(Ok("it was attached again: its stored rows are damaged"));
         }
+        let manifest = self.repository.unit_manifest(&unit).await?;
         let tables = tables_of(session, row.relid).await?;
         match self.detach(job, unit, &manifest, &tables, state, row.details.clone()).await? {
-            (_, Step::Ended(Removal::Done(_))) => Ok("its concurrent detach was brought to its end"),
+            (_, Step::Ended(Removal::Done(_))) => Ok(Ok("its concurrent detach was brought to its end")),
             (unit, Step::Ended(Removal::Changed(why) | Removal::Refused(why))) => {
                 self.take_back(&unit).await?;
                 self.abandon(unit, &why).await?;
-                Ok("it was attached again: its rows had changed")
+                Ok(Ok("it was attached again: its rows had changed"))
             }
-            (_, Step::InTheWay(_) | Step::Ended(Removal::Gone)) => Ok("its concurrent detach still waits for others"),
+            (_, Step::InTheWay(why)) => Ok(Err(format!("its concurrent detach still waits: {why}"))),
+            (_, Step::Ended(Removal::Gone)) => Ok(Err(format!("{} is gone while it was being detached", row.partition))),
         }
     }
 }

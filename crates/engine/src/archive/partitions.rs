@@ -136,7 +136,7 @@ pub async fn partitions_drop(
     older_than: Period,
 ) -> Result<Vec<ArchivedLine>> {
     with_run(ctx, repository, settings, source, Duration::ZERO, async |run| {
-        run.reconcile(jobs).await?;
+        let _ = run.reconcile(jobs).await?;
         let survey = Survey::look(Some(run.repository), run.source, jobs, run.ctx.clock.fixed()).await?;
         let session = Session::connect_as(&run.info, "dozo archive").await?;
         let rows = ledger_rows(&session).await?;
@@ -152,7 +152,7 @@ pub async fn partitions_drop(
                 continue;
             }
             lines.push(if unit.is_published() {
-                run.drop_unit(unit.clone(), row).await?
+                run.dropping(unit.clone(), row).await?
             } else {
                 of_unit(&run, unit, "refused", 0, vec!["it is not published yet: dozo archive apply".into()])
             });

@@ -219,7 +219,6 @@ impl Survey<'_> {
             u.plan.relid == c.partition.oid
                 && u.plan.partition == c.partition.name
                 && u.plan.root == job.root()
-                && u.plan.system_identifier == self.facts.system_identifier
                 && !u.last.state.is_last()
         })
     }

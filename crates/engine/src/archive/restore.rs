@@ -20,7 +20,7 @@ use super::has_left;
 use super::job::ArchiveJob;
 use super::label;
 use crate::context::{Context, RepositorySettings, SourceSettings};
-use crate::restore::{RestoreOptions, restore};
+use crate::restore::{Existing, RestoreOptions, restore};
 use crate::{EngineError, Result};
 
 /// What comes back, and how.
@@ -51,12 +51,17 @@ pub async fn archive_restore(
     options: &RestoreUnitOptions,
 ) -> Result<Vec<ArchivedLine>> {
     with_run(ctx, repository, settings, source, options.wait, async |run| {
-        run.reconcile(&[job]).await?;
-        let units = chosen(&run, job, &options.partition).await?;
+        let (_, open) = run.reconcile(&[job]).await?;
+        open.iter().for_each(|l| run.warnings.add(format!("{}: {}", l.partition, l.reasons.join("; "))));
+        let mut units = chosen(&run, job, &options.partition).await?;
+        let rows = ledger_rows(&Session::connect_as(&run.info, "dozo archive").await?).await?;
+        // Late rows come behind the partition that they belong to.
+        let late = |u: &ArchivedUnit| rows.iter().any(|r| r.details.stub.as_ref() == Some(&u.plan.partition));
+        units.sort_by_key(late);
         let mut lines = Vec::new();
-        for unit in units {
+        for (n, unit) in units.into_iter().enumerate() {
             lines.push(match &options.rename {
-                Some(name) => beside(&run, unit, name, options).await?,
+                Some(name) => beside(&run, unit, name, options, n > 0).await?,
                 None => back(&run, unit, options).await?,
             });
         }
@@ -87,7 +92,8 @@ async fn chosen(run: &Run<'_>, job: &ArchiveJob, wanted: &str) -> Result<Vec<Arc
 
 fn load_options(run: &Run<'_>, unit: &ArchivedUnit, options: &RestoreUnitOptions) -> RestoreOptions {
     RestoreOptions {
-        tables: vec![unit.plan.partition.to_string()],
+        // A name, and no pattern.
+        tables: vec![globset::escape(&unit.plan.partition.to_string())],
         rename: options.rename.clone(),
         verify: true,
         workers: options.workers.max(1),
@@ -117,9 +123,14 @@ async fn load(run: &Run<'_>, manifest: &Manifest, options: &RestoreOptions) -> R
 }
 
 /// Restores a unit under another name; the archive stays as it is.
-async fn beside(run: &Run<'_>, unit: ArchivedUnit, name: &str, options: &RestoreUnitOptions) -> Result<ArchivedLine> {
+async fn beside(run: &Run<'_>, unit: ArchivedUnit, name: &str, options: &RestoreUnitOptions, add: bool) -> Result<ArchivedLine> {
     let manifest = run.manifest(&unit).await?;
-    load(run, &manifest, &load_options(run, &unit, options)).await?;
+    let mut loading = load_options(run, &unit, options);
+    if add {
+        // Late rows of the same month.
+        loading.existing = Existing::Append;
+    }
+    load(run, &manifest, &loading).await?;
     Ok(of_unit(run, &unit, "restored", 0, vec![format!("as {name}, a table of its own: it stays archived")]))
 }
 
@@ -170,7 +181,8 @@ async fn back(run: &Run<'_>, unit: ArchivedUnit, options: &RestoreUnitOptions) -
         load(run, &manifest, &loading).await?;
     }
     super::point::point("loaded", &unit.plan.partition);
-    let mut unit = if unit.is_published() { run.withdraw(unit).await? } else { unit };
+    // Also what a run that was cut off left where readers look.
+    let mut unit = run.withdraw(unit).await?;
     super::point::point("withdrawn-for-restore", &unit.plan.partition);
     let mut row = row;
     if !quarantined {
@@ -347,7 +359,7 @@ pub async fn archive_resolve(
     keep: Keep,
 ) -> Result<ArchivedLine> {
     with_run(ctx, repository, settings, source, Duration::ZERO, async |run| {
-        run.reconcile(jobs).await?;
+        let _ = run.reconcile(jobs).await?;
         let units = run.repository.archive_units(&run.source.name).await?;
         let mut matching = units.into_iter().filter(|u| u.plan.unit.as_str().starts_with(unit) && !u.last.state.is_last());
         let (Some(mut unit), None) = (matching.next(), matching.next()) else {
@@ -355,6 +367,8 @@ pub async fn archive_resolve(
         };
         let session = Session::connect_as(&run.info, "dozo archive").await?;
         let known = ledger_rows(&session).await?.iter().any(|r| r.unit == unit.plan.unit.as_str());
+        // A copy never left, and what was only proven did not either.
+        let known = known || unit.plan.root != "v1" || !has_left(&unit);
         let found = dozo_postgres::oid_of(&session, &unit.plan.partition).await?;
         let (false, Some(oid)) = (known, found) else {
             let why = "there is nothing to resolve: it is not live and archived at once".to_owned();
@@ -374,9 +388,7 @@ pub async fn archive_resolve(
                 let why = format!("{live} live rows, {stored} archived ones: nothing is thrown away; --keep archived, or restore it with --as and compare");
                 return Ok(of_unit(&run, &unit, "refused", 0, vec![why]));
             }
-            if unit.was(UnitState::Published) {
-                unit = run.withdraw(unit).await?;
-            }
+            unit = run.withdraw(unit).await?;
             let event = UnitEvent { reason: Some("the live rows were kept".into()), ..run.event(UnitState::Restored) };
             let unit = run.record(unit, event).await?;
             run.clear_staging(&unit).await?;

@@ -330,7 +330,7 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
-    /// Returns the server that units of a table came from, if it is another one.
+    /// Returns the server that units of a table came from, if this one does not continue it.
     fn other_server(&self, table: &QualifiedName) -> Option<String> {
         let own = self.facts.system_identifier.as_ref()?;
         let continues = |other: &String| other == own || self.joined.iter().any(|set| set.contains(own) && set.contains(other));

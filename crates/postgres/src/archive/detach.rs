@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dozo_model::{ChangeToken, Column, Fingerprint, Profile, QualifiedName, Timestamp, quote_ident};
 
-use super::ledger::{Along, LedgerRow, LedgerState, Moved, QUARANTINE, ledger_says};
+use super::ledger::{Along, LedgerRow, LedgerState, Moved, QUARANTINE, forget_announced, ledger_says};
 use super::preflight::{obstacles, referring_rows};
 use crate::error::PgError;
 use crate::inspect::{self, TableInfo};
@@ -501,7 +501,12 @@ pub async fn attach_again(session: &Session, job: &Attach<'_>) -> Result<Removal
                 drop_added_checks(session, &what, row).await?;
             }
         }
-        session.batch(&what, &ledger_says(&row.unit, LedgerState::Restored)).await?;
+        if row.state == LedgerState::Detaching {
+            // It was announced, and never left.
+            forget_announced(session, &row.unit).await?;
+        } else {
+            session.batch(&what, &ledger_says(&row.unit, LedgerState::Restored)).await?;
+        }
         Ok(Removal::Done(Box::new(LedgerRow { state: LedgerState::Restored, ..row.clone() })))
     };
     transaction(session, &what, job.lock_timeout, work).await
@@ -653,4 +658,29 @@ pub async fn holders(session: &Session, table: &QualifiedName) -> Result<Option<
                ORDER BY a.xact_start LIMIT 1";
     let rows = session.query("looking who holds the table", sql, &[&table.sql()]).await?;
     Ok(rows.first().map(|r| format!("pid {} ({}) looks at {table}", r.get::<_, i32>(0), r.get::<_, String>(1))))
+}
+
+/// Waits for whoever is changing the partitions of a table, such as a statement whose client was killed; then forgets what was announced of
+/// a partition that still stands in it. Tells whether it does.
+///
+/// # Errors
+/// What the server says; a lock that is not free in time.
+pub async fn forget_if_attached(session: &Session, row: &LedgerRow, lock_timeout: Duration) -> Result<bool, PgError> {
+    let what = format!("looking whether {} still stands in its table", row.partition);
+    let begin = format!("BEGIN; SET LOCAL lock_timeout = '{}ms'", lock_timeout.as_millis().max(1));
+    session.batch(&what, &begin).await?;
+    let work = async {
+        session.batch(&what, &format!("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE", row.parent.sql())).await?;
+        let attached = place_of(session, row.relid).await? == Some(Place::Attached);
+        if attached {
+            forget_announced(session, &row.unit).await?;
+        }
+        session.batch(&what, "COMMIT").await?;
+        Ok(attached)
+    };
+    let done = work.await;
+    if done.is_err() {
+        let _ = session.batch(&what, "ROLLBACK").await;
+    }
+    done
 }
