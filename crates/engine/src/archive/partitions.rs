@@ -52,7 +52,7 @@ pub async fn partitions_create(
     if partman_manages(&session, table).await? {
         return Err(EngineError::Options(format!("pg_partman makes the partitions of {table}: partman.run_maintenance()")));
     }
-    let Some((column, Some(kind))) = found.root().key.clone() else {
+    let Some((_, Some(kind))) = found.root().key.clone() else {
         return Err(EngineError::Options(format!("{table} is not partitioned by RANGE over a date, timestamp or timestamptz")));
     };
     let mut ranges: Vec<(Edge, Edge, QualifiedName)> = found
@@ -100,7 +100,6 @@ pub async fn partitions_create(
         beyond += usize::from(begin > now);
         begin = end;
     }
-    drop(column);
     Ok(made)
 }
 

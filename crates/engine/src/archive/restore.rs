@@ -154,8 +154,7 @@ async fn back(run: &Run<'_>, unit: ArchivedUnit, options: &RestoreUnitOptions) -
     let row = LedgerRow { bound: typed_bound(&session, &row).await?, ..row };
     let holder = holder(&session, &row, &rows).await?;
     let from_default = match misplaced(&session, &row).await? {
-        Some((default, filter, count)) if !options.move_default => {
-            drop(filter);
+        Some((default, _, count)) if !options.move_default => {
             let why = format!("{count} rows of its range are in {default}: --move-default moves them into it");
             return Ok(of_unit(run, &unit, "refused", 0, vec![why]));
         }
