@@ -55,7 +55,7 @@ pub struct ArchivedLine {
     pub label: String,
     /// Unit, where there is one.
     pub unit: Option<String>,
-    /// `archived`, `copied`, `quarantined`, `dropped`, `published`, `restored`, `stays`, `refused`, `failed`.
+    /// `copied`, `quarantined`, `dropped`, `published`, `restored`, `stays`, `refused`, `finding`, `failed`.
     pub outcome: &'static str,
     /// Rows and digests.
     pub fingerprint: Option<Fingerprint>,

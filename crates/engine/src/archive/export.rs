@@ -12,7 +12,7 @@ use bytes::Bytes;
 use dozo_catalog::{ArchivedUnit, Repository, tool};
 use dozo_model::{
     BackupId, Content, DatabaseFacts, Dataset, FORMAT_VERSION, Files, Manifest, ObjectRef, PartitionedTable, PostgresContent,
-    QualifiedName, Settings, Sha256Digest, Stage, TableFormat, UnitEvent, UnitPlan, UnitState, Verdict, VerifyLevel, quote_ident,
+    QualifiedName, Settings, Sha256Digest, Stage, TableFormat, UnitEvent, UnitPlan, UnitState, Verdict, VerifyLevel,
 };
 use dozo_postgres::{
     Check, Coordinator, LargeObjectCensus, LedgerRow, LedgerState, PgTools, ServerFacts, Session, ledger_rows, roles,
@@ -81,7 +81,7 @@ impl Run<'_> {
     /// Tells whether a unit came from a server that this one does not continue: nothing is done with it here.
     pub(crate) fn foreign(&self, unit: &ArchivedUnit) -> bool {
         let (Some(own), Some(other)) = (&self.facts.system_identifier, &unit.plan.system_identifier) else { return false };
-        own != other && !self.joined.iter().any(|set| set.contains(own) && set.contains(other))
+        !continues(own, other, &self.joined)
     }
 
     /// Gives a unit up, unless its rows have left the database or stand where readers look: then it stays what it is.
@@ -228,7 +228,7 @@ impl Run<'_> {
         };
         let (done, _) = copier.copy(&plan, &coordinator, units, versions, Proving::choose(ranges, Some(100))).await?;
         let folder = Layout::ledger(&self.source.name, &job.table, id);
-        let names: Vec<String> = candidate.tables.iter().map(|(_, n)| pattern(n)).collect();
+        let names: Vec<String> = candidate.tables.iter().map(|(_, n)| n.sql()).collect();
         let timeout = self.source.lock_timeout.as_millis();
         let dump = self.tools.dump_tables(&self.info, &coordinator.snapshot_id, &names, timeout).await?;
         let sql = self.tools.dump_to_sql(&dump, None, &[], false).await?;
@@ -308,9 +308,9 @@ impl Run<'_> {
     }
 }
 
-/// A name as a pattern of pg_dump.
-fn pattern(name: &QualifiedName) -> String {
-    format!("{}.{}", quote_ident(&name.schema), quote_ident(&name.name))
+/// Tells whether a server is the one that units came from, or goes on with its data: `source rebind` joined the two.
+pub(super) fn continues(own: &String, other: &String, joined: &[Vec<String>]) -> bool {
+    own == other || joined.iter().any(|set| set.contains(own) && set.contains(other))
 }
 
 /// Returns the leaves of a unit as they must be found.

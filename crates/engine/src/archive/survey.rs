@@ -12,6 +12,7 @@ use dozo_postgres::{
 };
 use jiff::tz::TimeZone;
 
+use super::export::continues;
 use super::job::{ArchiveJob, Then};
 use super::label::{self, Edge};
 use crate::context::SourceSettings;
@@ -333,9 +334,8 @@ impl<'a> Survey<'a> {
     /// Returns the server that units of a table came from, if this one does not continue it.
     fn other_server(&self, table: &QualifiedName) -> Option<String> {
         let own = self.facts.system_identifier.as_ref()?;
-        let continues = |other: &String| other == own || self.joined.iter().any(|set| set.contains(own) && set.contains(other));
         let of_table = self.units.iter().filter(|u| &u.plan.table == table && !u.last.state.is_last());
-        of_table.filter_map(|u| u.plan.system_identifier.clone()).find(|other| !continues(other))
+        of_table.filter_map(|u| u.plan.system_identifier.clone()).find(|other| !continues(own, other, &self.joined))
     }
 
     /// Returns the unit that a live partition was archived as, if the database does not know of that.
