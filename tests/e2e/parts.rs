@@ -174,6 +174,12 @@ fn trees_of_several_levels() {
             "3|1|2"
         );
     }
+    // Each came with its key, also where that of its tree is not there.
+    let keys = "SELECT string_agg(conrelid::regclass::text, ' ' ORDER BY conrelid::regclass::text COLLATE \"C\") FROM (SELECT conrelid FROM pg_constraint WHERE contype = 'p'
+        AND conrelid::regclass::text IN ('vv_copy', 'alone', '\"new schema\".aa', '\"new schema\".leafx')) k";
+    for name in [&target, &database.name] {
+        assert_eq!(cluster.psql(name, keys), "\"new schema\".aa \"new schema\".leafx alone vv_copy");
+    }
     // A copy of a child would show its rows in the live parent.
     let run = dozo.run(&["restore", "shop@latest", "--table", "public.c", "--as", "c_old", "--to", "shop"]).exits(2);
     assert!(run.stderr.contains("inherits from another table"), "{}", run.stderr);

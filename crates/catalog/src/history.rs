@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use dozo_model::{
-    Acceptance, BackupId, CheckEvent, Dataset, FateRecord, HoldRecord, Manifest, ManifestForm, QualifiedName, SourceName,
-    Timestamp, VerifyLevel,
+    Acceptance, BackupId, CheckEvent, Dataset, DrillEvent, FateRecord, HoldRecord, Manifest, ManifestForm, QualifiedName,
+    SourceName, Timestamp, VerifyLevel,
 };
 use dozo_store::{Layout, PutOutcome};
 use futures::{StreamExt, TryStreamExt};
@@ -27,6 +27,8 @@ pub struct BackupRecord<M = Manifest> {
     pub accepted: Option<Acceptance>,
     /// What was said about keeping it, oldest first.
     pub holds: Vec<HoldRecord>,
+    /// The drills that it was restored in, oldest first.
+    pub drills: Vec<DrillEvent>,
     /// It is marked for deletion.
     pub mark: Option<FateRecord>,
     /// What stands beside the manifest cannot be read: nothing is known about the backup's checks.
@@ -186,15 +188,17 @@ impl Repository {
             checks.sort_by_key(|c| c.at);
             let suspect = manifest.suspect() && beside.accepted;
             let accepted = if suspect { self.acceptance(manifest.source(), manifest.id()).await? } else { None };
-            Ok((checks, accepted, self.records(&beside.holds).await?))
+            let mut drills: Vec<DrillEvent> = self.records(&beside.drills).await?;
+            drills.sort_by_key(|d| d.at);
+            Ok((checks, accepted, self.records(&beside.holds).await?, drills))
         };
-        let (checks, accepted, holds, damaged) = match read.await {
-            Ok((checks, accepted, holds)) => (checks, accepted, holds, None),
+        let (checks, accepted, holds, drills, damaged) = match read.await {
+            Ok((checks, accepted, holds, drills)) => (checks, accepted, holds, drills, None),
             // One damaged record must not keep the next backup from being made.
-            Err(e @ CatalogError::Record { .. }) => (Vec::new(), None, Vec::new(), Some(e.to_string())),
+            Err(e @ CatalogError::Record { .. }) => (Vec::new(), None, Vec::new(), Vec::new(), Some(e.to_string())),
             Err(e) => return Err(e),
         };
-        Ok(BackupRecord { manifest, checks, accepted, holds, mark, damaged })
+        Ok(BackupRecord { manifest, checks, accepted, holds, drills, mark, damaged })
     }
 
     async fn acceptance(&self, source: &SourceName, id: &BackupId) -> Result<Option<Acceptance>> {

@@ -30,7 +30,8 @@ pub(crate) fn surely_dead(holder: &LeaseHolder) -> bool {
 }
 
 /// Tells whether `holder` lives; `None` when it cannot be seen from here.
-pub(crate) fn lives(holder: &LeaseHolder) -> Option<bool> {
+#[must_use]
+pub fn lives(holder: &LeaseHolder) -> Option<bool> {
     let me = this_process();
     let same_place = !me.boot_id.is_empty()
         && !me.pid_namespace.is_empty()

@@ -6,6 +6,7 @@
 //! intent and objects that `gc plan` lists; its lease is broken at once on the same host.
 
 mod archive;
+mod drills;
 mod error;
 mod fate;
 mod gc;
@@ -18,11 +19,12 @@ mod retention;
 mod survey;
 
 pub use archive::ArchivedUnit;
+pub use drills::{BrokenLink, DrillChain, StoredDrill};
 pub use error::CatalogError;
 pub use fate::{Decision, Fate};
 pub use gc::{GcDone, GcOptions, GcPlan, MarkedBackup, Uncommitted, UncommittedBackup};
 pub use history::{BackupRecord, History};
-pub use holder::{this_host, this_process};
+pub use holder::{lives, this_host, this_process};
 pub use lease::{BrokenLease, Lease, LeaseTimes};
 pub use repository::{BackupEntry, BackupState, Repository, tool};
 pub use resolve::BackupSelector;

@@ -76,6 +76,8 @@ pub(crate) struct Beside {
     pub(crate) checks: Vec<String>,
     /// Keys of its holds.
     pub(crate) holds: Vec<String>,
+    /// Keys of what drills say of it.
+    pub(crate) drills: Vec<String>,
     /// Somebody accepted it.
     pub(crate) accepted: bool,
 }
@@ -83,7 +85,7 @@ pub(crate) struct Beside {
 impl Beside {
     /// Tells whether there is something that only committed backups have.
     pub(crate) fn has_events(&self) -> bool {
-        self.accepted || !self.fates.is_empty() || !self.checks.is_empty() || !self.holds.is_empty()
+        self.accepted || [&self.checks, &self.holds, &self.drills].iter().any(|keys| !keys.is_empty()) || !self.fates.is_empty()
     }
 
     fn add(&mut self, object: ObjectInfo) {
@@ -96,6 +98,8 @@ impl Beside {
             self.checks.push(object.key);
         } else if name.starts_with("holds/") {
             self.holds.push(object.key);
+        } else if name.starts_with("drills/") {
+            self.drills.push(object.key);
         }
     }
 }

@@ -69,6 +69,12 @@ pub(crate) enum Verb {
     Accept(Accept),
     /// Restore a database, schemas or tables
     Restore(Restore),
+    /// Restore for practice: in isolation, compared, timed, recorded
+    Drill(Drill),
+    /// Write a row into each source, so that a drill can tell from the rows how fresh a restore is
+    Canary(Canary),
+    /// One page about everything: findings, coverage, growth, recovery times, retention, archives, runs
+    Report(Report),
     /// Copy backups to the replicas, and prove that they arrived
     Replicate(Replicate),
     /// Compare two databases, a database and a backup, or two backups: which tables, partitions, keys differ
@@ -121,6 +127,60 @@ pub(crate) struct Init {
     /// File to write
     #[arg(value_name = "FILE", default_value = "dozo.toml")]
     pub(crate) file: PathBuf,
+}
+
+/// `dozo drill`
+#[derive(Debug, Args)]
+pub(crate) struct Drill {
+    /// Drills of the configuration [default: all]
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// All drills, one after the other
+    #[arg(long, conflicts_with = "names")]
+    pub(crate) all: bool,
+    /// Say what would be restored, where, and whom it would connect to; change nothing
+    #[arg(long, conflicts_with = "history")]
+    pub(crate) plan: bool,
+    /// List the drills so far; exit 3 when a record was edited, removed or moved
+    #[arg(long, conflicts_with = "all")]
+    pub(crate) history: bool,
+    /// The head of the chain, as a notification told it: NUMBER:SHA256 (repeatable)
+    #[arg(long, value_name = "HEAD", requires = "history")]
+    pub(crate) head: Vec<String>,
+}
+
+/// `dozo canary`
+#[derive(Debug, Args)]
+pub(crate) struct Canary {
+    /// Sources [default: all Postgres databases]
+    #[arg(value_name = "SOURCE")]
+    pub(crate) sources: Vec<String>,
+}
+
+/// Languages of reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Lang {
+    /// English
+    En,
+    /// 日本語
+    Ja,
+}
+
+/// `dozo report`
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// Write it to this file instead of stdout, replacing it as a whole
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Language [default: that of $LANG]
+    #[arg(long, value_enum)]
+    pub(crate) lang: Option<Lang>,
+    /// Text for a mail instead of a page
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) text: bool,
+    /// The certificate of one drill instead: its number, or latest
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) drill: Option<String>,
 }
 
 /// `dozo check`

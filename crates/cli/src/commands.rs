@@ -4,8 +4,10 @@ mod accept;
 mod adopt;
 mod archive;
 mod backup;
+mod canary;
 mod check;
 mod compare;
+pub(crate) mod drill;
 mod fingerprint;
 mod gc;
 mod hold;
@@ -15,6 +17,7 @@ mod metrics;
 mod notify;
 mod partitions;
 mod replicate;
+mod report;
 mod restore;
 mod retention;
 mod rotate;
@@ -87,13 +90,13 @@ impl Session {
 }
 
 /// Runs a verb and returns the exit code.
-pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken, uploads: TaskTracker) -> u8 {
+pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken, uploads: TaskTracker, cleanups: TaskTracker) -> u8 {
     let clock: Arc<dyn Clock> = match cli.global.now {
         Some(now) => Arc::new(FixedClock(now)),
         None => Arc::new(SystemClock),
     };
     let progress = reporter(output.quiet());
-    let ctx = Context { progress, clock, cancel, operator: this_operator(), uploads };
+    let ctx = Context { progress, clock, cancel, operator: this_operator(), uploads, cleanups };
     let session = Session { global: cli.global, output: *output, ctx, severity: Cell::new(Severity::Info) };
     let job = crate::notify::job(&cli.verb);
     if job.is_some() && !session.global.no_notify {
@@ -111,6 +114,9 @@ pub(crate) async fn run(cli: Cli, output: &Output, cancel: CancellationToken, up
             Verb::Accept(args) => accept::run(&session, args).await,
             Verb::Replicate(args) => replicate::run(&session, args).await,
             Verb::Restore(args) => restore::run(&session, args).await,
+            Verb::Drill(args) => drill::run(&session, args).await,
+            Verb::Canary(args) => canary::run(&session, args).await,
+            Verb::Report(args) => report::run(&session, args).await,
             Verb::Compare(args) => compare::run(&session, args).await,
             Verb::Fingerprint(args) => fingerprint::run(&session, args).await,
             Verb::Sql(args) => sql::run(&session, args).await,

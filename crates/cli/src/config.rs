@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dozo_engine::{ArchiveJob, RepositorySettings, SourceSettings};
+use dozo_engine::{ArchiveJob, DrillJob, RepositorySettings, SourceSettings};
 use dozo_model::{ByteSize, RetentionPolicy, SourceName};
 use dozo_notify::Receiver;
 use jiff::civil::Time;
@@ -28,6 +28,8 @@ pub(crate) struct Config {
     pub(crate) sources: Vec<SourceSettings>,
     /// `[archive.*]`, in the file's order.
     pub(crate) archives: Vec<ArchiveJob>,
+    /// `[drill.*]`, in the file's order.
+    pub(crate) drills: Vec<DrillJob>,
     /// Calendar of everything that has none of its own.
     pub(crate) time_zone: String,
     /// `[retention]`
@@ -149,6 +151,11 @@ impl Config {
     /// Returns an archive job.
     pub(crate) fn archive(&self, name: &str) -> Option<&ArchiveJob> {
         self.archives.iter().find(|a| a.name == name)
+    }
+
+    /// Returns a drill.
+    pub(crate) fn drill(&self, name: &str) -> Option<&DrillJob> {
+        self.drills.iter().find(|d| d.name == name)
     }
 
     /// Returns the source that made a backup: one of that name, or the server that it is a database of.

@@ -39,6 +39,8 @@ pub(crate) enum Usage {
     NoDatabase,
     /// The archive job is not in the configuration.
     UnknownArchive,
+    /// The drill is not in the configuration, or there is none.
+    UnknownDrill,
 }
 
 impl Usage {
@@ -58,6 +60,7 @@ impl Usage {
             Self::Schedule => "DOZO-E1017",
             Self::NoDatabase => "DOZO-E1018",
             Self::UnknownArchive => "DOZO-E1019",
+            Self::UnknownDrill => "DOZO-E1020",
         }
     }
 }

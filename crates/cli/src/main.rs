@@ -11,6 +11,7 @@ mod log;
 mod notify;
 mod operator;
 mod output;
+mod report;
 mod reporter;
 
 use std::process::ExitCode;
@@ -28,6 +29,8 @@ use crate::output::Output;
 
 /// After a signal the work has this long to stop by itself.
 const STOP_WITHIN: Duration = Duration::from_millis(800);
+/// What a run has made for itself alone is taken down within this.
+const TAKE_DOWN_WITHIN: Duration = Duration::from_secs(60);
 /// A job that a supervisor has stopped, and that somebody wants to hear of, has so much longer.
 const TELL_WITHIN: Duration = Duration::from_secs(5);
 
@@ -58,9 +61,9 @@ fn main() -> ExitCode {
         }
     };
     let cancel = CancellationToken::new();
-    runtime.spawn(stop_on_signal(cancel.clone()));
-    let uploads = TaskTracker::new();
-    let code = runtime.block_on(commands::run(cli, &output, cancel.clone(), uploads.clone()));
+    let (uploads, cleanups) = (TaskTracker::new(), TaskTracker::new());
+    runtime.spawn(stop_on_signal(cancel.clone(), cleanups.clone()));
+    let code = runtime.block_on(commands::run(cli, &output, cancel.clone(), uploads.clone(), cleanups));
     // Uploads that were stopped abort what they began. The signal's own deadline ends this, too.
     uploads.close();
     let _ = runtime.block_on(async { tokio::time::timeout(STOP_WITHIN, uploads.wait()).await });
@@ -69,7 +72,7 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-async fn stop_on_signal(cancel: CancellationToken) {
+async fn stop_on_signal(cancel: CancellationToken, cleanups: TaskTracker) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
         return;
@@ -80,6 +83,15 @@ async fn stop_on_signal(cancel: CancellationToken) {
     }
     cancel.cancel();
     tokio::time::sleep(STOP_WITHIN).await;
+    // A throw-away server and its folder go with the run that made them. Whoever does not want to wait for that sends another signal.
+    let began = std::time::Instant::now();
+    while !cleanups.is_empty() && began.elapsed() < TAKE_DOWN_WITHIN {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
+    }
     // Somebody is to be told of a job that a supervisor has stopped: the job has a moment to end, and each receiver its timeout. Whoever
     // does not want to wait for that sends another signal.
     if notify::TERMINATED.load(Ordering::Relaxed) {

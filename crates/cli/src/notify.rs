@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::log::{self, Level};
 
 /// Jobs that somebody may want to hear of.
-pub(crate) const JOBS: [&str; 8] = ["backup", "verify", "replicate", "archive", "retention", "rotate", "gc", "status"];
+pub(crate) const JOBS: [&str; 9] = ["backup", "verify", "replicate", "archive", "drill", "retention", "rotate", "gc", "status"];
 /// A supervisor has asked this process to end.
 pub(crate) static TERMINATED: AtomicBool = AtomicBool::new(false);
 /// How far this run is in telling somebody.
@@ -33,6 +33,7 @@ pub(crate) fn job(verb: &Verb) -> Option<&'static str> {
         Verb::Verify(_) => Some("verify"),
         Verb::Replicate(_) => Some("replicate"),
         Verb::Archive(args) => matches!(args.verb, Some(ArchiveVerb::Apply(_))).then_some("archive"),
+        Verb::Drill(args) => (!args.plan && !args.history).then_some("drill"),
         Verb::Retention(args) => matches!(args.verb, Some(RetentionVerb::Apply { .. })).then_some("retention"),
         Verb::Rotate(args) => matches!(args.verb, Some(RotateVerb::Apply { .. })).then_some("rotate"),
         Verb::Gc(args) => matches!(args.verb, Some(GcVerb::Apply)).then_some("gc"),

@@ -29,6 +29,7 @@ pub use job::{ArchiveJob, Granularity, Leftover, Protocol, Then};
 pub use list::{ArchiveLine, PartitionLine, archive_list, archive_manifest, archive_verify, partitions_list};
 pub use partitions::{CreatedPartition, partitions_create, partitions_drop};
 pub use plan::{ArchivePlan, JobLine, UnitAction, UnitLine};
+pub(crate) use publish::as_published;
 pub use restore::{Keep, RestoreUnitOptions, archive_resolve, archive_restore};
 
 use crate::context::{Context, SourceSettings};

@@ -6,7 +6,8 @@ use std::time::Duration;
 use dozo_catalog::{LockPolicy, Repository};
 use dozo_files::UnseenWriters;
 use dozo_model::{
-    ByteSize, Clock, Compression, DuckdbForm, Operator, Profile, Progress, RetentionPolicy, SourceName, TableFormat,
+    ByteSize, Clock, Compression, DuckdbForm, Operator, Profile, Progress, QualifiedName, RetentionPolicy, SourceName,
+    TableFormat,
 };
 use dozo_postgres::{ConnInfo, ToolChoice, UrlRef};
 use dozo_store::{Store, StoreOptions};
@@ -30,6 +31,8 @@ pub struct Context {
     pub operator: Operator,
     /// Uploads on their way. Whoever ends the process after a cancellation waits a moment for them: they abort what they began.
     pub uploads: TaskTracker,
+    /// What must be taken down before the process ends: throw-away servers and their folders. Whoever ends it waits for the tokens.
+    pub cleanups: TaskTracker,
 }
 
 /// `[repository]`, resolved.
@@ -179,6 +182,10 @@ pub struct PostgresSettings {
     pub formats: Vec<(String, TableFormat)>,
     /// Columns of types that nobody can load, which are exported as text nevertheless: `schema.table.column`.
     pub text_only: Vec<String>,
+    /// Whether each backup writes a row into the canary first.
+    pub canary: bool,
+    /// Column of time whose newest value tells the recovery point, instead of the canary: table and column.
+    pub rpo_column: Option<(QualifiedName, String)>,
     /// Whether a database without an encoding is refused where it has texts, instead of kept as bytes.
     pub refuse_unknown_encoding: bool,
 }

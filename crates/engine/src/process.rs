@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::AsyncReadExt;
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
 /// Bytes of its standard error that are kept.
@@ -81,13 +81,22 @@ pub(crate) struct Listener {
 impl Listener {
     /// Begins to listen: a command whose pipe is full would wait for ever.
     pub(crate) fn to(stderr: Option<ChildStderr>) -> Self {
+        Self::listen(stderr)
+    }
+
+    /// As [`Listener::to`], to what it prints.
+    pub(crate) fn out(stdout: Option<ChildStdout>) -> Self {
+        Self::listen(stdout)
+    }
+
+    fn listen(pipe: Option<impl AsyncRead + Unpin + Send + 'static>) -> Self {
         let said: Arc<Mutex<Vec<u8>>> = Arc::default();
         let kept = Arc::clone(&said);
         let task = tokio::spawn(async move {
-            let Some(mut stderr) = stderr else { return };
+            let Some(mut pipe) = pipe else { return };
             let mut piece = Vec::new();
             // What cannot be read is only missing from the message.
-            while stderr.read_buf(&mut piece).await.is_ok_and(|n| n > 0) {
+            while pipe.read_buf(&mut piece).await.is_ok_and(|n| n > 0) {
                 if let Ok(mut said) = kept.lock() {
                     said.append(&mut piece);
                     let over = said.len().saturating_sub(SAID_MAX);

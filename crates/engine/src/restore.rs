@@ -11,13 +11,14 @@ mod preview;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use dozo_catalog::Repository;
 use dozo_model::{Algorithm, Column, DatasetKind, Fingerprint, Manifest, PostgresContent, Stage};
 use dozo_postgres::{
     ConnInfo, CopyForm, Definitions, LoadTable, LoadWorker, PgError, PgTools, RestoreTarget, RowEncoder, Section, TargetState,
-    TargetTable, ToolChoice, database_statements, left_out, shape_digest, subscription_statements, unsupported,
+    TargetTable, ToolChoice, cut_off, database_statements, left_out, shape_digest, subscription_statements, unsupported,
 };
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -71,9 +72,11 @@ pub struct RestoreOptions {
     /// Under a name beside the live table.
     pub beside: bool,
     /// How long to wait for a lock of a live table.
-    pub lock_timeout: std::time::Duration,
+    pub lock_timeout: Duration,
     /// A partition stays by itself, whether its tree is there or not.
     pub alone: bool,
+    /// The target must not reach other servers: foreign-data wrappers lose their handlers before anything is computed from foreign tables.
+    pub cut_off: bool,
 }
 
 /// What becomes of tables that are there.
@@ -124,7 +127,7 @@ pub struct RestoreReport {
     pub continued: bool,
     /// Rows.
     pub rows: u64,
-    /// Seconds per stage.
+    /// Seconds per stage; `fetch` is the part of `data` in which workers waited for the store.
     pub seconds: BTreeMap<String, f64>,
     /// Per table.
     pub tables: Vec<RestoredTable>,
@@ -309,19 +312,23 @@ async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
         plan.warnings.extend(made.left_out.values().map(|what| format!("left out {what}")));
         plan.leave_out(made.left_out.into_keys().collect());
     }
+    if options.cut_off {
+        cut_off(target.session()).await?;
+    }
     timed(Stage::Schema, stage);
 
     let mut complete = Completed { total: plan.datasets.len(), tables: 0 };
     let mut warnings = plan.warnings.clone();
     let lost = manifest.left_out.iter().filter(|l| l.error && plan.whole);
     warnings.extend(lost.map(|l| format!("the backup is partial: {} is not in it ({})", l.name, l.reason)));
-    let mut late = 0;
+    let (mut late, mut fetching) = (0, 0.0);
     let rest = async {
         let stage = Instant::now();
         plan.keep_there(target).await?;
         let restored = plan.created_tables();
         let tables = target.tables(&restored).await?;
-        let source = LoadSource { datasets: &plan.datasets, tables: &tables, objects: &plan.objects };
+        let clock = FetchClock::default();
+        let source = LoadSource { datasets: &plan.datasets, tables: &tables, objects: &plan.objects, clock: &clock };
         // Rows that name objects which are not there yet, such as an index by its regclass.
         let mut early = Vec::new();
         // What a server lacks may show only now: a collation in an index, a function in a view.
@@ -347,6 +354,7 @@ async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
             target.set_identities(&plan.identities).await?;
         }
         timed(Stage::Data, stage);
+        fetching = clock.share() * stage.elapsed().as_secs_f64();
         // Rows by a predicate: all of them are loaded and compared, then the others go.
         let (mut compared, mut left_out) = (None, 0);
         if let Some(filter) = options.filter.as_deref().filter(|_| !done.contains(FILTERED)) {
@@ -369,6 +377,10 @@ async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
             let rows = match target.refresh(&view.name).await {
                 Err(PgError::Query { sqlstate, reason, .. }) if options.skip_unsupported && unsupported(&sqlstate, &reason) => {
                     left_out_late.push(format!("rows of {}: {reason}", view.name));
+                    continue;
+                }
+                Err(PgError::Query { sqlstate, .. }) if options.cut_off && sqlstate == "55000" => {
+                    warnings.push(format!("materialized view {} stays empty: it reads another server", view.name));
                     continue;
                 }
                 rows => rows?,
@@ -424,6 +436,7 @@ async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
     };
     let differs = tables.iter().any(|t| t.verdict == "differs");
     seconds.insert("total".into(), began.elapsed().as_secs_f64());
+    seconds.insert("fetch".into(), fetching);
     Ok(RestoreReport {
         backup: format!("{}@{}", manifest.source, manifest.id),
         target: target_name,
@@ -454,6 +467,26 @@ struct LoadSource<'a> {
     datasets: &'a [plan::PlannedDataset],
     tables: &'a [Option<TargetTable>],
     objects: &'a Digests,
+    clock: &'a FetchClock,
+}
+
+/// How long workers waited for the store, and how long they worked in all, in microseconds.
+#[derive(Debug, Clone, Default)]
+struct FetchClock(Arc<[AtomicU64; 2]>);
+
+impl FetchClock {
+    fn add(&self, fetching: Duration, working: Duration) {
+        for (sum, time) in self.0.iter().zip([fetching, working]) {
+            sum.fetch_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// Returns which share of their time workers waited for the store.
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of a run")]
+    fn share(&self) -> f64 {
+        let [fetching, working] = [0, 1].map(|i| self.0[i].load(Ordering::Relaxed) as f64);
+        if working > 0.0 { fetching / working } else { 0.0 }
+    }
 }
 
 /// A part of a table that is not loaded yet.
@@ -524,10 +557,13 @@ async fn load_rows(
     let (datasets, tables) = (source.datasets.to_vec(), source.tables.to_vec());
     let (store, handle, progress) = (repository.store().clone(), Handle::current(), Arc::clone(&ctx.progress));
     let (objects, cancel) = (source.objects.clone(), ctx.cancel.clone());
+    let clock = source.clock.clone();
     let work = move |worker: &mut LoadWorker, item: LoadItem| {
+        let began = Instant::now();
         let planned = &datasets[item.dataset];
         let part = &planned.dataset.parts[item.part];
         let fetched = handle.block_on(store.fetch(&part.object))?;
+        let fetching = began.elapsed();
         objects.check(&part.object, fetched.bytes, fetched.sha256)?;
         let encode = |source| EngineError::Encode { object: part.object.clone(), source };
         let live = tables[item.dataset].clone().unwrap_or_default();
@@ -557,6 +593,7 @@ async fn load_rows(
             }
             Ok::<(), EngineError>(())
         });
+        clock.add(fetching, began.elapsed());
         match loaded {
             Ok(rows) if rows == part.fingerprint.rows => Ok((item, true)),
             Ok(rows) => Err(EngineError::Internal(format!("{rows} of {} rows of {name} were loaded", part.fingerprint.rows))),

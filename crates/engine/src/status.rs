@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use dozo_catalog::{Action, BackupRecord, BackupState, Facts, History, Hold, Repository, plan, tool};
+use dozo_catalog::{Action, BackupRecord, BackupState, DrillChain, Facts, History, Hold, Repository, plan, tool};
 use dozo_model::{
-    Acceptance, BackupId, FORMAT_VERSION, Loss, Manifest, ManifestForm, RetentionPolicy, Severity, SourceName, Timestamp,
-    Verdict, VerifyLevel,
+    Acceptance, BackupId, DrillRecord, FORMAT_VERSION, Loss, Manifest, ManifestForm, RetentionPolicy, Severity, SourceName,
+    Timestamp, Verdict, VerifyLevel,
 };
 use serde::Serialize;
 
@@ -72,6 +72,8 @@ pub struct SourceStatus {
     pub newest_verified: Option<Timestamp>,
     /// As above.
     pub newest_proven: Option<Timestamp>,
+    /// When a backup of it was last restored as a whole in a drill, and equal.
+    pub drilled: Option<Timestamp>,
     /// Backups that serve each tier.
     pub tiers: BTreeMap<&'static str, usize>,
     /// Backups that are not good, by what they are.
@@ -126,10 +128,49 @@ pub struct Status {
     pub at: Timestamp,
     /// Sources.
     pub sources: Vec<SourceStatus>,
+    /// The newest run of each drill.
+    pub drills: Vec<DrillStatus>,
     /// The repository's disk, where it can be asked.
     pub disk: Option<Disk>,
     /// What somebody should hear of, of the repository as a whole.
     pub alarms: Vec<Alarm>,
+}
+
+/// The newest run of a drill.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DrillStatus {
+    /// Name.
+    pub drill: String,
+    /// Number of its record.
+    pub number: u64,
+    /// When it ended.
+    pub at: Timestamp,
+    /// Outcome.
+    pub verdict: Verdict,
+    /// Measured recovery time.
+    pub rto_seconds: Option<f64>,
+    /// Recovery time objective.
+    pub rto_objective_seconds: u64,
+    /// Measured age of the newest row.
+    pub rpo_seconds: Option<f64>,
+    /// Recovery point objective.
+    pub rpo_objective_seconds: u64,
+}
+
+impl DrillStatus {
+    fn of(record: &DrillRecord) -> Self {
+        Self {
+            drill: record.drill.clone(),
+            number: record.number,
+            at: record.finished,
+            verdict: record.verdict,
+            rto_seconds: record.measured.rto_seconds,
+            rto_objective_seconds: record.objectives.rto_seconds,
+            rpo_seconds: record.measured.rpo_seconds,
+            rpo_objective_seconds: record.objectives.rpo_seconds,
+        }
+    }
 }
 
 impl Status {
@@ -217,6 +258,7 @@ impl BackupLine {
             verified: Repository::verified(&record.checks, VerifyLevel::Content).map(|c| (c.at, c.verdict)),
             findings: Repository::open_findings(&record.checks).len(),
             proven: proven(record),
+            drilled: drilled(record),
             note: record.damaged.clone().or_else(|| (state == "suspect").then(|| losses_text(&m.losses))),
             ..Self::unknown(&m.source, &m.id)
         }
@@ -234,6 +276,21 @@ pub async fn status<'p>(
     configured: &[SourceSettings],
     policy: impl Fn(&SourceName) -> &'p RetentionPolicy,
 ) -> Result<Status> {
+    let drills = repository.drills().await?;
+    let mut sources = Vec::new();
+    for_each_source(ctx, repository, settings, configured, policy, |status, _| sources.push(status)).await?;
+    Ok(Status::new(ctx, repository, settings, sources, &drills))
+}
+
+/// Looks at one source after the other: its history does not outlive the call.
+pub(crate) async fn for_each_source<'p>(
+    ctx: &Context,
+    repository: &Repository,
+    settings: &RepositorySettings,
+    configured: &[SourceSettings],
+    policy: impl Fn(&SourceName) -> &'p RetentionPolicy,
+    mut each: impl FnMut(SourceStatus, &History),
+) -> Result<()> {
     let there = repository.sources().await?;
     // The databases of a server are sources of their own; the server is one only while nothing of it was backed up.
     let begun = |s: &SourceSettings| there.iter().any(|t| s.has_database(t));
@@ -242,15 +299,42 @@ pub async fn status<'p>(
     names.sort();
     names.dedup();
     let replicas = Replicas::open(&settings.replicas).await;
-    let (now, mut sources) = (ctx.clock.now(), Vec::new());
+    let now = ctx.clock.now();
     for name in names {
         let history = repository.history(&name).await?;
         let lags = replicas.lags(repository, &name, &history, policy(&name), now).await;
-        sources.push(SourceStatus::new(name.clone(), &history, lags, SourceSettings::of(configured, &name), policy(&name), now));
+        let of = SourceSettings::of(configured, &name);
+        each(SourceStatus::new(name.clone(), &history, lags, of, policy(&name), now), &history);
     }
-    let disk = repository.store().space().map(|(free, total)| Disk { free, total });
-    let alarms = disk.and_then(|d| alarms::disk(d.free, d.total, settings.disk_levels)).into_iter().collect();
-    Ok(Status { at: now, sources, disk, alarms })
+    Ok(())
+}
+
+impl Status {
+    /// Puts together what was seen of all sources and of the drills.
+    pub(crate) fn new(
+        ctx: &Context,
+        repository: &Repository,
+        settings: &RepositorySettings,
+        sources: Vec<SourceStatus>,
+        drills: &DrillChain,
+    ) -> Self {
+        let disk = repository.store().space().map(|(free, total)| Disk { free, total });
+        let mut alarms: Vec<Alarm> = disk.and_then(|d| alarms::disk(d.free, d.total, settings.disk_levels)).into_iter().collect();
+        let mut newest: BTreeMap<&str, &DrillRecord> = BTreeMap::new();
+        for stored in &drills.records {
+            newest.insert(&stored.record.drill, &stored.record);
+        }
+        for record in newest.values().filter(|r| r.verdict != Verdict::Passed) {
+            let first = record.all_findings().next().map(|(_, f)| format!(": {f}")).unwrap_or_default();
+            let severity = if record.verdict == Verdict::Failed { Severity::Critical } else { Severity::Warning };
+            alarms.push(Alarm::new(severity, format!("drill {} {}{first}", record.drill, record.verdict.as_str())));
+        }
+        for broken in &drills.broken {
+            alarms.push(Alarm::new(Severity::Critical, format!("drill record {}: {}", broken.number, broken.reason)));
+        }
+        let drills = newest.values().map(|r| DrillStatus::of(r)).collect();
+        Self { at: ctx.clock.now(), sources, drills, disk, alarms }
+    }
 }
 
 impl SourceStatus {
@@ -299,6 +383,7 @@ impl SourceStatus {
             newest: committed.last().cloned(),
             newest_verified: start_of(committed.iter().rev().find(verified)),
             newest_proven: start_of(committed.iter().rev().find(|l| l.proven.is_some())),
+            drilled: history.records.iter().filter_map(drilled).max(),
             tiers,
             not_good,
             held: committed.iter().filter(|l| l.hold.is_some()).count(),
@@ -362,12 +447,17 @@ impl SourceStatus {
 }
 
 /// When it became proven: verified by content, and every row confirmed by the source's own fingerprint.
-fn proven(record: &BackupRecord) -> Option<Timestamp> {
+pub(crate) fn proven(record: &BackupRecord) -> Option<Timestamp> {
     // Only Postgres computes the fingerprint in the transaction that is read.
     let matched = record.manifest.postgres()?.datasets.iter().all(|d| d.source_match.is_some_and(|m| m.whole));
     let check = Repository::verified(&record.checks, VerifyLevel::Content).filter(|c| c.verdict == Verdict::Passed);
     let whole = record.damaged.is_none() && Repository::open_findings(&record.checks).is_empty();
     check.filter(|_| matched && whole).map(|c| c.at)
+}
+
+/// When all of it was last restored in a drill, and equal.
+fn drilled(record: &BackupRecord) -> Option<Timestamp> {
+    record.drills.iter().rev().find(|d| d.whole && d.verdict == Verdict::Passed).map(|d| d.at)
 }
 
 fn losses_text(losses: &[Loss]) -> String {

@@ -7,6 +7,7 @@ mod archive;
 mod change;
 mod clock;
 mod digest;
+mod drill;
 mod error;
 mod events;
 mod fingerprint;
@@ -23,6 +24,10 @@ pub use archive::{UnitEvent, UnitPlan, UnitState};
 pub use change::{Acceptance, ChangeToken, Loss, LossUnit, RowVersions, SourceMatch};
 pub use clock::{Clock, FixedClock, SystemClock, Timestamp, civil};
 pub use digest::{Sha256Digest, Sha256Hasher};
+pub use drill::{
+    DefinitionsByTable, DrillCheck, DrillEvent, DrillItem, DrillLink, DrillRecord, DrillScope, Estimate, Incident, Measured,
+    MeasuredRpo, Objectives, Runbook,
+};
 pub use error::{ErrorClass, Explain};
 pub use events::{
     Ability, AbortRecord, Capabilities, CheckEvent, FateRecord, FateState, Finding, FindingKind, HoldRecord, HoldState, Intent,

@@ -19,8 +19,8 @@ pub use head::{ManifestForm, ManifestHead, ObjectSize, ServerHead};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Algorithm, BackupId, ChangeToken, Fingerprint, Loss, Operator, PgType, Profile, QualifiedName, ReplicaOf, Sha256Digest,
-    SourceMatch, SourceName, Timestamp, Tool,
+    Algorithm, BackupId, ChangeToken, DefinitionsByTable, Fingerprint, Loss, Operator, PgType, Profile, QualifiedName, ReplicaOf,
+    Sha256Digest, SourceMatch, SourceName, Timestamp, Tool,
 };
 
 /// The format version that this code writes, and the newest that it reads.
@@ -139,6 +139,10 @@ pub struct PostgresContent {
     pub large_objects: Vec<LargeObjects>,
     /// Roles that own or are granted something in it.
     pub roles: Vec<String>,
+    /// Indexes, keys, checks, triggers, policies and rules of each table, with the digests of their definitions, as the source's
+    /// catalogs have them: what a restore is compared with. None in older manifests and of archived partitions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definitions: Option<DefinitionsByTable>,
     /// The files beside the manifest.
     pub files: Files,
     /// Major version of the pg_dump that wrote `schema.dump`: its pg_restore must not be older.
@@ -252,7 +256,7 @@ pub(crate) fn with_digest(value: &impl Serialize) -> Result<Vec<u8>, serde_json:
 }
 
 /// Returns the bytes that the last line vouches for.
-fn checked_body(bytes: &[u8]) -> Result<&[u8], ManifestError> {
+pub(crate) fn checked_body(bytes: &[u8]) -> Result<&[u8], ManifestError> {
     let line_len = "sha256:".len() + 64 + 1;
     let split = bytes.len().checked_sub(line_len).ok_or(ManifestError::Digest)?;
     let (body, line) = bytes.split_at(split);

@@ -130,6 +130,21 @@ impl ConnInfo {
         format!("{}@{}/{}", self.user, hosts.join(","), self.database)
     }
 
+    /// Returns a connection over the socket in a folder, without a password.
+    #[must_use]
+    pub fn on_socket(folder: &Path, user: &str, database: &str) -> Self {
+        Self {
+            hosts: vec![(folder.display().to_string(), 5432)],
+            user: user.to_owned(),
+            database: database.to_owned(),
+            password: None,
+            ssl_mode: SslMode::Disable,
+            ssl_root_cert: None,
+            target_session_attrs: "any".into(),
+            connect_timeout: 10,
+        }
+    }
+
     /// Returns the same connection to another database.
     #[must_use]
     pub fn with_database(&self, database: &str) -> Self {

@@ -237,6 +237,14 @@ pub enum PgError {
         /// Last lines of its error output.
         stderr: String,
     },
+    /// A throw-away server did not come up, or died.
+    #[error("the scratch server in {} did not run: {reason}", folder.display())]
+    Scratch {
+        /// Its folder.
+        folder: std::path::PathBuf,
+        /// Why, in its own words.
+        reason: String,
+    },
     /// A name is not valid.
     #[error(transparent)]
     Name(#[from] IdError),
@@ -301,6 +309,7 @@ impl Explain for PgError {
             Self::CannotHold { .. } => "DOZO-E2125",
             Self::RowTooLarge { .. } => "DOZO-E2126",
             Self::Unreadable { .. } => "DOZO-E2127",
+            Self::Scratch { .. } => "DOZO-E2128",
         }
     }
 
@@ -326,6 +335,7 @@ impl Explain for PgError {
                                          exclude = [\"schema.table\"]"
                 .into(),
             Self::Wire { .. } => "leave the table out with exclude = [\"schema.table\"], and please report this".into(),
+            Self::Scratch { .. } => "look at its last words above; server-programs, run-as and folder of the drill say how it is made".into(),
             Self::Tool { .. } => "install the client package of the server's version, or set pg-tools".into(),
             Self::MergeDiffers { .. } => "restore beside it with --beside, and compare".into(),
             Self::NotEmpty { .. } => "use --existing append or replace".into(),

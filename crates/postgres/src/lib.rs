@@ -7,6 +7,7 @@
 //! rows per worker.
 
 mod archive;
+mod canary;
 mod chunks;
 mod codec;
 mod compare;
@@ -20,12 +21,14 @@ mod error;
 mod framed;
 mod grants;
 mod inspect;
+mod inventory;
 mod large;
 mod loader;
 mod merge;
 mod printed;
 mod reader;
 mod rewrite;
+mod scratch;
 mod script;
 mod session;
 mod shape;
@@ -47,6 +50,9 @@ pub use archive::{
     obstacles, oid_of, own_keys_of, partman_manages, place_of, prepare_ledger, referring_rows, restore_is_open, rows_outside,
     rows_where, tables_of, tree, try_run_lock,
 };
+pub use canary::{
+    ask, canary_name, comment_database, commented_databases, cut_off, drop_database, make_roles, newest, write_canary,
+};
 pub use chunks::{ChunkLimits, Piece, Planned, Unit, plan_units};
 pub use codec::{EXACT_COLUMN, RowDecoder, RowEncoder, WireError, arrow_schema, tuple_texts};
 pub use compare::{KeyedRow, bucket_of};
@@ -62,6 +68,7 @@ pub use inspect::{
     DatabaseInfo, SequenceInfo, TableInfo, databases, dependents, materialized_views, partition_keys, primary_keys, roles,
     sequence_values, sequences, tables, visible_user_mappings,
 };
+pub use inventory::{lacking, table_definitions};
 pub use large::{
     LARGE_OBJECT_PIECE, LargeObjectCensus, large_object_columns, large_object_statements, large_objects, large_objects_name,
 };
@@ -70,6 +77,7 @@ pub use merge::{LiveTable, MergeMode, MergeTable, Merged};
 pub use printed::{LEAST_INTERVAL, PrintedRows};
 pub use reader::{LockedTable, RowSource, SnapshotWorker, TextReader};
 pub use rewrite::{Renames, rewrite_entry};
+pub use scratch::{Scratch, ScratchOptions, ServerPrograms, ServerUser, end_server_of};
 pub use script::{Entry, SchemaScript, Section};
 pub use session::{ServerFacts, Session};
 pub use shape::{key_range, shape_digest};
@@ -79,6 +87,6 @@ pub use sql::{
 };
 pub use target::{RestoreTarget, TargetState, TargetTable};
 pub use token::{TokenShape, token_shapes};
-pub use tools::{PgTools, ToolChoice};
+pub use tools::{ClientEnvironment, PgTools, ToolChoice};
 pub use types::{TypeCatalog, TypeOptions, columns};
 pub use watch::{Replica, Waiting, replicas, waiting_behind};

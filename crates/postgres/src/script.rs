@@ -162,11 +162,17 @@ impl SchemaScript {
             for entry in self.entries.iter().filter(|e| {
                 !is_relation(e) && !matches!(e.kind.as_str(), "FUNCTION" | "PROCEDURE" | "PUBLICATION TABLE" | "EVENT TRIGGER")
             }) {
+                // The index of a partition names those of the tables above it: those are here if their tables are.
+                let is_index = |e: &Entry| matches!(e.kind.as_str(), "INDEX" | "CONSTRAINT");
+                let of_index = is_index(entry) || entry.kind == "INDEX ATTACH";
+                let goes_with_table = |n: &u32| of_index && by_id.get(n).is_some_and(|e| is_index(e));
                 let relations_ok = entry.needs.iter().all(|n| {
                     chosen.contains(n)
+                        || goes_with_table(n)
                         || by_id.get(n).is_none_or(|e| !is_relation(e) && !belongs_to_other_table(e, &by_id, &chosen))
                 });
-                let attaches = entry.kind.ends_with(" ATTACH") && !entry.needs.iter().all(|n| chosen.contains(n));
+                let attaches =
+                    entry.kind.ends_with(" ATTACH") && !entry.needs.iter().all(|n| chosen.contains(n) || goes_with_table(n));
                 if relations_ok && !attaches && entry.needs.iter().any(|n| chosen.contains(n)) {
                     chosen.insert(entry.id);
                 }

@@ -37,7 +37,7 @@ pub struct PgTools {
 }
 
 /// Where packages put one folder per major version.
-fn usual_folders() -> Vec<PathBuf> {
+pub(crate) fn usual_folders() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = std::env::var_os("PATH").map(|p| std::env::split_paths(&p).collect()).unwrap_or_default();
     for (parent, inner) in
         [("/usr/lib/postgresql", "bin"), ("/usr/local/pgsql", "bin"), ("/opt/homebrew/opt", "bin"), ("/usr", "bin")]
@@ -96,6 +96,12 @@ impl PgTools {
     #[must_use]
     pub fn location(&self) -> String {
         self.folder.as_ref().map_or_else(|| self.prefix.join(" "), |f| f.display().to_string())
+    }
+
+    /// Returns the folder of the programs, where they are on this machine.
+    #[must_use]
+    pub fn folder(&self) -> Option<PathBuf> {
+        self.folder.clone()
     }
 
     fn command(&self, program: &str) -> (Command, String) {
@@ -258,6 +264,44 @@ impl PgTools {
         let mut args = args.to_vec();
         args.push(format!("--database={}", info.database));
         self.run("pg_dumpall", &args, Some(info), None).await
+    }
+}
+
+/// What a client program that is not ours needs in its environment to connect: no secret stands in its arguments.
+#[derive(Debug)]
+pub struct ClientEnvironment {
+    /// Variables of libpq, and `DATABASE_URL` without a password.
+    pub variables: Vec<(String, String)>,
+    /// Goes when this does.
+    _passfile: Option<tempfile::NamedTempFile>,
+}
+
+impl ClientEnvironment {
+    /// Describes a connection.
+    ///
+    /// # Errors
+    /// When the file with the password cannot be written.
+    pub fn of(info: &ConnInfo) -> std::io::Result<Self> {
+        let (host, port) = info.hosts.first().cloned().unwrap_or_default();
+        let encoded = |text: &str| {
+            let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+            text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect::<String>()
+        };
+        let url = format!("postgresql://{}@{}:{port}/{}", encoded(&info.user), encoded(&host), encoded(&info.database));
+        let mut variables: Vec<(String, String)> = [
+            ("PGHOST", host),
+            ("PGPORT", port.to_string()),
+            ("PGUSER", info.user.clone()),
+            ("PGDATABASE", info.database.clone()),
+            ("PGSSLMODE", info.ssl_mode.as_str().to_owned()),
+            ("DATABASE_URL", url),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec();
+        variables.extend(info.ssl_root_cert.iter().map(|cert| ("PGSSLROOTCERT".to_owned(), cert.clone())));
+        let passfile = info.password.as_deref().map(write_passfile).transpose()?;
+        variables.extend(passfile.as_ref().map(|f| ("PGPASSFILE".to_owned(), f.path().display().to_string())));
+        Ok(Self { variables, _passfile: passfile })
     }
 }
 

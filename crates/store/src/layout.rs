@@ -20,6 +20,8 @@ impl Layout {
     pub const ARCHIVE: &'static str = "archive";
     /// Folder of all leases.
     pub const LEASES: &'static str = "leases";
+    /// Folder of the records of drills.
+    pub const DRILLS: &'static str = "drills";
     /// What the names of data objects end in.
     pub const SUFFIXES: [&'static str; 9] =
         ["parquet", "csv.gz", "sql.gz", "duckdb.zst", "duckdb.gz", "tar.zst", "tar.gz", "zst", "gz"];
@@ -48,6 +50,18 @@ impl Layout {
     #[must_use]
     pub fn checks(source: &SourceName, id: &BackupId) -> String {
         Self::file(source, id, "checks")
+    }
+
+    /// Folder of the drills that a backup was restored in.
+    #[must_use]
+    pub fn drilled(source: &SourceName, id: &BackupId) -> String {
+        Self::file(source, id, "drills")
+    }
+
+    /// Key of the record of a drill, or of its page; `suffix` is `json` or `html`.
+    #[must_use]
+    pub fn drill(number: u64, suffix: &str) -> String {
+        format!("{}/{number:06}.{suffix}", Self::DRILLS)
     }
 
     /// Folder of the holds of a backup.
@@ -172,13 +186,14 @@ impl Layout {
         let source = parts.get(1).is_some_and(|s| SourceName::parse(s).is_ok());
         match parts.as_slice() {
             [name] => *name == Self::MARKER,
+            [Self::DRILLS, n] => numbered(n, "") || n.strip_suffix(".html").is_some_and(|n| numbered(&format!("{n}.json"), "")),
             [Self::LEASES | Self::SOURCES, _, n] => source && numbered(n, ""),
             [Self::ARCHIVE, _, _, _, "_ledger", unit, _] => source && BackupId::parse(unit).is_ok(),
             [Self::DATA, ..]
             | [Self::ARCHIVE, _, _, _, "_staging" | "v1", _, _]
             | [Self::ARCHIVE, _, _, _, "copy", "v1", _, _] => source && Self::owner(key).is_some(),
             [Self::BACKUPS, _, id, rest @ ..] if source && BackupId::parse(id).is_ok() => match rest {
-                ["checks" | "holds", n] => numbered(n, ""),
+                ["checks" | "holds" | "drills", n] => numbered(n, ""),
                 [name] => {
                     ["intent.json", "manifest.json", "accepted.json"].contains(name)
                         || Self::is_beside(name)

@@ -63,7 +63,15 @@ impl Repository {
     ) -> Result<Option<Timestamp>> {
         let mut facts = Facts::of(history);
         let (holds, checks) = (Vec::new(), Vec::new());
-        let new = BackupRecord { manifest: Box::new(manifest.clone()), checks, accepted: None, holds, mark: None, damaged: None };
+        let new = BackupRecord {
+            manifest: Box::new(manifest.clone()),
+            checks,
+            accepted: None,
+            holds,
+            drills: vec![],
+            mark: None,
+            damaged: None,
+        };
         facts.add(&new);
         let plan = plan(&facts, |_| policy, now);
         let verdict = plan.backups.iter().find(|v| v.id == manifest.id);

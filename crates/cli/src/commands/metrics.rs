@@ -2,20 +2,27 @@
 
 use std::fmt::Write;
 
-use dozo_engine::{SourceStatus, Status, tool};
+use dozo_engine::{DrillStatus, SourceStatus, Status, tool};
 use dozo_model::{Severity, Timestamp};
 
 /// Metrics of each source: name, help, value.
 type Gauge = (&'static str, &'static str, fn(&SourceStatus) -> Option<f64>);
 
+/// Metrics of each drill, as [`Gauge`].
+type DrillGauge = (&'static str, &'static str, fn(&DrillStatus) -> Option<f64>);
+
 #[expect(clippy::cast_precision_loss, reason = "bytes and counts of backups fit")]
-const SOURCE: [Gauge; 13] = [
+const SOURCE: [Gauge; 15] = [
     ("backups", "Committed backups.", |s| Some(s.backups as f64)),
     ("newest_timestamp_seconds", "Start of the newest committed backup.", |s| at(s.newest.as_ref()?.started)),
     ("newest_good_timestamp_seconds", "Start of the newest good backup.", |s| at(s.newest_good.as_ref()?.started)),
     ("verified_timestamp_seconds", "Start of the newest backup whose content was verified.", |s| at(s.newest_verified)),
     ("proven_timestamp_seconds", "Start of the newest backup that was verified and matched with its source.", |s| {
         at(s.newest_proven)
+    }),
+    ("drilled_timestamp_seconds", "When a backup was last restored as a whole in a drill, and equal.", |s| at(s.drilled)),
+    ("rpo_seconds", "Age of the newest good backup: what would be lost now.", |s| {
+        s.newest_good.as_ref()?.age_seconds.map(|n| n as f64)
     }),
     ("stored_bytes", "Bytes of all objects that committed backups need.", |s| Some(s.bytes as f64)),
     ("rows", "Rows of the newest committed backup.", |s| Some(s.newest.as_ref()?.rows as f64)),
@@ -78,6 +85,21 @@ pub(super) fn render(status: &Status) -> String {
     family("replica_missing_backups", "Backups that a replica lacks.", missing.collect());
     let lag = replicas.iter().filter_map(|pair| Some((of(pair), pair.1.lag_seconds? as f64)));
     family("replica_lag_seconds", "Seconds between the newest backup and the newest that a replica holds.", lag.collect());
+    let of_drill = |d: &DrillStatus| label(&[("drill", &d.drill)]);
+    family("drill_timestamp_seconds", "When the drill last ended.", {
+        status.drills.iter().map(|d| (of_drill(d), d.at.as_second() as f64)).collect()
+    });
+    let verdicts = status.drills.iter().map(|d| (label(&[("drill", &d.drill), ("verdict", d.verdict.as_str())]), 1.0));
+    family("drill_verdict", "Outcome of the last run of the drill.", verdicts.collect());
+    let measured: [DrillGauge; 4] = [
+        ("rto_seconds", "Recovery time that the drill last measured.", |d| d.rto_seconds),
+        ("rto_objective_seconds", "Recovery time objective of the drill.", |d| Some(d.rto_objective_seconds as f64)),
+        ("rpo_seconds", "Age of the newest row that the drill last brought back.", |d| d.rpo_seconds),
+        ("rpo_objective_seconds", "Recovery point objective of the drill.", |d| Some(d.rpo_objective_seconds as f64)),
+    ];
+    for (name, help, value) in measured {
+        family(&format!("drill_{name}"), help, status.drills.iter().filter_map(|d| Some((of_drill(d), value(d)?))).collect());
+    }
     if let Some(disk) = status.disk {
         let kinds = [("free", disk.free), ("total", disk.total)];
         family("repository_disk_bytes", "The repository's disk.", kinds.map(|(k, n)| (label(&[("kind", k)]), n as f64)).to_vec());

@@ -94,6 +94,7 @@ pub(super) async fn run(session: &Session, args: Restore) -> Outcome {
         beside: args.beside,
         lock_timeout: LOCK_TIMEOUT,
         alone: false,
+        cut_off: false,
     };
     if args.plan {
         let plan = preview(&repository, manifest, &target, &options).await?;

@@ -85,7 +85,7 @@ fn row(s: &SourceStatus) -> Vec<String> {
         s.newest_good.as_ref().map_or_else(|| "none".into(), |l| when(l.started)),
         newest.map_or_else(dash, verified),
         when(newest.and_then(|l| l.proven)),
-        when(newest.and_then(|l| l.drilled)),
+        when(s.drilled),
         tiers(s),
         s.next_deletion.as_ref().map_or_else(dash, |g| g.at.strftime("%Y-%m-%d").to_string()),
         replicas(&s.replicas),

@@ -1,6 +1,7 @@
 //! Walks the TOML tree, collects every problem with its line and dotted key, and resolves defaults.
 
 mod archive;
+mod drill;
 mod notify;
 mod retention;
 mod schedule;
@@ -22,10 +23,6 @@ const WORKERS_MAX: usize = 4;
 const MIN_FREE: Percent = Percent(20);
 /// Percent of the repository's disk in use at which people are told, warned, alarmed.
 const DISK_LEVELS: [u8; 3] = [70, 80, 85];
-
-/// Tables of the configuration's agreed shape that this version does not act upon. They are refused: a retention policy that
-/// is accepted and ignored would be worse than none.
-const LATER: [&str; 1] = ["drill"];
 
 pub(super) struct Reader<'t> {
     text: &'t str,
@@ -77,6 +74,7 @@ impl<'t> Reader<'t> {
             }
         }
         let archives = reader.archives(&mut root, &sources, named_zone.as_deref());
+        let drills = reader.drills(&mut root, &sources, &archives);
         let (schedule, prices) = (reader.schedule(&mut root, &time_zone), reader.prices(&mut root));
         let (receivers, contacts) = (reader.receivers(&mut root), reader.contacts(&mut root));
         reader.no_more(&root);
@@ -86,6 +84,7 @@ impl<'t> Reader<'t> {
                 repository,
                 sources,
                 archives,
+                drills,
                 time_zone,
                 retention,
                 strangers,
@@ -219,9 +218,7 @@ impl<'t> Reader<'t> {
     fn no_more(&mut self, table: &Table<'t>) {
         for (key, line, _) in &table.entries {
             let dotted = Self::dotted(table, key);
-            let later = table.path.is_empty() && LATER.contains(&key.as_str());
-            let reason = if later { "this version does not act upon it yet" } else { "unknown key" };
-            self.problem(*line, &dotted, reason.into());
+            self.problem(*line, &dotted, "unknown key".into());
         }
     }
 

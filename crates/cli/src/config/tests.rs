@@ -18,6 +18,7 @@ fn the_documented_configuration_parses() {
     let source = concat!(
         include_str!("read.rs"),
         include_str!("read/archive.rs"),
+        include_str!("read/drill.rs"),
         include_str!("read/notify.rs"),
         include_str!("read/retention.rs"),
         include_str!("read/schedule.rs"),
@@ -69,11 +70,30 @@ fn every_problem_at_once_with_its_line() {
         "17: retention.min-keep: it must be a number from 1 to 100000",
         "18: retention.monthl: unknown key",
         "13: retention.time-zone: `Tokyo` is not a time zone",
-        "20: drill: this version does not act upon it yet",
+        "20: drill.a: it restores nothing: it needs sources, or archives",
     ] {
         assert!(found.iter().any(|p| p == expected), "{expected}\nin {found:#?}");
     }
     assert_eq!(found.len(), 15, "{found:#?}");
+}
+
+#[test]
+fn drills_name_what_there_is() {
+    let text = "[repository]\nurl = \"file://repo\"\n[source.shop]\nkind = \"postgres\"\nurl = \"file:shop.url\"\nrpo-column = \"orders.at\"\n[drill.a]\nsources = [\"shop\", \"crm\"]\narchives = [\"orders\"]\nserver = \"postgres://u:hunter2@h/d\"\ntables = [\"t\"]\nsample = \"0%\"\nincident = \"all\"\n[[drill.a.check]]\nquery = \"SELECT 1\"\n[[drill.a.check]]\nsource = \"dbt\"\ncommand = [\"true\"]\n";
+    let found = problems(text);
+    for expected in [
+        "6: source.shop.rpo-column: `orders.at` is not schema.table.column",
+        "7: drill.a.sources: `crm` is not a source",
+        "7: drill.a.archives: `orders` is not an archive job",
+        "7: drill.a.server: it is neither scratch nor a database: the URL of u@h:5432/d holds a password",
+        "12: drill.a.sample: it must be above 0",
+        "13: drill.a.incident: `all` is not minor, database or complete",
+        "14: drill.a.check: it needs query and expect, or command",
+        "16: drill.a.check.source: `dbt` is not one of the drill's sources",
+    ] {
+        assert!(found.iter().any(|p| p == expected), "{expected}\nin {found:#?}");
+    }
+    assert_eq!(found.len(), 8, "{found:#?}");
 }
 
 #[test]

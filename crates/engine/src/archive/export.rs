@@ -266,6 +266,7 @@ impl Run<'_> {
             database: DatabaseFacts::default(),
             large_objects: Vec::new(),
             roles: role_names,
+            definitions: None,
             dump_version: self.tools.major,
             files: Files { restore_md: schema_sql.clone(), schema_dump, schema_sql, globals_sql: None, script: None },
         };

@@ -26,7 +26,8 @@ use dozo_model::{
 };
 use dozo_postgres::{
     ConnInfo, Coordinator, LargeObjectCensus, LedgerState, PgTools, ServerFacts, Session, SnapshotWorker, database_facts,
-    large_objects, large_objects_name, ledger_rows, materialized_views, roles, sequence_values, sequences,
+    large_objects, large_objects_name, ledger_rows, materialized_views, roles, sequence_values, sequences, table_definitions,
+    write_canary,
 };
 
 pub(crate) use copier::{Copier, Place};
@@ -43,7 +44,9 @@ use super::frame::{Draft, Frame, Work};
 use super::gate::Gate;
 use super::report::{self, BackupReport, Bottleneck, TableReport};
 use crate::budget::Budget;
+use crate::canary::KEPT;
 use crate::context::{PostgresSettings, SourceSettings};
+use crate::error::chain;
 use crate::{EngineError, Result};
 
 /// How long the WAL of the snapshot may take to be flushed before the backup is committed without change tokens.
@@ -78,6 +81,13 @@ impl<'a> Opened<'a> {
 /// Backs up a database.
 pub(super) async fn run(frame: &Frame<'_>, opened: Opened<'_>) -> Result<BackupReport> {
     let now = frame.ctx.clock.fixed().unwrap_or(opened.facts.now);
+    if opened.settings.canary {
+        match write_canary(&opened.looker, &frame.ctx.operator.host, KEPT).await {
+            Ok(_) => {}
+            // A backup without a fresh canary is better than none.
+            Err(e) => frame.warnings.add(format!("the canary was not written: {}", chain(&e))),
+        }
+    }
     let reuse = Reuse::find(frame.repository, frame.source, &frame.history, &opened.facts, now, frame.options.full).await?;
     let gate = Arc::new(Gate::new(frame.source.rate.map(|r| r.0)));
     if opened.settings.max_replication_lag.is_some() {
@@ -200,6 +210,9 @@ impl Run<'_> {
             view.rows = coordinator.count_rows(&view.name).await?;
         }
         let role_names = roles(coordinator.session()).await?;
+        let tables: BTreeSet<QualifiedName> =
+            plan.tables.iter().map(|t| t.locked.name.clone()).chain(plan.partitioned.iter().map(|p| p.name.clone())).collect();
+        let definitions = table_definitions(coordinator.session(), |name| tables.contains(name)).await?;
         let because: HashMap<QualifiedName, String> = plan
             .tables
             .iter()
@@ -244,6 +257,7 @@ impl Run<'_> {
             database,
             large_objects: large.groups,
             roles: role_names,
+            definitions: Some(definitions),
             dump_version: self.opened.tools.major,
             files: keys,
         };

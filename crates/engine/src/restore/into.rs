@@ -11,7 +11,10 @@ use dozo_model::{ErrorClass, Explain, Fingerprint, Manifest, PostgresContent, Qu
 use dozo_postgres::{LiveTable, MergeMode, MergeTable, RestoreTarget};
 
 use super::plan::{PlannedDataset, RestorePlan};
-use super::{Completed, Existing, Job, LoadSource, Missing, RestoreOptions, RestoreReport, RestoredTable, load_rows, open_items};
+use super::{
+    Completed, Existing, FetchClock, Job, LoadSource, Missing, RestoreOptions, RestoreReport, RestoredTable, load_rows,
+    open_items,
+};
 use crate::{EngineError, Result};
 
 /// Tables that get rows: the live table, what is stored for it, and what stands there.
@@ -112,7 +115,7 @@ async fn exchange(job: Job<'_>, plan: &RestorePlan, groups: &[Group], continued:
         let sides: Vec<QualifiedName> = loads.iter().map(|d| d.target.clone()).collect();
         let sides = target.tables(&sides).await?;
         let items = open_items(&loads, &sides, &done, &mut complete)?;
-        let source = LoadSource { datasets: &loads, tables: &sides, objects: &plan.objects };
+        let source = LoadSource { datasets: &loads, tables: &sides, objects: &plan.objects, clock: &FetchClock::default() };
         let _ = load_rows(job, source, items, &mut complete, Missing::Fail).await?;
         seconds.insert("data".to_owned(), stage.elapsed().as_secs_f64());
         let stage = Instant::now();

@@ -164,6 +164,8 @@ impl Verbs {
                 format: TableFormat::default(),
                 formats: Vec::new(),
                 text_only: vec![],
+                canary: false,
+                rpo_column: None,
                 refuse_unknown_encoding: false,
             }),
             include: vec![],
@@ -187,6 +189,7 @@ impl Verbs {
             cancel: CancellationToken::new(),
             operator: Operator { user: "tester".into(), host: "here".into(), arguments: vec![] },
             uploads: TaskTracker::new(),
+            cleanups: TaskTracker::new(),
         };
         Self { ctx, source }
     }

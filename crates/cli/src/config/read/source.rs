@@ -121,6 +121,8 @@ impl<'t> Reader<'t> {
         let databases = self.databases(table, path, line);
         let profile = self.one_of(table, "profile", [("lake", Profile::Lake), ("native", Profile::Native)]);
         let text_only = self.texts(table, "text-only");
+        let canary = self.boolean(table, "canary").unwrap_or(false);
+        let rpo_column = self.rpo_column(table);
         let unknown = self.one_of(table, "unknown-encoding", [("binary", false), ("refuse", true)]);
         Some(PostgresSettings {
             url: url?,
@@ -134,6 +136,8 @@ impl<'t> Reader<'t> {
             format,
             formats,
             text_only,
+            canary,
+            rpo_column,
             refuse_unknown_encoding: unknown,
         })
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dozo_model::{Dataset, LeftOut, Loss, LossUnit, Manifest, QualifiedName};
+use dozo_postgres::canary_name;
 
 use crate::Result;
 use crate::context::SourceSettings;
@@ -23,7 +24,10 @@ pub(super) fn losses(
     let mut trees: BTreeMap<&QualifiedName, Vec<&Dataset>> = BTreeMap::new();
     // What left by the ledger's word is no loss, unless a table of that name is there again.
     let there = |d: &Dataset| now.iter().any(|n| n.name == d.name);
-    let kept = |d: &&Dataset| !left_out.iter().any(|l| l.name == d.name) && (!archived.contains(&d.name) || there(d));
+    // The canary forgets its old rows.
+    let kept = |d: &&Dataset| {
+        d.name != canary_name() && !left_out.iter().any(|l| l.name == d.name) && (!archived.contains(&d.name) || there(d))
+    };
     for dataset in before.datasets().iter().filter(kept) {
         trees.entry(dataset.root.as_ref().unwrap_or(&dataset.name)).or_default().push(dataset);
     }

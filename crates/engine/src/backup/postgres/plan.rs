@@ -9,8 +9,8 @@ use dozo_model::{
 };
 use dozo_postgres::{
     ChunkLimits, Coordinator, LargeObjectCensus, LockedTable, NO_ENCODING, Planned, QUARANTINE, RowSet, SequenceInfo, TableInfo,
-    TokenShape, TypeCatalog, TypeOptions, Unit, columns, key_range, large_object_columns, large_objects_name, partition_keys,
-    plan_units, primary_keys, shape_digest, token_shapes,
+    TokenShape, TypeCatalog, TypeOptions, Unit, canary_name, columns, key_range, large_object_columns, large_objects_name,
+    partition_keys, plan_units, primary_keys, shape_digest, token_shapes,
 };
 
 use super::reuse;
@@ -77,7 +77,9 @@ impl Selection {
         if table.name.schema == QUARANTINE && !self.include.matching(&table.name, None).is_some_and(|p| p.contains(QUARANTINE)) {
             return Choice::Excluded("archived: it waits in quarantine".into());
         }
-        if !self.include.is_empty() && self.include.matching(&table.name, root).is_none() {
+        // A pattern for business tables does not mean that nobody wants to know how fresh a restore is.
+        let canary = table.name == canary_name();
+        if !canary && !self.include.is_empty() && self.include.matching(&table.name, root).is_none() {
             return Choice::Excluded("not included".into());
         }
         if let Some(pattern) = self.exclude.matching(&table.name, root) {

@@ -1,0 +1,404 @@
+//! A database comes back: into a throw-away server, or a new database of a test server; compared, asked, and gone again.
+//!
+//! *Ordering*: room → server → roles → (of an archived partition: the definitions around it) → restore with fingerprints → definitions →
+//! newest row → checks → tear-down, whatever happened before it. *Invariant*: the time to the verified end counts as recovery; what is looked
+//! at afterwards does not.
+
+use std::path::Path;
+use std::time::Instant;
+
+use dozo_catalog::{lives, this_process};
+use dozo_model::{
+    DrillItem, DrillScope, Fingerprint, LeaseHolder, Manifest, MeasuredRpo, QualifiedName, Verdict, human_bytes, human_duration,
+};
+use dozo_postgres::{
+    ConnInfo, PgTools, RestoreTarget, Scratch, ServerPrograms, ServerUser, Session, canary_name, comment_database,
+    commented_databases, drop_database, lacking, make_roles, newest, table_definitions,
+};
+
+use super::choose::{Chosen, known_servers};
+use super::estimate::estimate;
+use super::job::{BackupPick, DrillServer};
+use super::place::MARK;
+use super::{Bench, Draft};
+use crate::context::SourceSettings;
+use crate::restore::{Content, RestoreOptions, RestoreReport, postgres, restore};
+use crate::{EngineError, Result};
+
+/// What the names of databases on test servers begin with.
+const PREFIX: &str = "dozo_drill_";
+/// Name of the database in a throw-away server.
+const DATABASE: &str = "drilled";
+/// Definitions that are named one by one.
+const NAMED: usize = 40;
+/// Room that is left in the folder when a server says that its disk is full.
+const FULL: u64 = 64 << 20;
+
+/// Where a database is restored to.
+pub(super) struct Place {
+    pub(super) info: ConnInfo,
+    /// The throw-away server.
+    scratch: Option<Scratch>,
+    /// Folder of its programs, for `pg_amcheck`.
+    pub(super) programs: Option<std::path::PathBuf>,
+    /// Major version.
+    major: u32,
+}
+
+impl Bench<'_> {
+    /// Restores a database, some of its tables, or an archived partition.
+    ///
+    /// # Errors
+    /// [`EngineError::Cancelled`]. Everything else is in the item.
+    pub(super) async fn database(&self, chosen: &Chosen) -> Result<DrillItem> {
+        let shown = match &self.job.server {
+            DrillServer::Scratch => "scratch server".to_owned(),
+            DrillServer::Test(url) => format!("test server {url}"),
+        };
+        let mut draft = Draft::new(chosen, self.started, shown);
+        let manifest = match (&chosen.manifest, &chosen.not_run) {
+            (Some(manifest), None) => manifest,
+            (_, why) => {
+                let why = why.clone().unwrap_or_else(|| "there is nothing to restore".into());
+                draft.stopped = true;
+                draft.check("backup", Verdict::NotRun, why);
+                return Ok(draft.done());
+            }
+        };
+        let mut place = None;
+        let worked = tokio::select! {
+            biased;
+            () = self.ctx.cancel.cancelled() => Err(EngineError::Cancelled),
+            done = self.steps(&mut draft, chosen, manifest, &mut place) => done,
+        };
+        if let Err(e) = worked {
+            if matches!(e, EngineError::Cancelled) {
+                self.tear_down(place).await;
+                return Err(e);
+            }
+            let died = place.as_mut().and_then(|p| Some(p.scratch.as_mut()?.ended().map(|status| status.to_string())));
+            let error = match (died.flatten(), place.as_ref().and_then(|p| p.scratch.as_ref())) {
+                (Some(status), Some(scratch)) => EngineError::Postgres(scratch.failed(&format!("it died ({status})"))),
+                _ => e,
+            };
+            let full = free(&self.job.folder).filter(|free| *free < FULL && place.as_ref().is_none_or(|p| p.scratch.is_some()));
+            let room = full.map(|free| format!("no room: {} are left in {}", human_bytes(free), self.job.folder.display()));
+            let name = if place.is_none() { "server" } else { "restore" };
+            draft.stop(name, &error, room);
+        }
+        let began = Instant::now();
+        let left = self.tear_down(place).await;
+        draft.phase("teardown", began.elapsed().as_secs_f64());
+        draft.item.not_checked.extend(left);
+        Ok(draft.done())
+    }
+
+    async fn steps(&self, draft: &mut Draft, chosen: &Chosen, manifest: &Manifest, slot: &mut Option<Place>) -> Result<()> {
+        let pg = postgres(manifest)?;
+        let began = Instant::now();
+        let place = self.provision(draft, chosen, manifest).await?;
+        let place = slot.insert(place);
+        let session = Session::connect_as(&place.info.with_database("postgres"), "dozo drill").await?;
+        let own_server = place.scratch.is_some();
+        let mut roles = pg.roles.clone();
+        if let Some(around) = chosen.around.as_deref().and_then(Manifest::postgres) {
+            roles.extend(around.roles.iter().cloned());
+        }
+        if own_server {
+            make_roles(&session, &roles).await?;
+            draft.item.not_checked.push("roles: made by name, without their attributes, memberships and passwords".into());
+        } else {
+            draft.item.not_checked.push("owners and grants: a test server has roles of its own".into());
+        }
+        drop(session);
+        let usual = RestoreOptions {
+            create_db: true,
+            verify: true,
+            no_tablespaces: true,
+            no_owner: !own_server,
+            no_privileges: !own_server,
+            skip_unsupported: true,
+            cut_off: true,
+            workers: self.job.workers,
+            pg_tools: self.tools(chosen),
+            lock_timeout: std::time::Duration::from_secs(10),
+            ..RestoreOptions::default()
+        };
+        if let Some(around) = &chosen.around {
+            let options = RestoreOptions { content: Content::Schema, verify: false, ..usual.clone() };
+            let _ = restore(self.ctx, self.repository, around, &place.info, &options).await?;
+        }
+        draft.phase("provision", began.elapsed().as_secs_f64());
+
+        let partition = chosen.scope == DrillScope::Archive;
+        let options = RestoreOptions {
+            // Names, and no patterns.
+            tables: chosen.names.iter().map(|n| globset::escape(n)).collect(),
+            alone: partition,
+            // Its table may be there again, as a stub.
+            rename: partition.then(|| format!("{PREFIX}partition")),
+            create_db: chosen.around.is_none(),
+            ..usual
+        };
+        let report = restore(self.ctx, self.repository, manifest, &place.info, &options).await?;
+        draft.restored(&report);
+        draft.item.rto_seconds = Some(draft.recovery());
+        draft.item.bytes = chosen.datasets().iter().map(|d| d.bytes_read).sum();
+        for lost in manifest.left_out.iter().filter(|l| l.error) {
+            draft.check("backup", Verdict::Failed, format!("{} is not in it ({})", lost.name, lost.reason));
+        }
+        if chosen.scope == DrillScope::Sample {
+            draft.item.estimate = estimate(pg, &chosen.datasets(), &draft.item.seconds);
+        }
+
+        let began = Instant::now();
+        let session = Session::connect_as(&place.info, "dozo drill").await?;
+        if !partition {
+            self.definitions(draft, chosen, manifest, &session, place.major).await?;
+            self.newest(draft, manifest, &session).await?;
+        }
+        self.checks(draft, place, &session).await?;
+        draft.phase("checks", began.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Makes a server, or a database on the test server.
+    async fn provision(&self, draft: &mut Draft, chosen: &Chosen, manifest: &Manifest) -> Result<Place> {
+        let pg = postgres(manifest)?;
+        match &self.job.server {
+            DrillServer::Scratch => {
+                self.room(chosen)?;
+                let programs = ServerPrograms::find(&self.job.scratch, pg.server.version_num / 10_000).await?;
+                let major = programs.major;
+                if major != pg.server.version_num / 10_000 {
+                    let was = &pg.server.version;
+                    draft.item.not_checked.push(format!("the version: the backup is of {was}, the scratch server of {major}"));
+                }
+                let user = ServerUser::find(&self.job.scratch)?;
+                let folder = self.work.of(self.number);
+                let scratch = Scratch::start(programs, user, &folder, (MARK, self.work.name())).await?;
+                draft.item.place = format!("scratch server {major}");
+                if !scratch.without_network {
+                    let text = "isolation: the system refuses a server without a network; its settings alone keep it apart";
+                    draft.item.not_checked.push(text.into());
+                }
+                let programs = Some(scratch.programs.folder.clone());
+                Ok(Place { info: scratch.info(DATABASE), scratch: Some(scratch), programs, major })
+            }
+            DrillServer::Test(url) => {
+                let info = url.resolve()?;
+                let admin = Session::connect_as(&info, "dozo drill").await?;
+                let facts = admin.facts().await?;
+                let refuse = |why: String| EngineError::Options(format!("{} is not drilled on: {why}", info.target()));
+                let Some(system) = &facts.system_identifier else {
+                    let why = "its system identifier cannot be read, so it cannot be told from a server that backups came from: GRANT EXECUTE ON FUNCTION pg_control_system() TO this role";
+                    return Err(refuse(why.into()));
+                };
+                let known = known_servers(self.repository).await?;
+                let keys = [format!("system {system}"), format!("started {}", facts.postmaster_start)];
+                if let Some(backup) = keys.iter().find_map(|k| known.get(k)) {
+                    return Err(refuse(format!("it is the server that {backup} came from (system identifier {system})")));
+                }
+                for (name, comment) in commented_databases(&admin, PREFIX).await? {
+                    let owner = serde_json::from_str::<LeaseHolder>(&comment);
+                    if owner.is_ok_and(|owner| lives(&owner) == Some(false)) {
+                        drop_database(&admin, &name).await?;
+                    }
+                }
+                let unique = self.work.name().rsplit('-').next().unwrap_or_default();
+                let database = format!("{PREFIX}{unique}_{}", self.number);
+                let own = info.with_database(&database);
+                RestoreTarget::create_database(&own, &pg.server).await?;
+                let owner = serde_json::to_string(&this_process()).map_err(|e| EngineError::Internal(e.to_string()))?;
+                comment_database(&admin, &database, &owner).await?;
+                let major = facts.version_num / 10_000;
+                let programs = PgTools::find(&self.tools(chosen), facts.version_num).await.ok().and_then(|t| t.folder());
+                Ok(Place { info: own, scratch: None, programs, major })
+            }
+        }
+    }
+
+    /// Returns the client programs that the source is configured with.
+    fn tools(&self, chosen: &Chosen) -> dozo_postgres::ToolChoice {
+        let source = SourceSettings::of(self.sources, &chosen.source).and_then(SourceSettings::postgres);
+        source.map(|pg| pg.pg_tools.clone()).unwrap_or_default()
+    }
+
+    /// Makes sure that there is room.
+    pub(super) fn room(&self, chosen: &Chosen) -> Result<()> {
+        let (needed, folder) = (chosen.bytes(), &self.job.folder);
+        match free(folder) {
+            Some(free) if free < needed => Err(EngineError::Folder {
+                folder: folder.clone(),
+                reason: format!("no room: about {} are needed, {} are free", human_bytes(needed), human_bytes(free)),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    async fn tear_down(&self, place: Option<Place>) -> Option<String> {
+        let folder = self.work.of(self.number);
+        let mut left = None;
+        if let Some(place) = place {
+            match place.scratch {
+                Some(scratch) => scratch.stop().await,
+                None => {
+                    let admin = async {
+                        let DrillServer::Test(url) = &self.job.server else { return Ok(()) };
+                        let admin = Session::connect_as(&url.resolve()?, "dozo drill").await?;
+                        drop_database(&admin, &place.info.database).await
+                    };
+                    left = admin.await.err().map(|e: dozo_postgres::PgError| {
+                        format!("teardown: database {} was not dropped: {e}", place.info.database)
+                    });
+                }
+            }
+        }
+        // The next item needs the room; what does not go here goes with the folder of the drill.
+        let _ = crate::workers::blocking(move || Ok(std::fs::remove_dir_all(folder))).await;
+        left
+    }
+
+    /// Compares what belongs to the tables with what the source had.
+    async fn definitions(
+        &self,
+        draft: &mut Draft,
+        chosen: &Chosen,
+        manifest: &Manifest,
+        session: &Session,
+        major: u32,
+    ) -> Result<()> {
+        let name = "definitions";
+        let pg = postgres(manifest)?;
+        let Some(expected) = &pg.definitions else {
+            draft.check(name, Verdict::NotRun, "the backup is of an older dozo, which did not write them down");
+            return Ok(());
+        };
+        let mut expected = expected.clone();
+        let partial = chosen.scope != DrillScope::Database;
+        if partial {
+            let came: Vec<String> = chosen.datasets().iter().map(|d| d.name.to_string()).collect();
+            expected.retain(|table, _| came.contains(table) || chosen.names.contains(table));
+        }
+        let same = major == pg.server.version_num / 10_000;
+        let found = table_definitions(session, |_| true).await?;
+        let missing = lacking(&expected, &found, partial, same);
+        let count: usize = expected.values().map(std::collections::BTreeMap::len).sum();
+        for one in missing.iter().take(NAMED) {
+            draft.check(name, Verdict::Failed, one.clone());
+        }
+        if let Some(more) = missing.len().checked_sub(NAMED).filter(|n| *n > 0) {
+            draft.check(name, Verdict::Failed, format!("{more} more are missing, or others"));
+        }
+        if missing.is_empty() {
+            let what = if same { "by name and definition" } else { "by name" };
+            let only = if partial { ", but for keys to other tables and triggers" } else { "" };
+            draft.check(
+                name,
+                Verdict::Passed,
+                format!("{count} indexes, keys, checks, triggers, policies and rules {what}{only}"),
+            );
+        }
+        draft.item.not_checked.push("views, functions and types: made without an error, not compared".into());
+        Ok(())
+    }
+
+    /// Looks how fresh the rows are.
+    async fn newest(&self, draft: &mut Draft, manifest: &Manifest, session: &Session) -> Result<()> {
+        let name = "newest row";
+        let settings = SourceSettings::of(self.sources, &manifest.source).and_then(SourceSettings::postgres);
+        let column = settings.and_then(|pg| pg.rpo_column.clone());
+        let (from, table, column) = match column {
+            Some((table, column)) => (format!("{table}.{column}"), table, column),
+            None => ("canary".to_owned(), canary_name(), "at".to_owned()),
+        };
+        let canary = from == "canary";
+        let there = |t: &QualifiedName| manifest.datasets().iter().any(|d| &d.name == t || d.root.as_ref() == Some(t));
+        let newest = if there(&table) { newest(session, &table, &column).await? } else { None };
+        let Some(newest) = newest else {
+            let why = if canary {
+                "there is no canary in the backup (dozo canary, or rpo-column of the source): only the age of the backup is known"
+            } else {
+                "no row of it came back: only the age of the backup is known"
+            };
+            draft.check(name, Verdict::NotRun, format!("{from}: {why}"));
+            return Ok(());
+        };
+        #[expect(clippy::cast_precision_loss, reason = "seconds of an age")]
+        let since = |t: dozo_model::Timestamp| t.duration_since(newest).as_millis() as f64 / 1000.0;
+        let (seconds, before) = (since(self.started), since(manifest.started));
+        draft.item.rpo = Some(MeasuredRpo { from: from.clone(), newest, seconds, before_backup_seconds: before });
+        let human = |s: f64| human_duration(std::time::Duration::from_secs_f64(s.max(0.0)));
+        if canary && before > self.job.canary_max_age.as_secs_f64() {
+            let most = human_duration(self.job.canary_max_age);
+            let text = format!(
+                "stale canary: when the backup was made nobody had written one for {} (more than {most}): does `dozo canary` still run?",
+                human(before)
+            );
+            draft.check(name, Verdict::Failed, text);
+        } else {
+            let old = if self.job.backup == BackupPick::Latest { format!(", {} old", human(seconds)) } else { String::new() };
+            draft.check(name, Verdict::Passed, format!("{from}: {}{old}", newest.strftime("%Y-%m-%d %H:%M:%SZ")));
+        }
+        Ok(())
+    }
+}
+
+impl Draft {
+    /// Seconds from the first step to the verified end.
+    fn recovery(&self) -> f64 {
+        ["provision", "schema", "fetch", "load", "index", "recover", "verify"]
+            .iter()
+            .filter_map(|phase| self.item.seconds.get(*phase))
+            .sum()
+    }
+
+    /// Takes over what a restore told.
+    fn restored(&mut self, report: &RestoreReport) {
+        let took = |stage: &str| report.seconds.get(stage).copied().unwrap_or(0.0);
+        self.phase("schema", took("prepare") + took("schema"));
+        self.phase("fetch", took("fetch"));
+        self.phase("load", took("data") - took("fetch"));
+        self.phase("index", took("post-data"));
+        self.phase("verify", took("verify"));
+        let differing: Vec<_> = report.tables.iter().filter(|t| t.verdict == "differs").collect();
+        for table in &differing {
+            let found = table.found.map_or_else(|| "a table of another shape".to_owned(), |f| f.to_string());
+            let text = format!("{} holds {found} instead of {}", table.restored_as, table.expected);
+            self.check("fingerprint", Verdict::Failed, text);
+        }
+        let unknown: Vec<&str> = report.tables.iter().filter(|t| t.verdict == "not run").map(|t| t.table.as_str()).collect();
+        if !unknown.is_empty() {
+            self.stopped = true;
+            self.check("fingerprint", Verdict::NotRun, format!("it could not be computed of {}", unknown.join(", ")));
+        }
+        let equal = report.tables.iter().filter(|t| t.verdict == "equal").count();
+        self.item.restored = report.tables.len() as u64;
+        self.item.equal = equal as u64;
+        self.item.rows = report.rows;
+        // Sums of one algorithm add up; of a mixed backup the record has the manifest's digest.
+        let found: Vec<Fingerprint> = report.tables.iter().filter_map(|t| t.found).collect();
+        let one = found.first().is_some_and(|f| found.iter().all(|o| o.algorithm == f.algorithm));
+        self.item.fingerprint = one.then(|| found.into_iter().sum());
+        if equal == report.tables.len() && equal > 0 {
+            let text =
+                format!("row count and fingerprint of all {equal} tables equal the manifest, by SQL in the restored database");
+            self.check("fingerprint", Verdict::Passed, text);
+        }
+        // What the server lacks was left out, so it was not rehearsed.
+        let (left, others): (Vec<&String>, Vec<&String>) = report.warnings.iter().partition(|w| w.starts_with("left out "));
+        if !left.is_empty() {
+            self.stopped = true;
+            for one in left {
+                self.check("definitions", Verdict::NotRun, one.clone());
+            }
+        }
+        self.item.not_checked.extend(others.into_iter().filter(|w| !w.starts_with("the backup is partial")).cloned());
+    }
+}
+
+/// Returns the free bytes of the disk of a folder.
+fn free(folder: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
