@@ -39,6 +39,7 @@ mod retention;
 mod reuse;
 mod rotate;
 mod roundtrip;
+mod runbooks;
 mod schedule;
 mod sql;
 mod status;

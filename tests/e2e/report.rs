@@ -161,12 +161,12 @@ fn a_year_of_twenty_sources_is_small() {
     assert!(text.matches("<title>2026-").count() > 5_000, "days with their tiers");
     assert!(text.contains("objective missed: &lt;b&gt;it&lt;/b&gt;"), "what comes from outside is escaped");
     if nightly() {
-        in_a_browser(&dozo, &page);
+        println!("{}", in_a_browser(&dozo, &page).join("\n"));
     }
 }
 
 /// Opens pages in headless Chromium, at two widths, light, dark and printed: everything is drawn, nothing is asked for, nothing complains.
-fn in_a_browser(dozo: &Dozo, year: &Path) {
+fn in_a_browser(dozo: &Dozo, year: &Path) -> Vec<String> {
     let certificate = dozo.folder.path().join("certificate.html");
     let _ = dozo.run(&["report", "--drill", "30", "--lang", "ja", "-o", "certificate.html"]).exits(0);
     let pictures = std::env::var_os("DOZO_PICTURES").map_or_else(|| dozo.folder.path().to_owned(), Into::into);
@@ -223,8 +223,9 @@ print(json.dumps(found))
     let found: Value = serde_json::from_slice(&out.stdout).unwrap();
     let all = found.as_array().unwrap();
     assert_eq!(all.len(), 10);
+    let mut lines = Vec::new();
     for one in all {
-        println!("{} {} {}: {} ms", one["page"], one["width"], one["scheme"], one["load_ms"]);
+        lines.push(format!("{} {} {}: {} ms", one["page"], one["width"], one["scheme"], one["load_ms"]));
         assert_eq!(one["errors"], json!([]), "{one:#}");
         assert_eq!(one["urls"].as_array().unwrap().len(), 1, "only the page itself: {one:#}");
         assert!(one["load_ms"].as_f64().unwrap() < 1000.0, "{one:#}");
@@ -248,4 +249,5 @@ print(json.dumps(found))
     // The colours of lines follow the page.
     let line = |scheme: &str| all.iter().find(|o| o["scheme"] == scheme && o["page"] == "year.html").unwrap()["line"].clone();
     assert_ne!(line("light"), line("dark"));
+    lines
 }
