@@ -28,7 +28,7 @@ pub(crate) fn with_drill(dozo: &Dozo, name: &str, folder: &Path, keys: &str) {
     dozo.reconfigure(|text| format!("{text}\n[drill.{name}]\n{sources}folder = \"{}\"\n{keys}\n", folder.display()));
 }
 
-fn small(name: &str) -> Database<'static> {
+pub(crate) fn small(name: &str) -> Database<'static> {
     let database = shared(15).database(name);
     database.psql(
         "CREATE TABLE kinds (id int PRIMARY KEY, name text UNIQUE);
@@ -58,23 +58,23 @@ pub(crate) fn left(folder: &Path) -> Vec<String> {
     found
 }
 
-fn drill(dozo: &Dozo, name: &str, code: i32) -> Value {
+pub(crate) fn drill(dozo: &Dozo, name: &str, code: i32) -> Value {
     let run = dozo.run(&["--json", "drill", name]).exits(code);
     run.json()[0]["record"].clone()
 }
 
-fn strings(value: &Value) -> Vec<&str> {
+pub(crate) fn strings(value: &Value) -> Vec<&str> {
     value.as_array().map(|a| a.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
 }
 
 /// Every finding of a record, in one text.
-fn findings(record: &Value) -> String {
+pub(crate) fn findings(record: &Value) -> String {
     let own = strings(&record["findings"]).join("\n");
     let items = record["items"].as_array().unwrap().iter().map(|i| strings(&i["findings"]).join("\n"));
     items.chain([own]).collect::<Vec<_>>().join("\n")
 }
 
-fn check<'v>(item: &'v Value, name: &str) -> &'v Value {
+pub(crate) fn check<'v>(item: &'v Value, name: &str) -> &'v Value {
     let all = item["checks"].as_array().unwrap();
     all.iter().find(|c| c["name"] == name).unwrap_or_else(|| panic!("{name} in {item:#}"))
 }
@@ -257,6 +257,15 @@ fn a_missing_index_is_named() {
     ] {
         assert!(found.contains(expected), "{expected} in {found}");
     }
+    // Dropped at the source: the backup says what the source has, and whoever runs the drill is told what it had.
+    let _ = dozo.backup();
+    let run = dozo.run(&["drill", "all"]).exits(0);
+    assert!(
+        run.stderr.contains(&format!("warning: shop: index things_kind of public.things is missing: it was in shop@{id}")),
+        "{}",
+        run.stderr
+    );
+    dozo.reconfigure(|t| t.replacen("[drill.part]", "[drill.part]\nbackup = \"oldest\"", 1));
     let found = findings(&drill(&dozo, "part", 3));
     assert!(found.contains("index things_kind of public.things is missing") && !found.contains("foreign key"), "{found}");
 }
@@ -387,39 +396,6 @@ fn no_room_is_said_and_not_green() {
     let unmounted = Command::new("umount").arg(&disk).status().unwrap();
     assert!(unmounted.success());
     assert!(said.contains("no room: about") && said.contains("are free"), "{said}");
-}
-
-/// A new database on another server, gone afterwards; never on a server that backups came from.
-#[test]
-fn a_test_server_by_url() {
-    let production = small("drill_url");
-    let mut dozo = Dozo::new(&production, Place::Local);
-    let test = Cluster::start(17, &ClusterOptions::default());
-    dozo.set("TEST_URL", &test.url("postgres", "postgres"));
-    dozo.set("PROD_URL", &production.cluster.url("postgres", "postgres"));
-    let arena = arena();
-    with_drill(&dozo, "test", arena.path(), "server = \"env:TEST_URL\"\nsample = \"50%\"");
-    with_drill(&dozo, "prod", arena.path(), "server = \"env:PROD_URL\"");
-    let _ = dozo.backup();
-    let plan = dozo.run(&["drill", "--plan", "test"]).exits(0).stdout;
-    assert!(plan.contains("connects to env:TEST_URL, and to no source"), "{plan}");
-    let record = drill(&dozo, "test", 0);
-    assert_eq!(record["items"][0]["place"], "test server env:TEST_URL");
-    assert!(record["items"][0]["estimate"]["seconds"].as_f64().unwrap() > 0.0);
-    let databases =
-        |c: &Cluster| c.psql("postgres", "SELECT string_agg(datname, ',') FROM pg_database WHERE datname LIKE 'dozo_drill%'");
-    assert_eq!(databases(&test), "");
-    // One that a killed run has left goes; one of somebody else's stays.
-    test.psql(
-        "postgres",
-        "CREATE DATABASE dozo_drill_old_0; COMMENT ON DATABASE dozo_drill_old_0 IS '{\"host\":\"elsewhere\",\"boot-id\":\"b\",\"pid-namespace\":\"p\",\"pid\":1,\"pid-start\":1}'",
-    );
-    let _ = drill(&dozo, "test", 0);
-    assert_eq!(databases(&test), "dozo_drill_old_0");
-    let record = drill(&dozo, "prod", 6);
-    let said = check(&record["items"][0], "server")["detail"].as_str().unwrap().to_owned();
-    assert!(said.contains("it is the server that shop@") && said.contains("system identifier"), "{said}");
-    assert_eq!(databases(production.cluster), "");
 }
 
 /// Ctrl-C takes everything down at once; after SIGKILL the next run does.
@@ -560,9 +536,14 @@ fn a_scratch_server_is_cut_off() {
          CREATE SERVER other FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port '{port}', dbname '{}');
          CREATE USER MAPPING FOR postgres SERVER other OPTIONS (user 'postgres');
          CREATE FOREIGN TABLE far (i int) SERVER other OPTIONS (table_name 't');
-         CREATE MATERIALIZED VIEW seen AS SELECT * FROM far",
+         CREATE MATERIALIZED VIEW seen AS SELECT * FROM far;
+         CREATE EXTENSION dblink; CREATE TABLE caught (i int);",
         database.name
     ));
+    // By a library, over TCP and over a socket in the file system.
+    let socket = shared(15).folder().display().to_string();
+    let reach =
+        |host: &str| format!("SELECT public.dblink_connect('host={host} port={port} user=postgres dbname={}')", database.name);
     let dozo = Dozo::new(&database, Place::Local);
     let arena = arena();
     with_drill(&dozo, "all", arena.path(), "amcheck = false");
@@ -575,18 +556,26 @@ fn a_scratch_server_is_cut_off() {
         ("workers", "SELECT current_setting('max_logical_replication_workers')", "0"),
         ("libraries", "SELECT current_setting('shared_preload_libraries')", ""),
         ("cron", "SELECT current_setting('cron.launch_active_jobs')", "off"),
-        ("handler", "SELECT fdwhandler FROM pg_foreign_data_wrapper", "0"),
+        ("handler", "SELECT DISTINCT fdwhandler FROM pg_foreign_data_wrapper", "0"),
     ];
     dozo.reconfigure(|mut t| {
         for (name, query, expect) in asked {
             t.push_str(&format!("[[drill.all.check]]\nname = \"{name}\"\nquery = \"{query}\"\nexpect = \"{expect}\"\n"));
         }
+        for (name, host) in [("tcp", "127.0.0.1"), ("socket", socket.as_str())] {
+            t.push_str(&format!("[[drill.all.check]]\nname = \"{name}\"\nquery = \"{}\"\nexpect = \"OK\"\n", reach(host)));
+        }
         t
     });
+    assert_eq!(database.psql(&reach(&socket)), "OK", "from here it can be reached");
     let _ = dozo.backup();
     let before = database.psql("SELECT sessions FROM pg_stat_database WHERE datname = current_database()");
-    let record = drill(&dozo, "all", 0);
+    let record = drill(&dozo, "all", 6);
     let item = &record["items"][0];
+    for name in ["tcp", "socket"] {
+        let said = check(item, name)["detail"].as_str().unwrap();
+        assert!(said.contains("could not establish connection"), "{name}: {said}");
+    }
     for (name, ..) in asked {
         assert_eq!(check(item, name)["verdict"], "passed", "{item:#}");
     }
@@ -599,6 +588,26 @@ fn a_scratch_server_is_cut_off() {
     let after = database.psql("SELECT sessions FROM pg_stat_database WHERE datname = current_database()");
     // The two questions themselves.
     assert!(after.parse::<u64>().unwrap() <= before.parse::<u64>().unwrap() + 1, "{before} {after}");
+}
+
+/// Every type and object that there is, on every version: the throw-away server is of the same one.
+#[test]
+fn the_zoo_is_drilled_on_every_version() {
+    for major in dozo_testkit::majors() {
+        let zoo = shared(major).zoo(true);
+        let dozo = Dozo::with_url(&zoo.url(), zoo.cluster, Place::Local, "exclude = [\"zoo.refused*\"]");
+        let arena = arena();
+        with_drill(&dozo, "all", arena.path(), "");
+        with_drill(&dozo, "sample", arena.path(), "sample = \"30%\"");
+        let run = dozo.run(&["backup", "shop"]);
+        assert!([0, 4].contains(&run.code), "{}{}", run.stdout, run.stderr);
+        let record = drill(&dozo, "all", 0);
+        let item = &record["items"][0];
+        assert_eq!(item["place"], format!("scratch server {major}"));
+        assert_eq!(check(item, "definitions")["verdict"], "passed", "{item:#}");
+        let _ = drill(&dozo, "sample", 0);
+        assert_eq!(left(arena.path()), Vec::<String>::new());
+    }
 }
 
 /// A sample of a fifth tells how long the whole takes.

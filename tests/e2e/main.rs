@@ -17,6 +17,7 @@ mod compare;
 mod cron;
 mod damage;
 mod drill;
+mod drill_ways;
 mod duckdb;
 mod errors;
 mod files;

@@ -10,7 +10,7 @@ use crate::harness::{Dozo, Place, files};
 #[test]
 fn units_that_systemd_accepts() {
     let database = shared(15).database("timers");
-    let more = "[notify.log]\ncommand = [\"true\"]\n[schedule]\nbackup = \"01:30\"\nnice = 5";
+    let more = "[notify.log]\ncommand = [\"true\"]\n[drill.all]\nsources = [\"shop\"]\n[schedule]\nbackup = \"01:30\"\nnice = 5";
     let dozo = Dozo::with_url(&database.url(), database.cluster, Place::Local, more);
     let printed = dozo.run(&["schedule"]).exits(0).stdout;
     for part in [
@@ -22,18 +22,20 @@ fn units_that_systemd_accepts() {
         "OnFailure=dozo-verify.service",
         "Nice=5",
         "status --notify",
+        "OnCalendar=*-*-01 09:00:00 Asia/Tokyo",
+        "drill --all",
     ] {
         assert!(printed.contains(part), "{part} in {printed}");
     }
     let _ = dozo.run(&["schedule", "--into", "units"]).exits(0);
     let folder = dozo.folder.path().join("units");
     let units: Vec<String> = files(&folder).iter().map(|f| f.display().to_string()).collect();
-    assert_eq!(units.len(), 7, "four services and three timers: {units:?}");
+    assert_eq!(units.len(), 9, "five services and four timers: {units:?}");
     let out = Command::new("systemd-analyze").arg("verify").args(&units).output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{said}");
     assert!(!said.contains("dozo-"), "{said}");
-    for calendar in ["*-*-* 01:30:00 Asia/Tokyo", "*-*-* 08:00:00 Asia/Tokyo"] {
+    for calendar in ["*-*-* 01:30:00 Asia/Tokyo", "*-*-01 09:00:00 Asia/Tokyo", "*-*-* 08:00:00 Asia/Tokyo"] {
         assert!(Command::new("systemd-analyze").args(["calendar", calendar]).output().unwrap().status.success());
     }
     // The command of a unit is one that runs.
@@ -60,7 +62,7 @@ fn units_that_systemd_accepts() {
 #[test]
 fn lines_of_a_crontab() {
     let database = shared(15).database("crontab");
-    let dozo = Dozo::new(&database, Place::Local);
+    let dozo = Dozo::with_url(&database.url(), database.cluster, Place::Local, "[drill.all]\nsources = [\"shop\"]");
     // A crontab of our own.
     let (bin, table) = (dozo.folder.path().join("bin"), dozo.folder.path().join("table"));
     fs::create_dir(&bin).unwrap();
@@ -79,6 +81,7 @@ fn lines_of_a_crontab() {
         printed.contains("0 17 * * * '") && printed.contains("backup --all; '") && printed.contains("verify latest --all"),
         "{printed}"
     );
+    assert!(printed.contains("0 0 1 * * '") && printed.contains("drill --all"), "{printed}");
     assert!(printed.contains("0 19 * * * '") && !printed.contains("status"), "{printed}");
     assert_eq!(fs::read_to_string(&table).unwrap(), "5 5 * * * mine\n");
     for _ in 0..2 {

@@ -55,6 +55,8 @@ pub(crate) struct Schedule {
     pub(crate) retention: Option<Time>,
     /// A look at everything, told to whoever is to be told.
     pub(crate) status: Option<Time>,
+    /// All drills, on the first of each month.
+    pub(crate) drill: Option<Time>,
     /// Calendar of these times.
     pub(crate) time_zone: String,
     /// Jobs of many hosts do not all begin in the same second.
@@ -156,6 +158,11 @@ impl Config {
     /// Returns a drill.
     pub(crate) fn drill(&self, name: &str) -> Option<&DrillJob> {
         self.drills.iter().find(|d| d.name == name)
+    }
+
+    /// Returns the names of all drills.
+    pub(crate) fn drill_names(&self) -> Vec<String> {
+        self.drills.iter().map(|d| d.name.clone()).collect()
     }
 
     /// Returns the source that made a backup: one of that name, or the server that it is a database of.

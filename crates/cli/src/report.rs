@@ -1,6 +1,6 @@
 //! Reports that people look at: one page about everything, the certificate of a drill, and both as text.
 //!
-//! Place in the flow: the engine's [`Report`] and [`DrillRecord`] in, HTML or text out. *Invariants*: a page needs no network and no script; every text
+//! Place in the flow: the engine's [`Report`] and records of drills in, HTML or text out. *Invariants*: a page needs no network and no script; every text
 //! that came from outside is escaped (maud does it); light, dark and print are one page; both languages say the same.
 
 mod calendar;
@@ -11,7 +11,7 @@ mod text;
 mod words;
 
 use dozo_engine::Report;
-use dozo_model::{DrillLink, DrillRecord, Severity, Timestamp, Verdict, human_duration};
+use dozo_model::{DrillLink, Severity, Timestamp, Verdict, human_duration};
 
 pub(crate) use certificate::{certificate_page, certificate_text};
 pub(crate) use words::Language;
@@ -44,12 +44,23 @@ pub(crate) fn text(report: &Report, language: Language) -> String {
 }
 
 /// Shows seconds for people.
-fn seconds(s: f64) -> String {
-    human_duration(std::time::Duration::from_secs_f64(s.max(0.0)))
+fn seconds(s: f64, l: Language) -> String {
+    let text = human_duration(std::time::Duration::from_secs_f64(s.max(0.0)));
+    if l == Language::English {
+        return text;
+    }
+    let word = |word: &str| match word {
+        "d" => "日".to_owned(),
+        "h" => "時間".to_owned(),
+        "min" => "分".to_owned(),
+        "s" => "秒".to_owned(),
+        number => number.to_owned(),
+    };
+    text.split(' ').map(word).collect()
 }
 
-fn measured(s: Option<f64>) -> String {
-    s.map_or_else(|| "–".into(), seconds)
+fn measured(s: Option<f64>, l: Language) -> String {
+    s.map_or_else(|| "–".into(), |s| seconds(s, l))
 }
 
 /// Shows a time in a time zone.
@@ -75,11 +86,6 @@ fn severity_class(severity: Severity) -> &'static str {
         Severity::Warning => "warn",
         Severity::Critical => "bad",
     }
-}
-
-/// Returns the newest record of a drill.
-fn newest(drills: &[DrillRecord]) -> Option<&DrillRecord> {
-    drills.last()
 }
 
 /// Shows the head of a chain.

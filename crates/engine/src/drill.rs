@@ -19,8 +19,8 @@ use std::time::Instant;
 
 use dozo_catalog::{DrillChain, Repository, StoredDrill, tool};
 use dozo_model::{
-    DrillEvent, DrillItem, DrillRecord, DrillScope, FORMAT_VERSION, Incident, Measured, Objectives, Runbook, Sha256Digest,
-    Timestamp, Verdict, human_duration,
+    DrillEvent, DrillItem, DrillRecord, DrillScope, ErrorClass, Explain, FORMAT_VERSION, Incident, Measured, Objectives, Runbook,
+    Sha256Digest, Timestamp, Verdict, human_duration,
 };
 use serde::Serialize;
 
@@ -31,6 +31,9 @@ use self::choose::Chosen;
 use self::place::WorkFolder;
 use crate::context::{Context, SourceSettings};
 use crate::{EngineError, Result};
+
+/// What systems say when a disk is full, or a share of it used up.
+const FULL: [&str; 3] = ["No space left on device", "os error 28", "Disk quota exceeded"];
 
 /// What a drill came to.
 #[derive(Debug, Clone, Serialize)]
@@ -67,12 +70,32 @@ pub async fn drill_run(
     let began = Instant::now();
     let started = ctx.clock.now();
     let (plan, chosen) = choose::choose(ctx, repository, job, sources).await?;
+    let before = repository.drills().await?;
     let mut warnings = place::sweep(&job.folder).await;
-    let work = WorkFolder::make(&job.folder).map_err(EngineError::folder(&job.folder))?;
     let mut items = Vec::new();
     let mut outcome = Ok(());
+    let work = match WorkFolder::make(&job.folder) {
+        Ok(work) => Some(work),
+        // Nothing can be restored, and that is written down like everything else.
+        Err(e) => {
+            let error = EngineError::folder(&job.folder)(e);
+            for one in &chosen {
+                let mut draft = Draft::new(one, started, "nowhere".into());
+                draft.stop("folder", &error, true, None);
+                items.push(draft.done());
+            }
+            None
+        }
+    };
     for (n, one) in chosen.iter().enumerate() {
-        let bench = Bench { ctx, repository, job, sources, work: &work, started, number: n };
+        let Some(work) = &work else { break };
+        if let Some(why) = &one.damaged {
+            let mut draft = Draft::new(one, started, "nowhere".into());
+            draft.check("backup", Verdict::Failed, why.clone());
+            items.push(draft.done());
+            continue;
+        }
+        let bench = Bench { ctx, repository, job, sources, before: &before, work, started, number: n };
         let done = match one.scope {
             DrillScope::Database | DrillScope::Tables | DrillScope::Sample | DrillScope::Archive => bench.database(one).await,
             DrillScope::Duckdb | DrillScope::Files | DrillScope::Command => bench.files(one).await,
@@ -85,7 +108,9 @@ pub async fn drill_run(
             }
         }
     }
-    warnings.extend(work.remove().await);
+    if let Some(work) = &work {
+        warnings.extend(work.remove().await);
+    }
     outcome?;
     let incident = plan.incident;
     let objectives = Objectives { rto_seconds: plan.rto_seconds, rpo_seconds: plan.rpo_seconds };
@@ -102,7 +127,16 @@ pub async fn drill_run(
             Some(_) => {}
         }
     }
-    let own = (!findings.is_empty()).then_some(Verdict::Failed);
+    // A check that nobody ran is not green, whatever the reason.
+    let ran = |check: &OwnCheck| items.iter().any(|i| i.checks.iter().any(|c| c.name == check.name));
+    let idle: Vec<&OwnCheck> = job.checks.iter().filter(|c| !ran(c)).collect();
+    warnings
+        .extend(idle.iter().map(|c| format!("check `{}` was not run: nothing that was restored is what it is about", c.name)));
+    let own = match (findings.is_empty(), idle.is_empty()) {
+        (false, _) => Some(Verdict::Failed),
+        (true, false) => Some(Verdict::NotRun),
+        (true, true) => None,
+    };
     let record = DrillRecord {
         format: FORMAT_VERSION,
         number: 0,
@@ -156,6 +190,8 @@ pub(crate) struct Bench<'a> {
     repository: &'a Repository,
     job: &'a DrillJob,
     sources: &'a [SourceSettings],
+    /// Drills before this one.
+    before: &'a DrillChain,
     work: &'a WorkFolder,
     /// When the drill began.
     started: Timestamp,
@@ -175,6 +211,7 @@ impl Draft {
         let taken = chosen.taken();
         #[expect(clippy::cast_precision_loss, reason = "seconds of an age")]
         let age = taken.map(|t| started.duration_since(t).as_millis() as f64 / 1000.0);
+        let not_checked = chosen.passed_over.clone().into_iter().collect();
         let item = DrillItem {
             source: chosen.source.clone(),
             scope: chosen.scope,
@@ -196,7 +233,8 @@ impl Draft {
             bytes: 0,
             fingerprint: None,
             checks: vec![],
-            not_checked: vec![],
+            changes: vec![],
+            not_checked,
         };
         Self { item, stopped: false }
     }
@@ -215,11 +253,16 @@ impl Draft {
         self.item.checks.push(dozo_model::DrillCheck { name, verdict, detail });
     }
 
-    /// Says that the item ended before it was restored, and whether that speaks against the backup.
-    fn stop(&mut self, name: &str, error: &EngineError, room: Option<String>) {
+    /// Says that the item ended before it was restored, and whether that speaks against the backup. `before` = nothing was restored yet.
+    fn stop(&mut self, name: &str, error: &EngineError, before: bool, room: Option<String>) {
         let text = crate::error::chain(error);
+        let full = FULL.iter().any(|said| text.contains(said));
         let (verdict, detail) = match room {
+            // What is damaged is so on a full disk, too.
+            _ if error.class() == ErrorClass::Integrity => (Verdict::Failed, text),
             Some(room) => (Verdict::NotRun, format!("{room}: {text}")),
+            None if full => (Verdict::NotRun, format!("no room: {text}")),
+            None if before => (Verdict::NotRun, text),
             None => (verdict_of(error), text),
         };
         self.stopped |= verdict == Verdict::NotRun;
@@ -228,10 +271,9 @@ impl Draft {
 
     /// Judges: a finding fails it; nothing compared is not run.
     fn done(mut self) -> DrillItem {
-        let looked = self.item.equal > 0 || self.item.checks.iter().any(|c| c.verdict == Verdict::Passed);
         self.item.verdict = match () {
             () if !self.item.findings.is_empty() => Verdict::Failed,
-            () if self.stopped || !looked => Verdict::NotRun,
+            () if self.stopped || self.item.equal == 0 => Verdict::NotRun,
             () => Verdict::Passed,
         };
         self.item
@@ -241,12 +283,14 @@ impl Draft {
 /// Tells whether an error speaks against the backup, or only against the drill.
 fn verdict_of(error: &EngineError) -> Verdict {
     use dozo_catalog::CatalogError;
-    use dozo_model::{ErrorClass, Explain};
     use dozo_postgres::PgError;
     use dozo_store::StoreError;
     match error {
         EngineError::RestoreStopped { source, .. } => verdict_of(source),
-        // What a manifest names and is not there.
+        // A manifest that cannot be believed, or names what is not there.
+        EngineError::Catalog(CatalogError::Manifest { .. } | CatalogError::Misplaced { .. } | CatalogError::Record { .. }) => {
+            Verdict::Failed
+        }
         EngineError::Store(StoreError::NotFound { .. })
         | EngineError::Catalog(CatalogError::Store(StoreError::NotFound { .. })) => Verdict::Failed,
         // The rest of a store; programs that are missing; a folder that cannot be written, or has no room.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use dozo_catalog::{BackupRecord, DrillChain, History, Repository, tool};
+use dozo_catalog::{BackupRecord, DrillChain, Facts, History, Repository, Scenario, simulate, tool};
 use dozo_model::{
     BackupId, Content, DrillRecord, RetentionPolicy, Severity, SourceName, Tier, Timestamp, Tool, Verdict, VerifyLevel,
 };
@@ -25,8 +25,12 @@ const RUNS: usize = 8;
 const TABLES: usize = 8;
 /// Days that a calendar and the charts show.
 const DAYS: i32 = 371;
-/// Days that a forecast is drawn from, and reaches.
+/// Days that a trend is drawn from.
 const TREND_DAYS: f64 = 90.0;
+/// Days that the policy is played forward; behind them the last month goes on.
+const FORECAST_DAYS: u32 = 120;
+/// Days whose growth goes on behind these.
+const LAST_DAYS: usize = 30;
 const SECONDS_OF_DAY: f64 = 86_400.0;
 
 /// Everything that people look at.
@@ -51,7 +55,7 @@ pub struct Report {
     pub status: Status,
     /// Each source over time.
     pub sources: Vec<SourceReport>,
-    /// Size of the repository over time.
+    /// Size of the repository from today on, by the policy played forward: what each source adds, and what the tiers let go.
     pub size: Growth,
     /// When its disk will be full; none where it cannot be asked.
     pub disk: Option<DiskForecast>,
@@ -200,6 +204,7 @@ pub async fn report<'p>(
     settings: &RepositorySettings,
     configured: &[SourceSettings],
     policy: impl Fn(&SourceName) -> &'p RetentionPolicy + Copy,
+    drills: &[String],
     time_zone: &str,
     contacts: &[(String, String)],
 ) -> Result<Report> {
@@ -207,14 +212,10 @@ pub async fn report<'p>(
     let now = ctx.clock.now();
     let today = now.to_zoned(zone.clone()).date();
     let chain: DrillChain = repository.drills_confirmed().await?;
-    let (mut statuses, mut sources, mut written) = (Vec::new(), Vec::new(), BTreeMap::new());
+    let (mut statuses, mut sources) = (Vec::new(), Vec::new());
     for_each_source(ctx, repository, settings, configured, policy, |status, history| {
         let tiers = longest_tiers(history, policy(&status.source), now);
         sources.push(SourceReport::new(&status, history, &tiers, policy(&status.source), &zone, today));
-        for record in &history.records {
-            let own: u64 = record.manifest.objects.iter().filter(|o| is_own(&o.key, &record.manifest.id)).map(|o| o.bytes).sum();
-            *written.entry(day(record.manifest.started, &zone)).or_insert(0_u64) += own;
-        }
         statuses.push(status);
     })
     .await?;
@@ -224,15 +225,11 @@ pub async fn report<'p>(
             archives.extend(archive_list(repository, &source).await?);
         }
     }
-    let status = Status::new(ctx, repository, settings, statuses, &chain);
-    let mut sum = 0;
-    let sizes = written.into_iter().map(|(date, bytes)| {
-        sum += bytes;
-        SizePoint { date, rows: 0, bytes: sum }
-    });
-    let size = Growth::of(sizes.collect(), today);
-    let disk = status.disk.map(|d| DiskForecast::new(d.total, d.total - d.free, settings, size.bytes_per_day, today));
-    let mut findings = findings(&status);
+    let archived: u64 = archives.iter().map(|a| a.bytes).sum();
+    let status = Status::new(ctx, repository, settings, statuses, &chain, drills);
+    let size = played_forward(&repository.retention_facts().await?, policy, now, archived);
+    let disk = status.disk.map(|d| DiskForecast::new(d.total, d.total - d.free, settings, &size, today));
+    let mut findings = findings(&status, drills);
     findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
     Ok(Report {
         format: 1,
@@ -253,7 +250,7 @@ pub async fn report<'p>(
 }
 
 /// Everything that somebody should do something about: alarms, findings of drills, and what was never looked at.
-fn findings(status: &Status) -> Vec<ReportFinding> {
+fn findings(status: &Status, drills: &[String]) -> Vec<ReportFinding> {
     let alarms = status.all_alarms().map(|(source, alarm)| ReportFinding {
         severity: alarm.severity,
         source: source.cloned(),
@@ -265,13 +262,19 @@ fn findings(status: &Status) -> Vec<ReportFinding> {
         source: Some(s.source.clone()),
         text: "no backup of it was ever verified".into(),
     });
+    let held = |name: &String| status.drills.iter().any(|d| &d.drill == name);
+    let never = drills.iter().filter(|name| !held(name)).map(|name| ReportFinding {
+        severity: Severity::Info,
+        source: None,
+        text: format!("drill {name} was never held"),
+    });
     let undrilled = status.sources.iter().filter(|s| s.configured && s.newest_good.is_some() && s.drilled.is_none());
     let undrilled = undrilled.map(|s| ReportFinding {
         severity: Severity::Info,
         source: Some(s.source.clone()),
         text: "no backup of it was ever restored as a whole in a drill".into(),
     });
-    alarms.chain(unread).chain(undrilled).collect()
+    alarms.chain(unread).chain(never).chain(undrilled).collect()
 }
 
 fn day(time: Timestamp, zone: &TimeZone) -> Date {
@@ -281,6 +284,27 @@ fn day(time: Timestamp, zone: &TimeZone) -> Date {
 fn is_own(key: &str, id: &BackupId) -> bool {
     // What stands beside the manifest is its own, too.
     Layout::owner(key).is_none_or(|owner| &owner == id)
+}
+
+/// Plays the policy forward: archives stay.
+fn played_forward<'p>(
+    facts: &Facts,
+    policy: impl Fn(&SourceName) -> &'p RetentionPolicy,
+    now: Timestamp,
+    archived: u64,
+) -> Growth {
+    let scenario = Scenario { from: now, days: FORECAST_DAYS, every: None, stop_after: None, disk: None };
+    let days = simulate(facts, policy, &scenario).days;
+    let mut points: Vec<SizePoint> =
+        days.iter().map(|d| SizePoint { date: d.date, rows: 0, bytes: d.bytes + archived }).collect();
+    // What stands now, before the next backup.
+    if let Some(first) = points.first_mut() {
+        first.bytes = facts.objects.iter().sum::<u64>() + archived;
+    }
+    let last = points.len().checked_sub(LAST_DAYS + 1).map(|at| (points[at].bytes, points[points.len() - 1].bytes));
+    #[expect(clippy::cast_precision_loss, reason = "bytes of a trend")]
+    let per_day = last.filter(|_| !facts.backups.is_empty()).map(|(then, end)| (end as f64 - then as f64) / LAST_DAYS as f64);
+    Growth { points, bytes_per_day: per_day }
 }
 
 /// Which tier keeps each backup longest.
@@ -318,7 +342,7 @@ impl SourceReport {
             entry.tier = entry.tier.max(tiers.get(&record.manifest.id).copied());
             entry.verified |= read && Repository::open_findings(&record.checks).is_empty();
             entry.proven |= crate::status::proven(record).is_some();
-            entry.drilled |= record.drills.iter().any(|d| d.verdict == Verdict::Passed);
+            entry.drilled |= record.drills.iter().any(|d| d.whole && d.verdict == Verdict::Passed);
         }
         let mut by_day: BTreeMap<Date, SizePoint> = BTreeMap::new();
         for record in &recent {
@@ -350,7 +374,7 @@ impl Run {
         Self {
             id: m.id.clone(),
             started: m.started,
-            state: record.state(),
+            state: if record.state() == "complete" && !record.good() { "damaged" } else { record.state() },
             seconds: total,
             rows: m.rows(),
             written: m.objects.iter().filter(|o| is_own(&o.key, &m.id)).map(|o| o.bytes).sum(),
@@ -386,14 +410,14 @@ fn sums(record: &BackupRecord) -> BTreeMap<String, (u64, u64)> {
 }
 
 fn tables(recent: &[&BackupRecord]) -> Vec<TableGrowth> {
-    let Some(newest) = recent.last() else { return Vec::new() };
+    let Some(newest) = recent.iter().rev().find(|r| r.good()) else { return Vec::new() };
     // The oldest within the span of a trend.
     let since = |r: &BackupRecord| {
         #[expect(clippy::cast_precision_loss, reason = "days")]
         let days = newest.manifest.started.duration_since(r.manifest.started).as_secs() as f64 / SECONDS_OF_DAY;
         days
     };
-    let before = recent.iter().find(|r| since(r) <= TREND_DAYS && since(r) > 0.0);
+    let before = recent.iter().find(|r| since(r) <= TREND_DAYS && since(r) >= 1.0 && r.good());
     let then = before.map(|r| (since(r), sums(r)));
     let mut all: Vec<TableGrowth> = sums(newest)
         .into_iter()
@@ -429,20 +453,28 @@ impl Growth {
 }
 
 impl DiskForecast {
-    fn new(total: u64, used: u64, settings: &RepositorySettings, per_day: Option<f64>, today: Date) -> Self {
+    fn new(total: u64, used: u64, settings: &RepositorySettings, size: &Growth, today: Date) -> Self {
         let mut levels: Vec<u8> = settings.disk_levels.to_vec();
         levels.push(100 - settings.min_free.min(100));
         levels.sort_unstable();
         levels.dedup();
+        let now = size.points.first().map_or(0, |p| p.bytes);
         let reached = |level: u8| {
-            #[expect(clippy::cast_precision_loss, reason = "bytes of a disk")]
-            let missing = total as f64 * f64::from(level) / 100.0 - used as f64;
-            if missing <= 0.0 {
+            let full = u128::from(total) * u128::from(level) / 100;
+            if u128::from(used) >= full {
                 return Some(today);
             }
-            let days = missing / per_day.filter(|d| *d > 0.0)?;
+            // What others keep on the disk stays as it is.
+            let grown = |p: &&SizePoint| (u128::from(used) + u128::from(p.bytes)).saturating_sub(u128::from(now)) >= full;
+            if let Some(day) = size.points.iter().find(grown) {
+                return Some(day.date);
+            }
+            let last = size.points.last()?;
+            let at_end = (u128::from(used) + u128::from(last.bytes)).saturating_sub(u128::from(now));
+            #[expect(clippy::cast_precision_loss, reason = "bytes of a disk")]
+            let days = full.saturating_sub(at_end) as f64 / size.bytes_per_day.filter(|d| *d > 0.0)?;
             #[expect(clippy::cast_possible_truncation, reason = "within ten years")]
-            (days < 3650.0).then(|| today.saturating_add(jiff::Span::new().days(days.ceil() as i64)))
+            (days < 3650.0).then(|| last.date.saturating_add(jiff::Span::new().days(days.ceil() as i64)))
         };
         let reached = levels.into_iter().map(|level| (level, reached(level))).collect();
         Self { total, used, reserve: settings.min_free, reached }

@@ -75,7 +75,8 @@ pub struct RestoreOptions {
     pub lock_timeout: Duration,
     /// A partition stays by itself, whether its tree is there or not.
     pub alone: bool,
-    /// The target must not reach other servers: foreign-data wrappers lose their handlers before anything is computed from foreign tables.
+    /// The target must not reach other servers, and nothing of the database acts by itself: foreign-data wrappers lose their handlers before
+    /// anything is computed from foreign tables, event triggers and settings of the database are left out.
     pub cut_off: bool,
 }
 
@@ -365,7 +366,10 @@ async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
         let stage = Instant::now();
         ctx.progress.stage(Stage::PostData, 0, 0);
         let mut groups = plan.post_data();
-        let event_triggers = std::mem::take(&mut groups[RestorePlan::EVENT_TRIGGERS]);
+        let mut event_triggers = std::mem::take(&mut groups[RestorePlan::EVENT_TRIGGERS]);
+        if options.cut_off {
+            event_triggers.clear();
+        }
         for (n, group) in groups.into_iter().enumerate() {
             if n == RestorePlan::FOREIGN_KEYS && !early.is_empty() {
                 load_rows(job, source, std::mem::take(&mut early), &mut complete, Missing::Fail).await?;
@@ -403,7 +407,7 @@ async fn run(job: Job<'_>, mut plan: RestorePlan) -> Result<RestoreReport> {
                     subscription.slot.as_ref().map(|s| format!(" (it was {s})")).unwrap_or_default()
                 ));
             }
-            if options.create_db {
+            if options.create_db && !options.cut_off {
                 statements.extend(database_statements(&pg.database, &info.database, !options.no_privileges));
             }
             warnings.extend(target.try_statements(&statements).await);

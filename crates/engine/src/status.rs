@@ -128,7 +128,7 @@ pub struct Status {
     pub at: Timestamp,
     /// Sources.
     pub sources: Vec<SourceStatus>,
-    /// The newest run of each drill.
+    /// The newest run of each configured drill.
     pub drills: Vec<DrillStatus>,
     /// The repository's disk, where it can be asked.
     pub disk: Option<Disk>,
@@ -275,11 +275,12 @@ pub async fn status<'p>(
     settings: &RepositorySettings,
     configured: &[SourceSettings],
     policy: impl Fn(&SourceName) -> &'p RetentionPolicy,
+    drills: &[String],
 ) -> Result<Status> {
-    let drills = repository.drills().await?;
+    let chain = repository.drills_confirmed().await?;
     let mut sources = Vec::new();
     for_each_source(ctx, repository, settings, configured, policy, |status, _| sources.push(status)).await?;
-    Ok(Status::new(ctx, repository, settings, sources, &drills))
+    Ok(Status::new(ctx, repository, settings, sources, &chain, drills))
 }
 
 /// Looks at one source after the other: its history does not outlive the call.
@@ -316,12 +317,14 @@ impl Status {
         repository: &Repository,
         settings: &RepositorySettings,
         sources: Vec<SourceStatus>,
-        drills: &DrillChain,
+        chain: &DrillChain,
+        drills: &[String],
     ) -> Self {
         let disk = repository.store().space().map(|(free, total)| Disk { free, total });
         let mut alarms: Vec<Alarm> = disk.and_then(|d| alarms::disk(d.free, d.total, settings.disk_levels)).into_iter().collect();
         let mut newest: BTreeMap<&str, &DrillRecord> = BTreeMap::new();
-        for stored in &drills.records {
+        // One that is not in the configuration any more is history.
+        for stored in chain.records.iter().filter(|r| drills.contains(&r.record.drill)) {
             newest.insert(&stored.record.drill, &stored.record);
         }
         for record in newest.values().filter(|r| r.verdict != Verdict::Passed) {
@@ -329,7 +332,7 @@ impl Status {
             let severity = if record.verdict == Verdict::Failed { Severity::Critical } else { Severity::Warning };
             alarms.push(Alarm::new(severity, format!("drill {} {}{first}", record.drill, record.verdict.as_str())));
         }
-        for broken in &drills.broken {
+        for broken in &chain.broken {
             alarms.push(Alarm::new(Severity::Critical, format!("drill record {}: {}", broken.number, broken.reason)));
         }
         let drills = newest.values().map(|r| DrillStatus::of(r)).collect();

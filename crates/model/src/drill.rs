@@ -196,6 +196,9 @@ pub struct DrillItem {
     pub fingerprint: Option<Fingerprint>,
     /// Every check.
     pub checks: Vec<DrillCheck>,
+    /// Definitions that the backup lacks and that stood in the one that was drilled before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<String>,
     /// What nobody looked at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_checked: Vec<String>,
@@ -331,7 +334,8 @@ impl Verdict {
     }
 }
 
-/// Tables of a database, and what belongs to each: `index orders_pkey` → digest of its definition.
+/// Tables of a database, and what belongs to each: `index orders_pkey` → digest of its definition; of a foreign key, behind the digest, the
+/// table that it refers to.
 pub type DefinitionsByTable = BTreeMap<String, BTreeMap<String, String>>;
 
 #[cfg(test)]

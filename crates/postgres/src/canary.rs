@@ -46,24 +46,37 @@ pub async fn write_canary(session: &Session, host: &str, keep: Duration) -> Resu
     instant(what, &text)
 }
 
-/// Returns the newest value of a column of time; none where the table is not there, or empty.
+/// Returns the newest value of a column of time that is not after `until`, and how many rows are dated later; none where the table is not
+/// there, or has no such row. A time without a zone is one of `zone`.
 ///
 /// # Errors
 /// What the server says: the column must be a date, timestamp or timestamptz.
-pub async fn newest(session: &Session, table: &QualifiedName, column: &str) -> Result<Option<Timestamp>, PgError> {
+pub async fn newest(
+    session: &Session,
+    table: &QualifiedName,
+    column: &str,
+    until: Timestamp,
+    zone: &str,
+) -> Result<Option<(Timestamp, u64)>, PgError> {
     let what = "looking for the newest row";
     let there = session.query_one(what, "SELECT to_regclass($1) IS NOT NULL", &[&table.sql()]).await?;
     if !there.get::<_, bool>(0) {
         return Ok(None);
     }
-    // Without a zone it is taken for UTC, which sessions are pinned to. Rows dated for ever say nothing.
-    let column = quote_ident(column);
+    session.batch(what, &format!("SET TimeZone = {}", quote_literal(zone))).await?;
+    // Rows dated in the future say nothing about what was there.
+    let (column, until) = (quote_ident(column), quote_literal(&until.to_string()));
     let sql = format!(
-        "SELECT to_char(max({column}::timestamptz) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') FROM {} WHERE isfinite({column}::timestamptz)",
+        "SELECT to_char(max({column}::timestamptz) FILTER (WHERE {column}::timestamptz <= {until}) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'),
+                count(*) FILTER (WHERE {column}::timestamptz > {until})
+         FROM {}",
         table.sql()
     );
-    let text: Option<String> = session.query_one(what, &sql, &[]).await?.get(0);
-    text.map(|text| instant(what, &text)).transpose()
+    let row = session.query_one(what, &sql, &[]).await;
+    session.batch(what, "SET TimeZone = 'UTC'").await?;
+    let row = row?;
+    let (text, later): (Option<String>, i64) = (row.get(0), row.get(1));
+    text.map(|text| Ok((instant(what, &text)?, later.unsigned_abs()))).transpose()
 }
 
 fn instant(what: &str, text: &str) -> Result<Timestamp, PgError> {

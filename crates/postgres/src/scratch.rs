@@ -6,8 +6,8 @@
 //! of a killed run ends it by `postmaster.pid` ([`end_server_of`]).
 
 use std::fs;
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -32,27 +32,27 @@ const QUOTED: usize = 3;
 /// What keeps it from reaching anything (PostgreSQL, "Server Configuration"), and what makes a load quick without making its time a lie:
 /// it syncs to disk as a real one does.
 const SETTINGS: [&str; 21] = [
-    "listen_addresses = ''",
-    "port = 5432",
-    "archive_mode = off",
-    "primary_conninfo = ''",
-    "max_logical_replication_workers = 0",
-    "max_wal_senders = 0",
-    "wal_level = minimal",
-    "shared_preload_libraries = ''",
-    "session_preload_libraries = ''",
-    "local_preload_libraries = ''",
-    "cron.launch_active_jobs = off",
-    "logging_collector = off",
-    "log_destination = 'stderr'",
-    "autovacuum = off",
-    "max_connections = 50",
-    "max_locks_per_transaction = 1024",
-    "max_wal_size = 4GB",
-    "shared_buffers = 128MB",
-    "maintenance_work_mem = 128MB",
-    "log_min_messages = warning",
-    "restart_after_crash = off",
+    "listen_addresses=",
+    "port=5432",
+    "archive_mode=off",
+    "primary_conninfo=",
+    "max_logical_replication_workers=0",
+    "max_wal_senders=0",
+    "wal_level=replica",
+    "shared_preload_libraries=",
+    "session_preload_libraries=",
+    "local_preload_libraries=",
+    "cron.launch_active_jobs=off",
+    "logging_collector=off",
+    "log_destination=stderr",
+    "autovacuum=off",
+    "max_connections=50",
+    "max_locks_per_transaction=1024",
+    "max_wal_size=4GB",
+    "shared_buffers=128MB",
+    "maintenance_work_mem=128MB",
+    "log_min_messages=warning",
+    "restart_after_crash=off",
 ];
 
 /// How a throw-away server is made.
@@ -182,25 +182,25 @@ impl Scratch {
         }
         let mut settings: Vec<String> = SETTINGS.map(str::to_owned).to_vec();
         if programs.major >= 15 {
-            settings.push("archive_library = ''".into());
+            settings.push("archive_library=".into());
         }
-        let socket = folder.display().to_string().replace('\'', "''");
-        settings.push(format!("unix_socket_directories = '{socket}'"));
-        settings.push("unix_socket_permissions = 0700".into());
-        let write = |name: &str, text: String| {
-            let path = data.join(name);
-            fs::write(&path, text)?;
-            // Whoever writes as root leaves it to the server.
-            user.map_or(Ok(()), |u| u.own(&path))
+        settings.push(format!("unix_socket_directories={}", folder.display()));
+        settings.push("unix_socket_permissions=0700".into());
+        settings.push(format!("hba_file={}", beside(folder, "hba").display()));
+        // Beside the folder, not in it: that is its user's, who could lead us elsewhere.
+        let write = |path: &Path, text: &str| {
+            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+            file.write_all(text.as_bytes())?;
+            Ok::<_, io::Error>(file)
         };
-        write("postgresql.auto.conf", format!("# a throw-away server: it must not reach anything\n{}\n", settings.join("\n")))
-            .and_then(|()| write("pg_hba.conf", "local all all trust\n".into()))
-            .map_err(|e| fail(e.to_string()))?;
+        write(&beside(folder, "hba"), "local all all trust\n").map_err(|e| fail(e.to_string()))?;
+        let log = write(&beside(folder, "log"), "").map_err(|e| fail(e.to_string()))?;
         let without_network = can_unshare(user.is_none()).await;
         let mut command = base_command(without_network, user, &programs.folder.join("postgres"));
         set_up(&mut command, folder, mark);
-        let log = fs::File::create(folder.join("log")).map_err(|e| fail(e.to_string()))?;
-        command.arg("-D").arg(&data).stdout(Stdio::null()).stderr(log);
+        command.arg("-D").arg(&data).args(settings.iter().flat_map(|s| ["-c", s])).stdout(Stdio::null()).stderr(log);
+        // Asked to stop it gives its shared memory back; killed it does not.
+        command.kill_on_drop(false);
         let server = command.spawn().map_err(|e| fail(format!("postgres: {e}")))?;
         let mut scratch = Self { folder: folder.to_owned(), server, programs, without_network };
         scratch.ready().await?;
@@ -236,7 +236,7 @@ impl Scratch {
     /// Returns the last words of its log, as an error.
     #[must_use]
     pub fn failed(&self, what: &str) -> PgError {
-        let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        let log = fs::read_to_string(beside(&self.folder, "log")).unwrap_or_default();
         let said = last_lines(&log);
         let reason = if said.is_empty() { what.to_owned() } else { format!("{what}: {said}") };
         PgError::Scratch { folder: self.folder.clone(), reason }
@@ -291,23 +291,45 @@ fn base_command(without_network: bool, user: Option<ServerUser>, program: &Path)
 /// Gives a command next to nothing of our environment.
 fn set_up(command: &mut Command, folder: &Path, mark: (&str, &str)) {
     command.env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C.UTF-8").env(mark.0, mark.1);
-    // A library in the server may ask for a default host.
-    command.env("PGHOST", "/nonexistent").current_dir(folder).stdin(Stdio::null()).kill_on_drop(true).process_group(0);
+    // What connects from within by libpq finds nobody: an address goes before any host or socket that it names, and there is no network.
+    for (name, value) in
+        [("PGHOST", "/nonexistent"), ("PGHOSTADDR", "127.0.0.1"), ("PGPORT", "1"), ("PGPASSFILE", "/nonexistent")]
+    {
+        command.env(name, value);
+    }
+    command
+        .env("PGSERVICEFILE", "/nonexistent")
+        .env("HOME", "/nonexistent")
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .process_group(0);
+}
+
+/// Returns the path of a file beside a server's folder.
+fn beside(folder: &Path, what: &str) -> PathBuf {
+    folder.with_extension(what)
 }
 
 /// Tells whether this user may run something without a network: the kernel or a container may refuse.
 async fn can_unshare(own_user: bool) -> bool {
     let mut command = Command::new("/usr/bin/unshare");
     if own_user {
-        command.args(["--user", "--map-current-user"]);
+        command.args(["--user", "--map-current-user", "--net", "--", "/bin/true"]);
+    } else {
+        command.args(["--net", "--", "/usr/bin/setpriv", "--clear-groups", "--", "/bin/true"]);
     }
-    command.args(["--net", "--", "/bin/true"]).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().await.is_ok_and(|s| s.success())
 }
 
 /// Ends the server of a folder that a killed run has left, if it still runs.
 pub fn end_server_of(folder: &Path) {
     let data = folder.join("data");
+    // A link would lead to somebody else's server.
+    if ![folder, &data].iter().all(|path| path.symlink_metadata().is_ok_and(|m| m.is_dir())) {
+        return;
+    }
     let Ok(text) = fs::read_to_string(data.join("postmaster.pid")) else { return };
     // Of a server that initdb runs for itself the number is negative (`miscinit.c`).
     let number = text.lines().next().and_then(|l| l.trim().trim_start_matches('-').parse::<i32>().ok());

@@ -55,7 +55,7 @@ pub(super) async fn run(session: &Session, args: Drill) -> Outcome {
         if before.broken.is_empty() {
             remember(session, &config, &head);
         }
-        let page = report::certificate_page(&report.record, Some(&head), report::language(None));
+        let page = report::certificate_page(&report.record, Some(&head), &[], report::language(None));
         if let Err(e) = repository.put_drill_page(report.record.number, page).await {
             session.output.message(&format!("warning: the page of drill {} was not stored: {e}", report.record.number));
         }
@@ -64,7 +64,8 @@ pub(super) async fn run(session: &Session, args: Drill) -> Outcome {
     let lines = || reports.iter().map(text).collect::<Vec<_>>().join("\n");
     session.output.result(&reports, lines)?;
     for report in &reports {
-        for warning in &report.record.warnings {
+        let changes = report.record.items.iter().flat_map(|i| i.changes.iter().map(move |c| format!("{}: {c}", i.source)));
+        for warning in report.record.warnings.iter().cloned().chain(changes) {
             session.output.message(&format!("warning: {warning}"));
         }
         if session.output.quiet() && report.record.verdict != Verdict::Passed {
@@ -275,7 +276,7 @@ async fn history(session: &Session, config: &Config, repository: &Repository, ar
     Ok(0)
 }
 
-fn own_head(head: DrillLink) -> (DrillLink, String) {
+pub(super) fn own_head(head: DrillLink) -> (DrillLink, String) {
     (head, "what this user last saw".into())
 }
 
@@ -285,7 +286,7 @@ fn head_file(config: &Config) -> PathBuf {
     state_folder().join(format!("drill-head-{}.json", &name[..16]))
 }
 
-fn remembered(config: &Config) -> Option<DrillLink> {
+pub(super) fn remembered(config: &Config) -> Option<DrillLink> {
     serde_json::from_slice(&std::fs::read(head_file(config)).ok()?).ok()
 }
 

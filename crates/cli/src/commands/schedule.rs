@@ -18,7 +18,7 @@ use crate::error::{CliError, Usage};
 
 const MARK: &str = "# Written by dozo schedule; changes are lost when it is installed again.";
 /// All jobs that there may be.
-const NAMES: [&str; 4] = ["backup", "verify", "retention", "status"];
+const NAMES: [&str; 5] = ["backup", "verify", "retention", "status", "drill"];
 const BEGIN: &str = "# dozo schedule: begin";
 const END: &str = "# dozo schedule: end";
 
@@ -27,6 +27,8 @@ struct Job {
     name: &'static str,
     about: &'static str,
     at: Option<Time>,
+    /// On the first of a month alone, instead of every day.
+    monthly: bool,
     /// Arguments behind `--quiet --config FILE`.
     args: &'static str,
     /// Job that begins when this one has ended, however.
@@ -112,7 +114,7 @@ pub(super) fn run(session: &Session, args: &ScheduleArgs) -> Outcome {
 
 fn jobs(config: &Config) -> Vec<Job> {
     let s = &config.schedule;
-    let job = |name, about, at, args, then| Job { name, about, at, args, then };
+    let job = |name, about, at, args, then| Job { name, about, at, monthly: false, args, then };
     let mut all = vec![];
     if s.backup.is_some() {
         all.push(job("backup", "backup of all sources", s.backup, "backup --all", Some("verify")));
@@ -128,6 +130,9 @@ fn jobs(config: &Config) -> Vec<Job> {
     }
     if s.status.is_some() && !config.receivers.is_empty() {
         all.push(job("status", "a look at everything", s.status, "status --notify", None));
+    }
+    if s.drill.is_some() && !config.drills.is_empty() {
+        all.push(Job { monthly: true, ..job("drill", "restores for practice", s.drill, "drill --all", None) });
     }
     all
 }
@@ -191,10 +196,11 @@ fn units(config: &Config, jobs: &[Job], command: &Invocation, folder: &Path) -> 
         all.push(Unit { file: folder.join(format!("dozo-{}.service", job.name)), text: service });
         let Some(at) = job.at else { continue };
         let timer = format!(
-            "{MARK}\n[Unit]\nDescription=dozo: {}, at {} {}\n\n[Timer]\nOnCalendar=*-*-* {}:00 {}\n# A night that was missed is made up for.\nPersistent=true\nRandomizedDelaySec={}\nAccuracySec=1min\n\n[Install]\nWantedBy=timers.target\n",
+            "{MARK}\n[Unit]\nDescription=dozo: {}, at {} {}\n\n[Timer]\nOnCalendar=*-*-{} {}:00 {}\n# A night that was missed is made up for.\nPersistent=true\nRandomizedDelaySec={}\nAccuracySec=1min\n\n[Install]\nWantedBy=timers.target\n",
             job.about,
             at.strftime("%H:%M"),
             s.time_zone,
+            if job.monthly { "01" } else { "*" },
             at.strftime("%H:%M"),
             s.time_zone,
             s.random_delay.as_secs(),
@@ -215,7 +221,8 @@ fn crontab(config: &Config, jobs: &[Job], command: &Invocation) -> String {
     for job in jobs {
         let Some(at) = job.at else { continue };
         let local = here_time(at, &s.time_zone, &here).unwrap_or(at);
-        let mut line = format!("{} {} * * * {}", local.minute(), local.hour(), command.cron(job.args));
+        let day = if job.monthly { "1" } else { "*" };
+        let mut line = format!("{} {} {day} * * {}", local.minute(), local.hour(), command.cron(job.args));
         // Whatever became of the one before.
         let mut last = job;
         while let Some(then) = jobs.iter().find(|j| last.then == Some(j.name)) {

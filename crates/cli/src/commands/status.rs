@@ -37,7 +37,8 @@ pub(super) async fn run(session: &Session, args: StatusArgs) -> Outcome {
     }
     let repository = config.repository.open().await?;
     let policy = |s: &SourceName| config.policy(s);
-    let found = status(&session.ctx, &repository, &config.repository, &config.sources, policy).await?;
+    let drills = config.drill_names();
+    let found = status(&session.ctx, &repository, &config.repository, &config.sources, policy, &drills).await?;
     match &args.prometheus {
         Some(Some(file)) => replace_file(file, &metrics::render(&found))?,
         Some(None) => Output::print(&metrics::render(&found))?,

@@ -11,12 +11,15 @@ use crate::commands::drill::PHASES;
 /// Names of chosen tables that are listed.
 const CHOSEN: usize = 12;
 
-/// Draws the certificate; `link` is its place in the chain.
-pub(crate) fn certificate_page(record: &DrillRecord, link: Option<&DrillLink>, l: Language) -> String {
+/// Draws the certificate; `link` is its place in the chain, `broken` what contradicts it.
+pub(crate) fn certificate_page(record: &DrillRecord, link: Option<&DrillLink>, broken: &[String], l: Language) -> String {
     let body = html! {
         header {
             h1 { (l.say(words::CERTIFICATE)) " " (record.number) }
             div class="meta" { (record.drill) " · " (l.say(words::REPOSITORY)) " " (record.repository) " · " (record.tool.name) " " (record.tool.version) }
+        }
+        @if !broken.is_empty() {
+            section class="state bad" { h2 { (l.say(words::BROKEN)) } ul { @for b in broken { li { (b) } } } }
         }
         section class={ "state " (class(record.verdict)) } {
             span class={ "badge " (class(record.verdict)) } { (l.verdict(record.verdict)) }
@@ -40,8 +43,8 @@ fn pairs(record: &DrillRecord, link: Option<&DrillLink>, l: Language) -> Vec<(&'
         (l.say(words::STARTED), utc(record.started)),
         (l.say(words::ENDED), utc(record.finished)),
         (l.say(words::INCIDENT), l.incident(record.incident).to_owned()),
-        ("RTO", format!("{} / {} {}", measured(m.rto_seconds), l.say(words::OBJECTIVE), seconds(o.rto_seconds as f64))),
-        ("RPO", format!("{} / {} {}", measured(m.rpo_seconds), l.say(words::OBJECTIVE), seconds(o.rpo_seconds as f64))),
+        ("RTO", format!("{} / {} {}", measured(m.rto_seconds, l), l.say(words::OBJECTIVE), seconds(o.rto_seconds as f64, l))),
+        ("RPO", format!("{} / {} {}", measured(m.rpo_seconds, l), l.say(words::OBJECTIVE), seconds(o.rpo_seconds as f64, l))),
         (l.say(words::OPERATOR), format!("{}@{}", record.operator.user, record.operator.host)),
     ];
     if let Some(runbook) = &record.runbook {
@@ -74,19 +77,19 @@ fn about(item: &DrillItem, l: Language) -> Vec<(&'static str, String)> {
     all.extend(item.taken.map(|t| (l.say(words::TAKEN), utc(t))));
     all.extend(item.manifest_sha256.map(|d| (l.say(words::MANIFEST), d.to_string())));
     all.extend(item.fingerprint.map(|f| (l.say(words::FINGERPRINT), f.to_string())));
-    let rows = if item.rows > 0 { format!(", {} {}", human_count(item.rows), l.say(words::ROWS)) } else { String::new() };
+    let rows = if item.rows > 0 { format!(", {} {}", human_count(item.rows), l.say(words::OF_ROWS)) } else { String::new() };
     let equal = format!("{} / {}{rows}, {}", human_count(item.equal), human_count(item.restored), human_bytes(item.bytes));
     all.push((l.say(words::EQUAL), equal));
-    all.push(("RTO", measured(item.rto_seconds)));
+    all.push(("RTO", measured(item.rto_seconds, l)));
     if let Some(e) = &item.estimate {
         let share = e.share * 100.0;
-        let text = format!("{} ({} – {}), {share:.0} %", seconds(e.seconds), seconds(e.low), seconds(e.high));
+        let text = format!("{} ({} – {}), {share:.0} %", seconds(e.seconds, l), seconds(e.low, l), seconds(e.high, l));
         all.push((l.say(words::ESTIMATE), text));
     }
     if let Some(rpo) = &item.rpo {
-        all.push((l.say(words::NEWEST_ROW), format!("{} ({}): RPO {}", utc(rpo.newest), rpo.from, seconds(rpo.seconds))));
+        all.push((l.say(words::NEWEST_ROW), format!("{} ({}): RPO {}", utc(rpo.newest), rpo.from, seconds(rpo.seconds, l))));
     }
-    all.extend(item.backup_age_seconds.map(|s| (l.say(words::BACKUP_AGE), seconds(s))));
+    all.extend(item.backup_age_seconds.map(|s| (l.say(words::BACKUP_AGE), seconds(s, l))));
     all
 }
 
@@ -101,7 +104,7 @@ fn restored(item: &DrillItem, l: Language) -> Markup {
             @if total > 0.0 {
                 h3 { (l.say(words::PHASES)) }
                 div class="bars" { @for (n, _, took) in &phases { i class={ "p" (n) } style={ "width:" (format!("{:.2}", took / total * 100.0)) "%" } {} } }
-                div class="legend" { @for (n, phase, took) in &phases { span { i class={ "p" (n) } {} (l.phase(phase)) " " (seconds(*took)) } } }
+                div class="legend" { @for (n, phase, took) in &phases { span { i class={ "p" (n) } {} (l.phase(phase)) " " (seconds(*took, l)) } } }
             }
             h3 { (l.say(words::CHECKS)) }
             div class="wide" { table {
@@ -113,6 +116,10 @@ fn restored(item: &DrillItem, l: Language) -> Markup {
                     tr { td { span class="badge bad" { (l.verdict(dozo_model::Verdict::Failed)) } } td { (l.say(words::OBJECTIVE)) } td { (finding) } }
                 }
             } }
+            @if !item.changes.is_empty() {
+                h3 { (l.say(words::CHANGES)) }
+                ul { @for c in &item.changes { li { (c) } } }
+            }
             @if !item.not_checked.is_empty() {
                 h3 { (l.say(words::NOT_CHECKED)) }
                 ul { @for n in &item.not_checked { li { (n) } } }
@@ -122,19 +129,21 @@ fn restored(item: &DrillItem, l: Language) -> Markup {
 }
 
 /// Writes the certificate as text.
-pub(crate) fn certificate_text(record: &DrillRecord, link: Option<&DrillLink>, l: Language) -> String {
+pub(crate) fn certificate_text(record: &DrillRecord, link: Option<&DrillLink>, broken: &[String], l: Language) -> String {
     let mut lines =
         vec![format!("{} {}: {} {}", l.say(words::CERTIFICATE), record.number, record.drill, l.verdict(record.verdict))];
+    lines.extend(broken.iter().map(|b| format!("  {}: {b}", l.say(words::BROKEN))));
     lines.extend(pairs(record, link, l).into_iter().map(|(name, value)| format!("  {name}: {value}")));
     lines.extend(record.findings.iter().map(|f| format!("  {}: {f}", l.verdict(dozo_model::Verdict::Failed))));
     for item in &record.items {
         lines.push(format!("\n{} {}", item.label(), l.verdict(item.verdict)));
         lines.extend(about(item, l).into_iter().map(|(name, value)| format!("  {name}: {value}")));
-        let phases = PHASES.iter().filter_map(|p| Some(format!("{} {}", l.phase(p), seconds(*item.seconds.get(*p)?))));
+        let phases = PHASES.iter().filter_map(|p| Some(format!("{} {}", l.phase(p), seconds(*item.seconds.get(*p)?, l))));
         lines.push(format!("  {}: {}", l.say(words::PHASES), phases.collect::<Vec<_>>().join(", ")));
         lines.extend(item.findings.iter().map(|f| format!("  {}: {f}", l.verdict(dozo_model::Verdict::Failed))));
         let passed = item.checks.iter().filter(|c| c.verdict == dozo_model::Verdict::Passed);
         lines.extend(passed.map(|c| format!("  {}: {}: {}", l.verdict(c.verdict), c.name, c.detail)));
+        lines.extend(item.changes.iter().map(|c| format!("  {}: {c}", l.say(words::CHANGES))));
         lines.extend(item.not_checked.iter().map(|n| format!("  {}: {n}", l.say(words::NOT_CHECKED))));
     }
     lines.extend(record.warnings.iter().map(|w| format!("{}: {w}", l.say(words::WARNINGS))));

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dozo_engine::{Report, SourceReport};
-use dozo_model::{DrillRecord, Severity, Tier, human_bytes, human_count};
+use dozo_engine::{DrillStatus, Report, SourceReport};
+use dozo_model::{DrillRecord, Period, Severity, Tier, Verdict, human_bytes, human_count};
 use jiff::civil::Date;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -73,19 +73,26 @@ fn tile(value: &str, what: &str) -> Markup {
 
 fn tiles(report: &Report, l: Language) -> Markup {
     let sources: Vec<_> = report.status.sources.iter().filter(|s| s.configured).collect();
+    // One source without a good backup has no recovery point at all.
+    let ages: Option<Vec<i64>> = sources.iter().map(|s| s.newest_good.as_ref()?.age_seconds).collect();
     #[expect(clippy::cast_precision_loss, reason = "seconds of an age")]
-    let oldest = sources.iter().filter_map(|s| s.newest_good.as_ref()?.age_seconds).max().map(|s| s as f64);
-    let stored = report.size.points.last().map_or(0, |p| p.bytes);
-    let drill = super::newest(&report.drills);
+    let oldest = ages.and_then(|a| a.into_iter().max()).map(|s| s as f64);
+    let stored = report.size.points.first().map_or(0, |p| p.bytes);
+    // The worst of the newest runs of each drill: by verdict, and by how near it came to its objective.
+    let drills = &report.status.drills;
+    let verdict = (!drills.is_empty()).then(|| Verdict::of(drills.iter().map(|d| d.verdict)));
     #[expect(clippy::cast_precision_loss, reason = "seconds of an objective")]
-    let objective = drill.map_or_else(|| "–".into(), |d| seconds(d.objectives.rto_seconds as f64));
+    let share = |d: &&DrillStatus| d.rto_seconds.unwrap_or(f64::MAX) / (d.rto_objective_seconds as f64).max(1.0);
+    let slowest = drills.iter().max_by(|a, b| share(a).total_cmp(&share(b)));
+    #[expect(clippy::cast_precision_loss, reason = "seconds of an objective")]
+    let objective = slowest.map_or_else(|| "–".into(), |d| seconds(d.rto_objective_seconds as f64, l));
+    let last = drills.iter().map(|d| d.at).max().map(|at| local(at, &report.time_zone)).unwrap_or_default();
     html! {
         div class="tiles" {
-            (tile(&measured(oldest), &format!("{}: {}", l.say(words::RPO), l.say(words::BACKUP_AGE))))
-            (tile(&measured(drill.and_then(|d| d.measured.rto_seconds)),
+            (tile(&measured(oldest, l), &format!("{}: {}", l.say(words::RPO), l.say(words::BACKUP_AGE))))
+            (tile(&measured(slowest.and_then(|d| d.rto_seconds), l),
                 &format!("{}, {} {objective}", l.say(words::RTO), l.say(words::OBJECTIVE))))
-            (tile(drill.map_or("–", |d| l.verdict(d.verdict)),
-                &drill.map_or_else(|| l.say(words::DRILL).to_owned(), |d| format!("{} {}, {}", l.say(words::DRILL), d.drill, local(d.finished, &report.time_zone)))))
+            (tile(verdict.map_or("–", |v| l.verdict(v)), &format!("{} {last}", l.say(words::DRILLS))))
             (tile(&sources.len().to_string(), l.say(words::SOURCES)))
             (tile(&human_bytes(stored), l.say(words::REPOSITORY_SIZE)))
         }
@@ -146,7 +153,7 @@ fn sources(report: &Report, l: Language) -> Markup {
                         td class={ "t " (if s.silent { "bad" } else { "" }) } { (when(s.newest_good.as_ref().and_then(|n| n.started))) }
                         td class="n" {
                             @let age = s.newest_good.as_ref().and_then(|n| n.age_seconds);
-                            @match age.and_then(|a| i32::try_from(a).ok()) { Some(a) => (seconds(f64::from(a))), None => "–" }
+                            @match age.and_then(|a| i32::try_from(a).ok()) { Some(a) => (seconds(f64::from(a), l)), None => "–" }
                         }
                         td class="t" { (when(s.newest_verified)) }
                         td class="t" { (when(s.newest_proven)) }
@@ -180,19 +187,21 @@ fn coverage(report: &Report, l: Language) -> Markup {
     }
 }
 
-/// Days before today, negative.
+/// Days from today, negative before it.
 fn back(date: Date, today: Date) -> f64 {
     f64::from((date - today).get_days())
 }
 
-fn day_label(today: Date) -> impl Fn(f64) -> String {
+/// Names days; `years` = there are several.
+fn day_label(today: Date, years: bool) -> impl Fn(f64) -> String {
+    let form = if years { "%Y-%m-%d" } else { "%m-%d" };
     #[expect(clippy::cast_possible_truncation, reason = "days")]
-    move |x: f64| today.saturating_add(jiff::Span::new().days(x.round() as i64)).strftime("%m-%d").to_string()
+    move |x: f64| today.saturating_add(jiff::Span::new().days(x.round() as i64)).strftime(form).to_string()
 }
 
 #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes of a chart")]
 fn growth(report: &Report, l: Language) -> Markup {
-    let label = day_label(report.today);
+    let label = day_label(report.today, false);
     let points = report.size.points.iter().map(|p| (back(p.date, report.today), p.bytes as f64)).collect();
     let chart = draw(&Chart {
         lines: vec![Line { points }],
@@ -208,7 +217,7 @@ fn growth(report: &Report, l: Language) -> Markup {
             h2 { (l.say(words::GROWTH)) }
             @if let Some(svg) = chart {
                 h3 {
-                    (l.say(words::REPOSITORY_SIZE))
+                    (l.say(words::FORECAST))
                     @if let Some(rate) = report.size.bytes_per_day { " · " (signed(rate)) " " (l.say(words::PER_DAY)) }
                 }
                 div class="chart wide" { (PreEscaped(svg)) }
@@ -269,10 +278,10 @@ fn trend(report: &Report, of: fn(&DrillRecord) -> (Option<f64>, u64)) -> Option<
             by_drill.entry(&record.drill).or_default().push((-age, seconds / (objective as f64).max(1.0) * 100.0));
         }
     }
-    let names: Vec<String> = by_drill.keys().take(5).map(|n| (*n).to_owned()).collect();
-    let label = day_label(report.at.to_zoned(zone).date());
+    let names: Vec<String> = by_drill.keys().map(|n| (*n).to_owned()).collect();
+    let label = day_label(report.at.to_zoned(zone).date(), true);
     let svg = draw(&Chart {
-        lines: by_drill.into_values().take(5).map(|points| Line { points }).collect(),
+        lines: by_drill.into_values().map(|points| Line { points }).collect(),
         limit: Some(100.0),
         filled: false,
         dots: true,
@@ -295,7 +304,7 @@ fn trends(report: &Report, l: Language) -> Markup {
                 @if let Some((names, svg)) = chart {
                     h3 { (l.say(*word)) }
                     div class="chart wide" { (PreEscaped(svg)) }
-                    div class="legend" { @for (n, name) in names.iter().enumerate() { span { i class={ "k" (n + 1) } {} (name) } } }
+                    div class="legend" { @for (n, name) in names.iter().enumerate() { span { i class={ "k" (n % 5 + 1) } {} (name) } } }
                 }
             }
         }
@@ -319,8 +328,8 @@ fn drills(report: &Report, l: Language) -> Markup {
                             td class="n" { (d.number) } td class="t" { (local(d.started, &report.time_zone)) } td { (d.drill) }
                             td { span class={ "badge " (class(d.verdict)) } { (l.verdict(d.verdict)) } }
                             td class="n" { (d.items.len()) }
-                            td class="n" { (measured(d.measured.rto_seconds)) " / " (seconds(d.objectives.rto_seconds as f64)) }
-                            td class="n" { (measured(d.measured.rpo_seconds)) " / " (seconds(d.objectives.rpo_seconds as f64)) }
+                            td class="n" { (measured(d.measured.rto_seconds, l)) " / " (seconds(d.objectives.rto_seconds as f64, l)) }
+                            td class="n" { (measured(d.measured.rpo_seconds, l)) " / " (seconds(d.objectives.rpo_seconds as f64, l)) }
                             td { @for (item, text) in d.all_findings().take(3) { div { @if let Some(i) = item { (i.source) ": " } (text) } } }
                         }
                     }
@@ -344,11 +353,32 @@ fn retention(report: &Report, l: Language) -> Markup {
     }
 }
 
+/// Shows a period.
+fn span(period: Period, l: Language) -> String {
+    let text = period.to_string();
+    if l == Language::English {
+        return text;
+    }
+    let unit = |word: &str| match word.trim_end_matches('s') {
+        "day" => "日",
+        "month" => "か月",
+        "year" => "年",
+        _ => "",
+    };
+    match text.split_once(' ') {
+        Some((n, word)) if !unit(word).is_empty() => format!("{n} {}", unit(word)),
+        _ if text == "forever" => "無期限".into(),
+        _ => text,
+    }
+}
+
 fn promise(source: &SourceReport, l: Language) -> String {
     let p = &source.policy;
     let tiers = [(Tier::Daily, p.daily), (Tier::Weekly, p.weekly), (Tier::Monthly, p.monthly), (Tier::Yearly, p.yearly)];
-    let said =
-        tiers.into_iter().filter(|(_, period)| !period.is_off()).map(|(tier, period)| format!("{} {period}", l.tier(tier)));
+    let said = tiers
+        .into_iter()
+        .filter(|(_, period)| !period.is_off())
+        .map(|(tier, period)| format!("{} {}", l.tier(tier), span(period, l)));
     said.collect::<Vec<_>>().join(", ")
 }
 
@@ -411,7 +441,7 @@ fn runs(report: &Report, l: Language) -> Markup {
                     tr {
                         td { (source.source) } td class="t" { (local(run.started, &report.time_zone)) }
                         td class=(if run.state == "complete" { "good" } else { "bad" }) { (l.state(run.state)) }
-                        td class="n" { (seconds(run.seconds)) } td class="n" { (human_count(run.rows)) } td class="n" { (human_bytes(run.written)) }
+                        td class="n" { (seconds(run.seconds, l)) } td class="n" { (human_count(run.rows)) } td class="n" { (human_bytes(run.written)) }
                         td { @if let Some((stage, share)) = &run.slowest { (l.phase(stage)) " " (share) " %" } }
                     }
                 } }

@@ -29,7 +29,7 @@ pub(super) fn text(report: &Report, l: Language) -> String {
         vec![
             s.source.to_string(),
             when(good.and_then(|g| g.started)),
-            good.and_then(|g| g.age_seconds).map_or_else(|| "–".into(), |a| seconds(a as f64)),
+            good.and_then(|g| g.age_seconds).map_or_else(|| "–".into(), |a| seconds(a as f64, l)),
             when(s.newest_verified),
             when(s.drilled),
             s.backups.to_string(),
@@ -41,7 +41,7 @@ pub(super) fn text(report: &Report, l: Language) -> String {
         let header = [words::NUMBER, words::STARTED, words::DRILL, words::VERDICT, words::RTO, words::RPO];
         let header: Vec<&str> = header.iter().map(|w| l.say(*w)).collect();
         let rows = report.drills.iter().rev().take(5).map(|d| {
-            let of = |value: Option<f64>, objective: u64| format!("{} / {}", measured(value), seconds(objective as f64));
+            let of = |value: Option<f64>, objective: u64| format!("{} / {}", measured(value, l), seconds(objective as f64, l));
             vec![
                 d.number.to_string(),
                 local(d.started, &report.time_zone),
@@ -55,15 +55,19 @@ pub(super) fn text(report: &Report, l: Language) -> String {
     } else {
         lines.extend([String::new(), l.say(words::NO_DRILLS).to_owned()]);
     }
-    let size = report.size.points.last().map_or(0, |p| p.bytes);
-    let rate = report.size.bytes_per_day.map(|r| format!(", {:+.1} MB {}", r / 1e6, l.say(words::PER_DAY))).unwrap_or_default();
+    let size = report.size.points.first().map_or(0, |p| p.bytes);
+    let signed = |r: f64| format!("{}{}", if r < 0.0 { "-" } else { "+" }, human_bytes(r.abs() as u64));
+    let rate = report.size.bytes_per_day.map(|r| format!(", {} {}", signed(r), l.say(words::PER_DAY))).unwrap_or_default();
     lines.extend([String::new(), format!("{}: {}{rate}", l.say(words::REPOSITORY_SIZE), human_bytes(size))]);
     if let Some(disk) = &report.disk {
         let percent = (disk.used as f64 / (disk.total as f64).max(1.0) * 100.0).round() as u64;
         lines.push(format!("{}: {} {percent} %", l.say(words::DISK), l.say(words::USED)));
         for (level, date) in &disk.reached {
             let unknown = if report.size.bytes_per_day.is_some() { words::NOT_FORESEEN } else { words::TOO_FEW };
-            let said = date.map_or_else(|| l.say(unknown).to_owned(), |d| d.to_string());
+            let said = date.map_or_else(
+                || l.say(unknown).to_owned(),
+                |d| if d <= report.today { l.say(words::ALREADY).to_owned() } else { d.to_string() },
+            );
             lines.push(format!("  {level} %: {said}"));
         }
     }

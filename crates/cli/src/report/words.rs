@@ -107,6 +107,7 @@ impl Language {
             "complete" => Word("complete", "完全"),
             "suspect" => Word("suspect", "要確認"),
             "partial" => Word("partial", "一部のみ"),
+            "damaged" => Word("damaged", "破損"),
             "exported" => Word("exported", "書き出し済み"),
             "proven" => Word("proven", "証明済み"),
             "detached" => Word("detached", "切り離し済み"),
@@ -152,6 +153,8 @@ pub(super) const NOTHING: Word = Word("nothing", "なし");
 pub(super) const UNKEPT: Word = Word("kept by no tier", "世代対象外");
 pub(super) const GROWTH: Word = Word("Growth and capacity", "増加量と容量");
 pub(super) const REPOSITORY_SIZE: Word = Word("Size of the repository", "リポジトリのサイズ");
+pub(super) const FORECAST: Word =
+    Word("Size of the repository, as the policy plays forward", "リポジトリのサイズ (方針どおりに進んだ場合の予測)");
 pub(super) const PER_DAY: Word = Word("a day", "/日");
 pub(super) const DISK: Word = Word("Disk of the repository", "リポジトリのディスク");
 pub(super) const USED: Word = Word("in use", "使用中");
@@ -165,6 +168,8 @@ pub(super) const REMOTE_DISK: Word =
     Word("A remote repository: its room cannot be asked.", "リモートのため、空き容量は取得できません。");
 pub(super) const TABLE: Word = Word("table", "テーブル");
 pub(super) const ROWS: Word = Word("rows", "行数");
+pub(super) const OF_ROWS: Word = Word("rows", "行");
+pub(super) const BROKEN: Word = Word("This record contradicts its chain", "この記録は連鎖と矛盾しています");
 pub(super) const ROWS_PER_DAY: Word = Word("rows a day", "行/日");
 pub(super) const TRENDS: Word = Word("Recovery time and recovery point", "復旧時間と復旧時点");
 pub(super) const RTO_TREND: Word =
@@ -210,6 +215,7 @@ pub(super) const CHECKS: Word = Word("Checks", "検査");
 pub(super) const CHECK: Word = Word("check", "項目");
 pub(super) const RESULT: Word = Word("result", "結果");
 pub(super) const NOT_CHECKED: Word = Word("Not checked", "検査していないもの");
+pub(super) const CHANGES: Word = Word("Gone since the drill before", "前回の訓練以降に失われた定義");
 pub(super) const ESTIMATE: Word = Word("estimate for the whole", "全体の推定");
 pub(super) const INCIDENT: Word = Word("incident", "想定障害");
 pub(super) const RUNBOOK: Word = Word("runbook", "手順書");

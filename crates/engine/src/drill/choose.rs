@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use dozo_catalog::{ArchivedUnit, BackupRecord, Repository};
+use dozo_catalog::{ArchivedUnit, BackupRecord, BackupState, CatalogError, Repository};
 use dozo_model::{
     BackupId, Content, Dataset, DrillScope, Incident, Manifest, PostgresContent, QualifiedName, Sha256Digest, SourceName,
-    Timestamp, UnitState,
+    Timestamp, UnitState, Verdict,
 };
 use dozo_postgres::canary_name;
-use dozo_store::Layout;
+use dozo_store::{Layout, StoreError};
 use rand::seq::{IndexedRandom, SliceRandom};
 use serde::Serialize;
 
@@ -77,6 +77,10 @@ pub(crate) struct Chosen {
     pub(super) around: Option<Box<Manifest>>,
     /// Why it cannot run.
     pub(super) not_run: Option<String>,
+    /// Why it fails before anything is restored: what it would take is damaged or gone.
+    pub(super) damaged: Option<String>,
+    /// Good to know: newer backups that are not good.
+    pub(super) passed_over: Option<String>,
 }
 
 impl Chosen {
@@ -89,7 +93,17 @@ impl Chosen {
             names: vec![],
             around: None,
             not_run: Some(why.into()),
+            damaged: None,
+            passed_over: None,
         }
+    }
+
+    /// One whose choice has failed: what is damaged or gone speaks against the backup, a store that does not answer does not.
+    fn failed(source: &SourceName, scope: DrillScope, error: &EngineError) -> Self {
+        let text = crate::error::chain(error);
+        let damaged = super::verdict_of(error) == Verdict::Failed;
+        let (damaged, not_run) = if damaged { (Some(text), None) } else { (None, Some(text)) };
+        Self { damaged, not_run, ..Self::without(source, scope, "") }
     }
 
     pub(super) fn id(&self) -> Option<BackupId> {
@@ -103,9 +117,12 @@ impl Chosen {
     /// Returns the datasets that come back.
     pub(super) fn datasets(&self) -> Vec<&Dataset> {
         let all = self.manifest.iter().flat_map(Manifest::datasets);
+        let branches = self.manifest.as_ref().and_then(Manifest::postgres).map_or(&[][..], |pg| &pg.partitioned);
+        let up = |name: &QualifiedName| branches.iter().find(|p| &p.name == name).and_then(|p| p.parent.clone());
         all.filter(|d| {
             let named = |name: &QualifiedName| self.names.contains(&name.to_string());
-            self.names.is_empty() || named(&d.name) || d.root.as_ref().is_some_and(named)
+            let mut above = std::iter::successors(d.parent.clone(), up);
+            self.names.is_empty() || named(&d.name) || above.any(|name| named(&name))
         })
         .collect()
     }
@@ -143,14 +160,16 @@ pub(super) async fn choose(
     let there = repository.sources().await?;
     for name in &job.sources {
         // The databases of a server are sources of their own.
-        let configured = sources.iter().find(|s| &s.name == name);
-        let of_server: Vec<&SourceName> = there.iter().filter(|t| configured.is_some_and(|s| s.has_database(t))).collect();
+        let is_its = |t: &&SourceName| *t != name && SourceSettings::of(sources, t).is_some_and(|s| &s.name == name);
+        let of_server: Vec<&SourceName> = there.iter().filter(is_its).collect();
         for source in if of_server.is_empty() { vec![name] } else { of_server } {
-            chosen.push(of_source(ctx, repository, job, source).await?);
+            let one = of_source(ctx, repository, job, source).await;
+            chosen.push(one.unwrap_or_else(|e| Chosen::failed(source, scope_without(job), &e)));
         }
     }
     for archive in &job.archives {
-        chosen.push(of_archive(repository, job, archive).await?);
+        let one = of_archive(repository, job, archive).await;
+        chosen.push(one.unwrap_or_else(|e| Chosen::failed(&archive.source, DrillScope::Archive, &e)));
     }
     let whole = |c: &Chosen| matches!(c.scope, DrillScope::Database | DrillScope::Sample);
     let usual = if chosen.iter().any(whole) { Incident::Database } else { Incident::Minor };
@@ -183,16 +202,27 @@ pub(super) async fn choose(
                 chosen: c.names.clone(),
                 place: place(c),
                 bytes: c.bytes(),
-                not_run: c.not_run.clone(),
+                not_run: c.not_run.clone().or_else(|| c.damaged.clone()),
             })
             .collect(),
     };
     Ok((plan, chosen))
 }
 
+/// What would be restored of a database that is not known.
+fn scope_without(job: &DrillJob) -> DrillScope {
+    match (job.tables.is_empty(), job.sample) {
+        (false, _) => DrillScope::Tables,
+        (true, Some(_)) => DrillScope::Sample,
+        (true, None) => DrillScope::Database,
+    }
+}
+
 async fn of_source(ctx: &Context, repository: &Repository, job: &DrillJob, source: &SourceName) -> Result<Chosen> {
     let history = repository.history(source).await?;
     let now = ctx.clock.now();
+    let newest = history.records.last().map(|r| r.manifest.id.clone());
+    let unreadable = history.unreadable.first().cloned();
     // One that is dated in the future is not the newest.
     let good: Vec<BackupRecord> =
         history.records.into_iter().filter(|r| r.good() && r.mark.is_none() && r.manifest.started <= now).collect();
@@ -202,12 +232,7 @@ async fn of_source(ctx: &Context, repository: &Repository, job: &DrillJob, sourc
         BackupPick::Random => good.choose(&mut rand::rng()),
     };
     let Some(manifest) = picked.map(|r| (*r.manifest).clone()) else {
-        let scope = match (job.tables.is_empty(), job.sample) {
-            (false, _) => DrillScope::Tables,
-            (true, Some(_)) => DrillScope::Sample,
-            (true, None) => DrillScope::Database,
-        };
-        return Ok(Chosen::without(source, scope, "it has no good backup"));
+        return Ok(Chosen::without(source, scope_without(job), "it has no good backup"));
     };
     let key = Layout::file(source, &manifest.id, "manifest.json");
     let sha256 = Some(Sha256Digest::of(&repository.store().get(&key).await?));
@@ -220,7 +245,22 @@ async fn of_source(ctx: &Context, repository: &Repository, job: &DrillJob, sourc
         Content::Files(_) => (DrillScope::Files, vec![], None),
         Content::Command(_) => (DrillScope::Command, vec![], None),
     };
-    Ok(Chosen { source: source.clone(), scope, manifest: Some(manifest), sha256, names, around: None, not_run })
+    let passed_over = match (unreadable, newest.filter(|id| job.backup == BackupPick::Latest && *id != manifest.id)) {
+        (Some(why), _) => Some(format!("a backup that cannot be read: {why}")),
+        (None, Some(id)) => Some(format!("a newer backup, {source}@{id}: it is not good")),
+        (None, None) => None,
+    };
+    Ok(Chosen {
+        source: source.clone(),
+        scope,
+        manifest: Some(manifest),
+        sha256,
+        names,
+        around: None,
+        not_run,
+        damaged: None,
+        passed_over,
+    })
 }
 
 /// Decides which tables of a database come back.
@@ -233,18 +273,37 @@ fn scope_of(job: &DrillJob, pg: &PostgresContent) -> Result<(DrillScope, Vec<Str
         let all: Vec<(&QualifiedName, Option<&QualifiedName>)> =
             tables.iter().map(|d| (&d.name, d.root.as_ref())).chain(trees.map(|t| (t, None))).collect();
         patterns.all_match(all.iter().copied(), "the backup")?;
-        let matching = |name: &&QualifiedName| patterns.matching(name, None).is_some();
-        // A tree comes with all its partitions.
-        let roots = pg.partitioned.iter().filter(|p| p.parent.is_none()).map(|p| &p.name);
-        let leaves = tables.iter().filter(|d| d.root.as_ref().is_none_or(|r| !matching(&r))).map(|d| &d.name);
-        names.extend(roots.chain(leaves).filter(matching).map(ToString::to_string));
+        let matching = |name: &QualifiedName| patterns.matching(name, None).is_some();
+        // A tree, or a branch of one, comes with all its partitions: they are not named again.
+        let parents: BTreeMap<&QualifiedName, Option<&QualifiedName>> = pg
+            .partitioned
+            .iter()
+            .map(|p| (&p.name, p.parent.as_ref()))
+            .chain(tables.iter().map(|d| (&d.name, d.parent.as_ref())))
+            .collect();
+        let above = |name| std::iter::successors(Some(name), |n| parents.get(*n).copied().flatten()).skip(1);
+        let chosen = parents.keys().filter(|name| matching(name) && !above(**name).any(matching));
+        names.extend(chosen.map(ToString::to_string));
         DrillScope::Tables
     } else if let Some(size) = job.sample {
-        names.extend(sample(&tables, size).into_iter().map(|d| d.name.to_string()));
+        let canary = canary_name();
+        // A table that inherits from another one cannot be restored by itself.
+        let child = |d: &Dataset| {
+            let own = pg.definitions.as_ref().and_then(|all| all.get(&d.name.to_string()));
+            own.is_some_and(|own| own.keys().any(|what| what.starts_with("parent ")))
+        };
+        // pg_restore lists no name with a line break, and no pattern has a backslash.
+        let odd = |d: &Dataset| d.name.to_string().chars().any(|c| c.is_control() || c == '\\');
+        let drawn: Vec<&Dataset> = tables.iter().copied().filter(|d| d.name != canary && !child(d) && !odd(d)).collect();
+        names.extend(sample(&drawn, size).into_iter().map(|d| d.name.to_string()));
         DrillScope::Sample
     } else {
         return Ok((DrillScope::Database, names));
     };
+    // Without a name everything would be meant.
+    if names.is_empty() {
+        return Err(EngineError::Options("there is no table with rows to draw".into()));
+    }
     // It tells how fresh the rows are.
     let canary = canary_name();
     if pg.datasets.iter().any(|d| d.name == canary) && !names.contains(&canary.to_string()) {
@@ -318,33 +377,50 @@ async fn of_archive(repository: &Repository, job: &DrillJob, archive: &crate::Ar
         sha256,
         not_run: around.is_none().then(|| "its database has no good backup, whose types and functions it needs".to_owned()),
         around,
+        damaged: None,
+        passed_over: None,
     })
 }
 
-/// Returns the manifests that a server may be known by: of all backups, and of archived partitions.
+/// Servers that backups came from: what each is known by, and the backup; and a backup that does not say.
+#[derive(Debug, Default)]
+pub(super) struct KnownServers {
+    pub(super) by: BTreeMap<String, String>,
+    pub(super) nameless: Option<String>,
+}
+
+/// Returns what servers may be known by: of all backups, and of archived partitions.
 ///
 /// # Errors
-/// What the store says.
-pub(super) async fn known_servers(repository: &Repository) -> Result<BTreeMap<String, String>> {
-    let mut known = BTreeMap::new();
+/// What the store says; when a manifest cannot be read: it may be that of the server that is asked about.
+pub(super) async fn known_servers(repository: &Repository) -> Result<KnownServers> {
+    let mut known = KnownServers::default();
     let mut add = |manifest: &Manifest| {
         if let Some(pg) = manifest.postgres() {
             let of = format!("{}@{}", manifest.source, manifest.id);
-            known.insert(format!("started {}", pg.server.postmaster_start), of.clone());
-            known.extend(pg.server.system_identifier.as_ref().map(|id| (format!("system {id}"), of)));
+            known.by.insert(format!("started {}", pg.server.postmaster_start), of.clone());
+            match &pg.server.system_identifier {
+                Some(id) => drop(known.by.insert(format!("system {id}"), of)),
+                None => known.nameless = Some(of),
+            }
         }
     };
     for source in repository.sources().await? {
         for entry in repository.backups(Some(&source)).await? {
-            if let dozo_catalog::BackupState::Committed(manifest) = &entry.state {
-                add(manifest);
+            match &entry.state {
+                BackupState::Committed(manifest) => add(manifest),
+                BackupState::Unreadable(why) => {
+                    return Err(EngineError::Options(format!("{}@{}: {why}", entry.source, entry.id)));
+                }
+                BackupState::Uncommitted(_) | BackupState::Aborted | BackupState::Doomed(_) => {}
             }
         }
         for unit in repository.archive_units(&source).await? {
             match repository.unit_manifest(&unit).await {
                 Ok(manifest) => add(&manifest),
                 // One that was not finished has none.
-                Err(e) => drop::<EngineError>(e.into()),
+                Err(CatalogError::Store(StoreError::NotFound { .. })) => {}
+                Err(e) => return Err(e.into()),
             }
         }
     }

@@ -4,15 +4,17 @@
 //! newest row → checks → tear-down, whatever happened before it. *Invariant*: the time to the verified end counts as recovery; what is looked
 //! at afterwards does not.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
 use dozo_catalog::{lives, this_process};
 use dozo_model::{
-    DrillItem, DrillScope, Fingerprint, LeaseHolder, Manifest, MeasuredRpo, QualifiedName, Verdict, human_bytes, human_duration,
+    DrillItem, DrillScope, Fingerprint, LeaseHolder, Manifest, MeasuredRpo, PostgresContent, QualifiedName, Verdict, human_bytes,
+    human_duration,
 };
 use dozo_postgres::{
-    ConnInfo, PgTools, RestoreTarget, Scratch, ServerPrograms, ServerUser, Session, canary_name, comment_database,
+    ConnInfo, PgTools, RestoreTarget, Scratch, ServerFacts, ServerPrograms, ServerUser, Session, canary_name, comment_database,
     commented_databases, drop_database, lacking, make_roles, newest, table_definitions,
 };
 
@@ -29,6 +31,12 @@ use crate::{EngineError, Result};
 const PREFIX: &str = "dozo_drill_";
 /// Name of the database in a throw-away server.
 const DATABASE: &str = "drilled";
+/// What a restore makes without an error, and nobody compares.
+const NOT_COMPARED: [&str; 3] = [
+    "defaults, NOT NULL, identity, values of sequences, owners and grants: restored without an error, not compared",
+    "settings of the database and event triggers: left out, they would act upon the drill",
+    "views, functions and types: made without an error, not compared",
+];
 /// Definitions that are named one by one.
 const NAMED: usize = 40;
 /// Room that is left in the folder when a server says that its disk is full.
@@ -43,6 +51,15 @@ pub(super) struct Place {
     pub(super) programs: Option<std::path::PathBuf>,
     /// Major version.
     major: u32,
+    /// The database is there.
+    ready: bool,
+}
+
+impl Place {
+    /// Tells whether the server was made for this alone.
+    pub(super) fn is_own(&self) -> bool {
+        self.scratch.is_some()
+    }
 }
 
 impl Bench<'_> {
@@ -83,8 +100,16 @@ impl Bench<'_> {
             };
             let full = free(&self.job.folder).filter(|free| *free < FULL && place.as_ref().is_none_or(|p| p.scratch.is_some()));
             let room = full.map(|free| format!("no room: {} are left in {}", human_bytes(free), self.job.folder.display()));
-            let name = if place.is_none() { "server" } else { "restore" };
-            draft.stop(name, &error, room);
+            let before = place.as_ref().is_none_or(|p| !p.ready);
+            let name = if before { "server" } else { "restore" };
+            draft.stop(name, &error, before, room);
+        }
+        // A server that died in a check has not finished it.
+        if let Some(scratch) = place.as_mut().and_then(|p| p.scratch.as_mut())
+            && let Some(status) = scratch.ended().filter(|_| draft.item.rto_seconds.is_some())
+        {
+            let error = EngineError::Postgres(scratch.failed(&format!("it died ({status})")));
+            draft.stop("server", &error, true, None);
         }
         let began = Instant::now();
         let left = self.tear_down(place).await;
@@ -96,8 +121,8 @@ impl Bench<'_> {
     async fn steps(&self, draft: &mut Draft, chosen: &Chosen, manifest: &Manifest, slot: &mut Option<Place>) -> Result<()> {
         let pg = postgres(manifest)?;
         let began = Instant::now();
-        let place = self.provision(draft, chosen, manifest).await?;
-        let place = slot.insert(place);
+        self.provision(draft, chosen, manifest, slot).await?;
+        let Some(place) = slot.as_mut() else { return Err(EngineError::Internal("there is no server".into())) };
         let session = Session::connect_as(&place.info.with_database("postgres"), "dozo drill").await?;
         let own_server = place.scratch.is_some();
         let mut roles = pg.roles.clone();
@@ -140,9 +165,27 @@ impl Bench<'_> {
             create_db: chosen.around.is_none(),
             ..usual
         };
+        let since = Instant::now();
         let report = restore(self.ctx, self.repository, manifest, &place.info, &options).await?;
         draft.restored(&report);
+        // What the restore did before its first stage is part of it.
+        let since = since.elapsed().as_secs_f64();
+        let told: f64 = ["schema", "fetch", "load", "index", "verify"].iter().filter_map(|p| draft.item.seconds.get(*p)).sum();
+        draft.phase("schema", since - told);
         draft.item.rto_seconds = Some(draft.recovery());
+        let came: BTreeSet<&str> = report.tables.iter().map(|t| t.table.as_str()).collect();
+        for dataset in chosen.datasets() {
+            let table = dataset.name.to_string();
+            if !came.contains(table.as_str()) {
+                draft.stopped = true;
+                draft.check("fingerprint", Verdict::NotRun, format!("{table} was not restored"));
+            }
+        }
+        if report.outcome == "partial" && manifest.complete {
+            draft.stopped = true;
+            let text = "not everything could be restored: see what was left out".to_owned();
+            draft.item.not_checked.push(text);
+        }
         draft.item.bytes = chosen.datasets().iter().map(|d| d.bytes_read).sum();
         for lost in manifest.left_out.iter().filter(|l| l.error) {
             draft.check("backup", Verdict::Failed, format!("{} is not in it ({})", lost.name, lost.reason));
@@ -153,7 +196,16 @@ impl Bench<'_> {
 
         let began = Instant::now();
         let session = Session::connect_as(&place.info, "dozo drill").await?;
-        if !partition {
+        draft.item.not_checked.extend(NOT_COMPARED.map(str::to_owned));
+        if partition {
+            draft
+                .item
+                .not_checked
+                .push("definitions: those of an archived partition are made without an error, not compared".into());
+            if !self.job.checks.is_empty() {
+                draft.item.not_checked.push("checks of one's own: around an archived partition there are no rows".into());
+            }
+        } else {
             self.definitions(draft, chosen, manifest, &session, place.major).await?;
             self.newest(draft, manifest, &session).await?;
         }
@@ -163,7 +215,7 @@ impl Bench<'_> {
     }
 
     /// Makes a server, or a database on the test server.
-    async fn provision(&self, draft: &mut Draft, chosen: &Chosen, manifest: &Manifest) -> Result<Place> {
+    async fn provision(&self, draft: &mut Draft, chosen: &Chosen, manifest: &Manifest, slot: &mut Option<Place>) -> Result<()> {
         let pg = postgres(manifest)?;
         match &self.job.server {
             DrillServer::Scratch => {
@@ -183,21 +235,20 @@ impl Bench<'_> {
                     draft.item.not_checked.push(text.into());
                 }
                 let programs = Some(scratch.programs.folder.clone());
-                Ok(Place { info: scratch.info(DATABASE), scratch: Some(scratch), programs, major })
+                let info = scratch.info(DATABASE);
+                *slot = Some(Place { info: info.clone(), scratch: Some(scratch), programs, major, ready: false });
+                // A locale that this machine lacks speaks against the machine.
+                RestoreTarget::create_database(&info, &pg.server).await?;
             }
             DrillServer::Test(url) => {
                 let info = url.resolve()?;
                 let admin = Session::connect_as(&info, "dozo drill").await?;
                 let facts = admin.facts().await?;
-                let refuse = |why: String| EngineError::Options(format!("{} is not drilled on: {why}", info.target()));
-                let Some(system) = &facts.system_identifier else {
-                    let why = "its system identifier cannot be read, so it cannot be told from a server that backups came from: GRANT EXECUTE ON FUNCTION pg_control_system() TO this role";
-                    return Err(refuse(why.into()));
-                };
-                let known = known_servers(self.repository).await?;
-                let keys = [format!("system {system}"), format!("started {}", facts.postmaster_start)];
-                if let Some(backup) = keys.iter().find_map(|k| known.get(k)) {
-                    return Err(refuse(format!("it is the server that {backup} came from (system identifier {system})")));
+                let version = pg.server.version_num / 10_000;
+                self.refuse_production(&info, &facts, version).await?;
+                let major = facts.version_num / 10_000;
+                if major != version {
+                    draft.item.not_checked.push(format!("the version: the backup is of {version}, the test server of {major}"));
                 }
                 for (name, comment) in commented_databases(&admin, PREFIX).await? {
                     let owner = serde_json::from_str::<LeaseHolder>(&comment);
@@ -208,14 +259,50 @@ impl Bench<'_> {
                 let unique = self.work.name().rsplit('-').next().unwrap_or_default();
                 let database = format!("{PREFIX}{unique}_{}", self.number);
                 let own = info.with_database(&database);
+                let programs = PgTools::find(&self.tools(chosen), facts.version_num).await.ok().and_then(|t| t.folder());
+                // It is dropped whatever happens from here on.
+                *slot = Some(Place { info: own.clone(), scratch: None, programs, major, ready: false });
                 RestoreTarget::create_database(&own, &pg.server).await?;
                 let owner = serde_json::to_string(&this_process()).map_err(|e| EngineError::Internal(e.to_string()))?;
                 comment_database(&admin, &database, &owner).await?;
-                let major = facts.version_num / 10_000;
-                let programs = PgTools::find(&self.tools(chosen), facts.version_num).await.ok().and_then(|t| t.folder());
-                Ok(Place { info: own, scratch: None, programs, major })
             }
         }
+        if let Some(place) = slot {
+            place.ready = true;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a server is none that backups came from.
+    async fn refuse_production(&self, info: &ConnInfo, facts: &ServerFacts, version: u32) -> Result<()> {
+        let refuse = |why: String| EngineError::Options(format!("{} is not drilled on: {why}", info.target()));
+        let [host] = info.hosts.as_slice() else {
+            return Err(refuse("it names several hosts, and each connection may reach another one".into()));
+        };
+        for source in self.sources {
+            let theirs = source.postgres().and_then(|pg| pg.connection().ok());
+            if theirs.is_some_and(|theirs| theirs.hosts.contains(host)) {
+                return Err(refuse(format!("source `{}` is on the same host and port", source.name)));
+            }
+        }
+        let Some(system) = &facts.system_identifier else {
+            let why = "its system identifier cannot be read, so it cannot be told from a server that backups came from: GRANT EXECUTE ON FUNCTION pg_control_system() TO this role";
+            return Err(refuse(why.into()));
+        };
+        let known = known_servers(self.repository).await?;
+        let keys = [format!("system {system}"), format!("started {}", facts.postmaster_start)];
+        if let Some(backup) = keys.iter().find_map(|k| known.by.get(k)) {
+            return Err(refuse(format!("it is the server that {backup} came from (system identifier {system})")));
+        }
+        if let Some(backup) = known.nameless {
+            return Err(refuse(format!(
+                "{backup} does not say which server it came from (its role may not execute pg_control_system()): it may be this one"
+            )));
+        }
+        if facts.version_num / 10_000 < version {
+            return Err(refuse(format!("it is of version {}, the backup of {version}", facts.version_num / 10_000)));
+        }
+        Ok(())
     }
 
     /// Returns the client programs that the source is configured with.
@@ -280,6 +367,12 @@ impl Bench<'_> {
             let came: Vec<String> = chosen.datasets().iter().map(|d| d.name.to_string()).collect();
             expected.retain(|table, _| came.contains(table) || chosen.names.contains(table));
         }
+        // A key to a table that is not in the backup cannot come back.
+        let in_backup: BTreeSet<String> =
+            pg.datasets.iter().map(|d| d.name.to_string()).chain(pg.partitioned.iter().map(|p| p.name.to_string())).collect();
+        for own in expected.values_mut() {
+            own.retain(|_, value| value.split_once(' ').is_none_or(|(_, referred)| in_backup.contains(referred)));
+        }
         let same = major == pg.server.version_num / 10_000;
         let found = table_definitions(session, |_| true).await?;
         let missing = lacking(&expected, &found, partial, same);
@@ -299,8 +392,32 @@ impl Bench<'_> {
                 format!("{count} indexes, keys, checks, triggers, policies and rules {what}{only}"),
             );
         }
-        draft.item.not_checked.push("views, functions and types: made without an error, not compared".into());
+        draft.item.changes = self.changes(manifest, pg).await;
         Ok(())
+    }
+
+    /// Says what the backup that was drilled before had and this one does not: somebody may have dropped it by mistake.
+    async fn changes(&self, manifest: &Manifest, pg: &PostgresContent) -> Vec<String> {
+        let items = self.before.records.iter().rev().flat_map(|r| &r.record.items);
+        let mut ids =
+            items.filter(|i| i.source == manifest.source && i.scope != DrillScope::Archive).filter_map(|i| i.backup.as_ref());
+        let Some(id) = ids.next().filter(|id| **id != manifest.id) else { return Vec::new() };
+        // One that is deleted by now tells nothing.
+        let Ok(then) = self.repository.manifest(&manifest.source, id).await else { return Vec::new() };
+        if then.started >= manifest.started {
+            return Vec::new();
+        }
+        let (Some(then), Some(now)) = (then.postgres().and_then(|p| p.definitions.clone()), &pg.definitions) else {
+            return Vec::new();
+        };
+        // A table that is gone as a whole is told of by the backup itself.
+        let there = |table: &String| {
+            pg.datasets.iter().any(|d| &d.name.to_string() == table)
+                || pg.partitioned.iter().any(|p| &p.name.to_string() == table)
+        };
+        let then = then.into_iter().filter(|(table, _)| there(table)).collect();
+        let gone = lacking(&then, now, false, false);
+        gone.into_iter().take(NAMED).map(|what| format!("{what}: it was in {}@{id}", manifest.source)).collect()
     }
 
     /// Looks how fresh the rows are.
@@ -314,8 +431,20 @@ impl Bench<'_> {
         };
         let canary = from == "canary";
         let there = |t: &QualifiedName| manifest.datasets().iter().any(|d| &d.name == t || d.root.as_ref() == Some(t));
-        let newest = if there(&table) { newest(session, &table, &column).await? } else { None };
-        let Some(newest) = newest else {
+        let zone = SourceSettings::of(self.sources, &manifest.source).map_or("UTC", |s| s.time_zone.as_str());
+        // A row that is written while the backup begins is one of it, or not.
+        let until = manifest.finished.max(manifest.started);
+        let asked = if there(&table) { newest(session, &table, &column, until, zone).await } else { Ok(None) };
+        let newest = match asked {
+            Ok(newest) => newest,
+            // A column that is not there, or no time.
+            Err(e) => {
+                draft.stopped = true;
+                draft.check(name, Verdict::NotRun, format!("{from}: {}", crate::error::chain(&e)));
+                return Ok(());
+            }
+        };
+        let Some((newest, later)) = newest else {
             let why = if canary {
                 "there is no canary in the backup (dozo canary, or rpo-column of the source): only the age of the backup is known"
             } else {
@@ -326,7 +455,13 @@ impl Bench<'_> {
         };
         #[expect(clippy::cast_precision_loss, reason = "seconds of an age")]
         let since = |t: dozo_model::Timestamp| t.duration_since(newest).as_millis() as f64 / 1000.0;
-        let (seconds, before) = (since(self.started), since(manifest.started));
+        if later > 0 {
+            draft
+                .item
+                .not_checked
+                .push(format!("{later} rows of {table} that are dated after the backup: they say nothing about its age"));
+        }
+        let (seconds, before) = (since(self.started).max(0.0), since(manifest.started).max(0.0));
         draft.item.rpo = Some(MeasuredRpo { from: from.clone(), newest, seconds, before_backup_seconds: before });
         let human = |s: f64| human_duration(std::time::Duration::from_secs_f64(s.max(0.0)));
         if canary && before > self.job.canary_max_age.as_secs_f64() {

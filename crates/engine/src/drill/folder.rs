@@ -35,7 +35,7 @@ impl Bench<'_> {
         };
         match worked {
             Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
-            Err(e) => draft.stop("restore", &e, None),
+            Err(e) => draft.stop("restore", &e, false, None),
             Ok(()) => {}
         }
         let began = Instant::now();
@@ -88,7 +88,10 @@ impl Bench<'_> {
                         format!("{count} files, read again from the disk, have the digests of the list"),
                     );
                 }
-                draft.item.not_checked.push("owners, modes and times: set without an error, not compared".into());
+                draft
+                    .item
+                    .not_checked
+                    .push("owners, modes, times, links and folders: made without an error, not compared".into());
             }
             Content::Duckdb(_) | Content::Command(_) => {
                 let (tables, rows) = report.files.iter().fold((0, 0), |(t, n), f| (t + f.tables, n + f.rows));

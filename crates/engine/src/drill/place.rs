@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -75,11 +75,19 @@ pub(super) async fn sweep(folder: &Path) -> Vec<String> {
     warnings
 }
 
-/// Tells whether the process that made a folder is surely dead.
+/// Tells whether a folder was made by this user, and its process is surely dead. What somebody else has put there is left alone.
 fn abandoned(path: &Path) -> bool {
+    let ours = |m: fs::Metadata| m.is_dir() && m.uid() == rustix::process::geteuid().as_raw();
+    if !path.symlink_metadata().is_ok_and(ours) {
+        return false;
+    }
     let owner = fs::read(path.join("owner.json")).ok().and_then(|b| serde_json::from_slice::<LeaseHolder>(&b).ok());
     match owner {
-        Some(owner) => lives(&owner) == Some(false),
+        Some(owner) => {
+            let me = this_process();
+            let rebooted = owner.host == me.host && owner.boot_id != me.boot_id && !owner.boot_id.is_empty();
+            rebooted || lives(&owner) == Some(false)
+        }
         None => {
             let made = fs::metadata(path).and_then(|m| m.modified()).ok();
             made.and_then(|t| SystemTime::now().duration_since(t).ok()).is_some_and(|age| age > BEING_MADE)

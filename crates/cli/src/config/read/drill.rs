@@ -63,6 +63,9 @@ impl<'t> Reader<'t> {
         if !tables.is_empty() && sample.is_some() {
             self.problem(line, &format!("{path}.sample"), "tables and sample contradict each other".into());
         }
+        if jobs.is_empty() && table.entries.iter().any(|(k, ..)| k == "partition") {
+            self.problem(line, &format!("{path}.partition"), "it is about archives, and there is none".into());
+        }
         let partition = match self.text(&mut table, "partition").as_deref() {
             None | Some("random") => PartitionPick::Random,
             Some("latest") => PartitionPick::Latest,

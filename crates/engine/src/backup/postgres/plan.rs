@@ -85,6 +85,9 @@ impl Selection {
         if let Some(pattern) = self.exclude.matching(&table.name, root) {
             return Choice::Excluded(format!("excluded by {pattern}"));
         }
+        if canary && (!table.select_granted || table.row_security) {
+            return Choice::Excluded("the canary may not be read: GRANT SELECT ON dozo.canary".into());
+        }
         if table.kind == 'f' {
             return Choice::Foreign;
         }
