@@ -605,7 +605,12 @@ fn the_zoo_is_drilled_on_every_version() {
         let item = &record["items"][0];
         assert_eq!(item["place"], format!("scratch server {major}"));
         assert_eq!(check(item, "definitions")["verdict"], "passed", "{item:#}");
-        let _ = drill(&dozo, "sample", 0);
+        // What a table needs of other objects may not come with it: that is said, and no finding about the backup.
+        let run = dozo.run(&["--json", "drill", "sample"]);
+        assert!([0, 6].contains(&run.code), "{}{}", run.stdout, run.stderr);
+        let item = run.json()[0]["record"]["items"][0].clone();
+        let unlooked = strings(&item["not-checked"]);
+        assert!(run.code == 0 || unlooked.iter().any(|n| n.contains("left out ") || n.contains("was not restored")), "{item:#}");
         assert_eq!(left(arena.path()), Vec::<String>::new());
     }
 }

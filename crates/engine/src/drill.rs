@@ -263,6 +263,8 @@ impl Draft {
             Some(room) => (Verdict::NotRun, format!("{room}: {text}")),
             None if full => (Verdict::NotRun, format!("no room: {text}")),
             None if before => (Verdict::NotRun, text),
+            // A part of a database may name what is in the rest of it.
+            None if !self.item.whole() && crate::restore::names_missing(error) => (Verdict::NotRun, text),
             None => (verdict_of(error), text),
         };
         self.stopped |= verdict == Verdict::NotRun;

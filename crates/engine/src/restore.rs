@@ -516,6 +516,15 @@ fn names_missing_object(error: &PgError) -> bool {
     matches!(error, PgError::Query { sqlstate, .. } if ["42P01", "42883", "42704", "3F000", "23503"].contains(&sqlstate.as_str()))
 }
 
+/// As [`names_missing_object`], of what ended a restore.
+pub(crate) fn names_missing(error: &EngineError) -> bool {
+    match error {
+        EngineError::RestoreStopped { source, .. } => names_missing(source),
+        EngineError::Postgres(e) => names_missing_object(e),
+        _ => false,
+    }
+}
+
 /// Lists the parts that are still to be loaded.
 fn open_items(
     datasets: &[plan::PlannedDataset],
