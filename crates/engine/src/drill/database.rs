@@ -375,7 +375,13 @@ impl Bench<'_> {
         }
         let same = major == pg.server.version_num / 10_000;
         let found = table_definitions(session, |_| true).await?;
-        let missing = lacking(&expected, &found, partial, same);
+        // What this server cannot hold was left out, and said: it speaks against the server.
+        let name_of = |what: &str| what.split(" of ").next().and_then(|w| w.rsplit(' ').next()).unwrap_or_default().to_owned();
+        let left_out = |what: &String| {
+            let name = name_of(what);
+            draft.item.checks.iter().any(|c| c.detail.starts_with("left out ") && c.detail.contains(&name))
+        };
+        let missing: Vec<String> = lacking(&expected, &found, partial, same).into_iter().filter(|what| !left_out(what)).collect();
         let count: usize = expected.values().map(std::collections::BTreeMap::len).sum();
         for one in missing.iter().take(NAMED) {
             draft.check(name, Verdict::Failed, one.clone());
