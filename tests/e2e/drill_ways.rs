@@ -4,7 +4,7 @@ use std::fs;
 
 use dozo_testkit::{Cluster, ClusterOptions, shared};
 
-use crate::drill::{arena, check, drill, small, strings, with_drill};
+use crate::drill::{arena, as_root, check, drill, small, strings, with_drill};
 use crate::harness::{Dozo, Place};
 
 /// What looks like a drill that passed, and is none.
@@ -123,10 +123,11 @@ fn the_sweep_touches_nobody_elses() {
         path
     };
     let (ours, theirs) = (make("dozo-drill-ours"), make("dozo-drill-theirs"));
-    std::os::unix::fs::lchown(&theirs, Some(65534), Some(65534)).unwrap();
+    as_root(&["chown", "65534:65534", &theirs.display().to_string()]);
     let _ = drill(&dozo, "all", 0);
     assert_eq!(victim.psql("postgres", "SELECT 1"), "1");
     assert!(!ours.exists() && theirs.exists() && victim.data().join("PG_VERSION").exists());
+    as_root(&["rm", "-r", &theirs.display().to_string()]);
 }
 
 /// A new database on another server, gone afterwards; never on a server that backups came from.

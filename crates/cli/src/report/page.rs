@@ -125,7 +125,7 @@ fn findings(report: &Report, l: Language) -> Markup {
                         tr {
                             td { span class={ "badge " (severity_class(severity)) } { (l.severity(severity)) } }
                             td { (sources.join(", ")) }
-                            td { (text) }
+                            td { (l.finding(text)) }
                         }
                     }
                 } }

@@ -20,7 +20,7 @@ pub(super) fn text(report: &Report, l: Language) -> String {
     }
     for f in &report.findings {
         let source = f.source.as_ref().map_or(l.say(words::WHOLE), |s| s.as_str());
-        lines.push(format!("  [{}] {source}: {}", l.severity(f.severity), f.text));
+        lines.push(format!("  [{}] {source}: {}", l.severity(f.severity), l.finding(&f.text)));
     }
     let header = [words::SOURCE, words::NEWEST, words::AGE, words::VERIFIED, words::DRILLED, words::BACKUPS, words::SIZE];
     let header: Vec<&str> = header.iter().map(|w| l.say(*w)).collect();

@@ -92,6 +92,29 @@ impl Language {
         self.say(word)
     }
 
+    /// Says a finding; what has no fixed words stays as the engine says it.
+    pub(super) fn finding(self, text: &str) -> String {
+        if self == Self::English {
+            return text.to_owned();
+        }
+        let drill = text.strip_prefix("drill ");
+        match text {
+            "no backup of it was ever verified" => "一度も検証されていません".to_owned(),
+            "no backup of it was ever restored as a whole in a drill" => "復旧訓練で全体が復元されたことがありません".to_owned(),
+            "it has never been backed up" => "一度もバックアップされていません".to_owned(),
+            _ => match drill.and_then(|rest| rest.split_once(' ')) {
+                Some((name, "was never held")) => format!("訓練 {name} は一度も実施されていません"),
+                Some((name, rest)) if rest.starts_with("failed") => {
+                    format!("訓練 {name} は不合格です{}", &rest["failed".len()..])
+                }
+                Some((name, rest)) if rest.starts_with("not run") => {
+                    format!("訓練 {name} は実施できませんでした{}", &rest["not run".len()..])
+                }
+                _ => text.to_owned(),
+            },
+        }
+    }
+
     pub(super) fn kind(self, kind: &str) -> &str {
         match (self, kind) {
             (Self::Japanese, "files") => "ファイル",
@@ -237,5 +260,8 @@ mod tests {
             assert!(!word.1.is_ascii(), "{word:?}");
         }
         assert_eq!(Language::Japanese.verdict(Verdict::NotRun), "未実施");
+        assert_eq!(Language::Japanese.finding("drill weekly was never held"), "訓練 weekly は一度も実施されていません");
+        assert_eq!(Language::Japanese.finding("drill record 3: it is gone"), "drill record 3: it is gone");
+        assert_eq!(Language::Japanese.finding("drill all failed: shop"), "訓練 all は不合格です: shop");
     }
 }
